@@ -1,0 +1,35 @@
+"""Accept or abstain, and why: what the agent claims to know about a micrograph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from edge_agent.classifier import Prediction
+    from edge_agent.model_bundle import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`ungated` where the bundle carries no thresholds and nothing in the micrograph forbids an answer."""
+
+    decision: Literal["accept", "abstain", "ungated"]
+    reasons: tuple[str, ...]
+
+
+def decide(prediction: Prediction, manifest: Manifest) -> Decision:
+    """Weigh a prediction: fields that cannot be judged abstain with any bundle, the rest by its thresholds."""
+    field, thresholds = prediction.field, manifest.thresholds
+    reasons = []
+    if field.blank:
+        reasons.append("blank")
+    if field.saturated_fraction > manifest.saturated_fraction:
+        reasons.append("saturated")
+    if field.scale_missing:
+        reasons.append("pixel_size_unknown")
+    if thresholds is not None and prediction.probability < thresholds.confidence:
+        reasons.append("low_confidence")
+    if reasons:
+        return Decision("abstain", tuple(reasons))
+    return Decision("ungated" if thresholds is None else "accept", ())

@@ -1,0 +1,257 @@
+"""A model bundle on disk: its manifest, and whether it may be used at all.
+
+Answers for the promise that what runs is what was measured: every file has the hash the manifest states, the
+ONNX file keeps no data elsewhere and uses only operators a CNN needs, and its tensors carry the manifest's names.
+Only this module knows the layout of a bundle and where the shipped ones lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge_agent.onnx_gate import OnnxRefused, gate_model
+from edge_agent.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MANIFEST: Final = "manifest.json"
+MODEL: Final = "model.onnx"
+GOLDEN: Final = "golden.npz"
+SCHEMA: Final = "scopewatch.bundle/1"
+LARGEST_MODEL_BYTES: Final = 1 << 30
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class BundleRefused(Exception):
+    """A bundle must not be used; the message names the file, what was seen and what to do."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tensor(_Part):
+    """A named input or output of the graph; None stands for a size that may change from run to run."""
+
+    name: str
+    shape: tuple[int | None, ...]
+
+
+class Tensors(_Part):
+    """The tensors by their role; the agent addresses them by these names only."""
+
+    input: Tensor
+    probabilities: Tensor
+    cam: Tensor
+    novelty: Tensor | None = None
+
+
+class Cam(_Part):
+    """How the class activation map is computed in the graph, and from which tensor."""
+
+    method: str = "cam"
+    tensor: str = ""
+    description: str = ""
+
+
+class Thresholds(_Part):
+    """The operating point; a bundle without one answers `ungated`."""
+
+    confidence: float = Field(ge=0, le=1)
+    novelty: float | None = None
+
+
+class TrainingRanges(_Part):
+    """What the training micrographs covered; None where it is not known."""
+
+    pixel_size_nm: tuple[float, float] | None = None
+    field_of_view_nm: tuple[float, float] | None = None
+    polarity: tuple[str, ...] | None = None
+    voltage_kv: tuple[float, float] | None = None
+
+
+class Network(_Part):
+    """What was trained, and from which weights."""
+
+    backbone: str
+    weights_origin: str
+    fine_tuned_from: str
+    opset: int
+    parameters: int
+
+
+class Parity(_Part):
+    """How far ONNX Runtime is from the training framework on real crops: largest absolute differences."""
+
+    crops: int
+    probabilities: float
+    cam: float
+    tolerance: float
+
+
+class Golden(_Part):
+    """The replay that proves a PC computes what was exported."""
+
+    cases: int
+    tolerance: float
+    pictures: str = "simulated micrographs"
+
+
+class Manifest(_Part):
+    """Everything a program must know to use `model.onnx` rightly. See contracts.md."""
+
+    schema_: Literal["scopewatch.bundle/1"] = Field(default="scopewatch.bundle/1", alias="schema")
+    name: str = Field(pattern=_NAME.pattern)
+    version: str = Field(pattern=r"[0-9]+(\.[0-9]+){0,2}([a-z0-9.+-]*)?")
+    created: datetime
+    labels: tuple[str, ...] = Field(min_length=2)
+    tensors: Tensors
+    preprocessing: Preprocessing
+    cam: Cam = Cam()
+    temperature: float = Field(default=1.0, gt=0)
+    thresholds: Thresholds | None = None
+    saturated_fraction: float = Field(default=0.25, gt=0, le=1)
+    """A micrograph with more than this fraction of its pixels at the largest value abstains as `saturated`."""
+    training_ranges: TrainingRanges = TrainingRanges()
+    network: Network
+    dataset_fingerprint: str
+    seed: int
+    parity: Parity
+    golden: Golden
+    sha256: dict[str, str]
+    """SHA-256 of every other file of the bundle, by file name."""
+    licence: str
+    intended_use: str
+    made_with: dict[str, str] = Field(default_factory=dict)
+    signature: str | None = None
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle, its model in memory: the bytes that were verified are the bytes that run."""
+
+    path: Path
+    manifest: Manifest
+    model_bytes: bytes
+    sha256: str
+    """SHA-256 of model.onnx."""
+
+
+def open_bundle(name_or_path: str | Path | None = None) -> Bundle:
+    """Find and verify a bundle: a folder, or the name of a shipped model (`name` or `name-version`).
+
+    None stands for the shipped default, the last one by name and version.
+
+    Raises:
+        BundleRefused: not found, or not as its manifest says.
+    """
+    path = _find(name_or_path)
+    manifest = read_manifest(path)
+    contents = dict(_verified(path, manifest))
+    model = contents[MODEL]
+    try:
+        gate_model(model, _names(manifest.tensors))
+    except OnnxRefused as error:
+        raise BundleRefused(f"{path / MODEL}: {error}; use a bundle made by edge-trainer export") from error
+    return Bundle(path, manifest, model, manifest.sha256[MODEL])
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest of a bundle folder without verifying its other files."""
+    file = path / MANIFEST
+    try:
+        return Manifest.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise BundleRefused(f"{path}: no {MANIFEST} here; give the folder of a bundle") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleRefused(f"{file}: cannot be read ({error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise BundleRefused(f"{file}: {where}: {first['msg']}; make the bundle again") from error
+
+
+def shipped_models() -> tuple[Path, ...]:
+    """Folders of the bundles that come with the package, by name, oldest version first."""
+    for root in _model_roots():
+        found = [folder for folder in root.iterdir() if (folder / MANIFEST).is_file()]
+        if found:
+            return tuple(sorted(found, key=_order))
+    return ()
+
+
+def _model_roots() -> Iterator[Path]:
+    # In a wheel the models lie inside the package, in the repository (editable install) beside it.
+    here = Path(__file__).resolve().parent
+    for root in (here / "models", here.parent / "models"):
+        if root.is_dir():
+            yield root
+
+
+def _order(folder: Path) -> tuple[str, tuple[int, ...], str]:
+    name, _, version = folder.name.rpartition("-")
+    return name, tuple(int(digits) for digits in re.findall(r"\d+", version)), version
+
+
+def _find(name_or_path: str | Path | None) -> Path:
+    shipped = shipped_models()
+    if name_or_path is None:
+        if not shipped:
+            raise BundleRefused("no model is shipped with this installation; give one with --model")
+        return shipped[-1]
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    named = [folder for folder in shipped if name_or_path in (folder.name, folder.name.rpartition("-")[0])]
+    if not named:
+        known = ", ".join(folder.name for folder in shipped) or "none"
+        raise BundleRefused(f"{name_or_path}: neither a folder nor a shipped model (shipped: {known})")
+    return named[-1]
+
+
+def _verified(path: Path, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
+    for required in (MODEL, GOLDEN):
+        if required not in manifest.sha256:
+            raise BundleRefused(f"{path / MANIFEST}: no SHA-256 of {required}; make the bundle again")
+    for name, expected in manifest.sha256.items():
+        if Path(name).name != name or name in ("", ".", "..") or "\\" in name:
+            raise BundleRefused(f"{path / MANIFEST}: {name!r} is not a plain file name")
+        file = path / name
+        try:
+            if file.stat().st_size > LARGEST_MODEL_BYTES:
+                raise BundleRefused(
+                    f"{file}: {file.stat().st_size} bytes, more than any bundle file may have"
+                )
+            data = file.read_bytes()
+        except OSError as error:
+            raise BundleRefused(
+                f"{file}: named in the manifest, cannot be read ({error.strerror})"
+            ) from error
+        seen = hashlib.sha256(data).hexdigest()
+        if seen != expected:
+            raise BundleRefused(
+                f"{file}: SHA-256 is {seen[:12]}..., the manifest says {expected[:12]}...; "
+                "the file was changed or damaged: copy the bundle again"
+            )
+        yield name, data
+
+
+def _names(tensors: Tensors) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    outputs = (tensors.probabilities.name, tensors.cam.name)
+    return (tensors.input.name,), outputs + ((tensors.novelty.name,) if tensors.novelty else ())
+
+
+def manifest_json(manifest: Manifest) -> bytes:
+    """The manifest as it is written to disk: indented JSON in UTF-8, one line break at the end."""
+    return (json.dumps(manifest.model_dump(mode="json", by_alias=True), indent=2) + "\n").encode()

@@ -1,0 +1,123 @@
+"""Writes a bundle folder: model, golden cases, manifest with the hash of each file, model card.
+
+Only this module decides what a bundle's files hold; `edge_agent.model_bundle` reads them. Nothing of the training
+framework is needed here: what goes in is an ONNX model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import onnxruntime
+
+from edge_agent.classifier import Classifier
+from edge_agent.files import write_durably
+from edge_agent.model_bundle import (
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    Bundle,
+    Golden,
+    Manifest,
+    manifest_json,
+    open_bundle,
+)
+from edge_agent.preprocessing import Preprocessing, cut_tiles
+from edge_agent.simulation import SHAPES, draw_field
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+GOLDEN_TOLERANCE: Final = 1e-3
+"""Other processors round differently (vector widths, fused operations); a wrong model is off by far more."""
+_GOLDEN_SIDE_PX: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFiles:
+    """What goes into a bundle beside its manifest: further files by name (model card, table of labels ...)."""
+
+    model: bytes
+    others: dict[str, bytes] = field(default_factory=dict)
+
+
+def write_bundle(folder: Path, files: BundleFiles, manifest: Manifest) -> Bundle:
+    """Write a bundle to a new folder, open it as the agent would, and return it.
+
+    `manifest` states everything but the golden cases and the hashes, which are made here. The folder appears
+    complete or not at all.
+
+    Raises:
+        FileExistsError: the folder is there already.
+        BundleRefused: the model does not pass the agent's own gate.
+
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; choose another folder or remove it first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".bundle-", dir=folder.parent))
+    try:
+        _write(draft, files, manifest)
+        Classifier(open_bundle(draft))
+        draft.chmod(0o755)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return open_bundle(folder)
+
+
+def add_file(folder: Path, name: str, data: bytes) -> None:
+    """Put a further file into a bundle, or replace one, and state its hash in the manifest.
+
+    Raises:
+        BundleRefused: the bundle is not as its manifest says.
+
+    """
+    bundle = open_bundle(folder)
+    hashes = {**bundle.manifest.sha256, name: hashlib.sha256(data).hexdigest()}
+    manifest = bundle.manifest.model_copy(update={"sha256": dict(sorted(hashes.items()))})
+    write_durably(folder / name, data)
+    write_durably(folder / MANIFEST, manifest_json(manifest))
+
+
+def _write(draft: Path, files: BundleFiles, manifest: Manifest) -> None:
+    golden = _golden(files.model, manifest)
+    contents = {MODEL: files.model, GOLDEN: golden[1], **files.others}
+    for name, data in contents.items():
+        (draft / name).write_bytes(data)
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
+    full = manifest.model_copy(
+        update={"sha256": hashes, "golden": Golden(cases=golden[0], tolerance=GOLDEN_TOLERANCE)}
+    )
+    (draft / MANIFEST).write_bytes(manifest_json(full))
+
+
+def _golden(model: bytes, manifest: Manifest) -> tuple[int, bytes]:
+    """Inputs cut from simulated micrographs, one a shape, square and oblong, with the outputs of this machine."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = [manifest.tensors.probabilities.name, manifest.tensors.cam.name]
+    stored: dict[str, NDArray[Any]] = {}
+    small = min(_GOLDEN_SIDE_PX, manifest.preprocessing.input_px)
+    rule = manifest.preprocessing.model_copy(update={"input_px": small})
+    cases = [_golden_input(shape, index, rule) for index, shape in enumerate(SHAPES)]
+    for index, inputs in enumerate(cases):
+        # Half precision halves the file; the outputs are computed from exactly what is stored.
+        halved = inputs.astype(np.float16)
+        probabilities, cam = session.run(names, {manifest.tensors.input.name: halved.astype(np.float32)})
+        stored |= {f"input_{index}": halved, f"probabilities_{index}": probabilities, f"cam_{index}": cam}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **stored)  # type: ignore[arg-type]
+    return len(cases), buffer.getvalue()
+
+
+def _golden_input(shape: str, index: int, rule: Preprocessing) -> NDArray[np.float32]:
+    pixels = draw_field(shape, np.random.default_rng(index), size_px=512).pixels
+    oblong = pixels if index == 0 else pixels[: 512 - 128 * index]
+    return cut_tiles(oblong, None, rule).tiles[0].values[None]

@@ -1,0 +1,104 @@
+"""CAM nodes appended to an ONNX backbone: the class activation map as an ordinary output of the graph.
+
+The head is authored as ONNX nodes: a 1x1 convolution from the last feature map to one evidence map for each
+class, its average the logits, their softmax the probabilities. That is class activation mapping (Zhou et al.,
+CVPR 2016) with the dense layer written before the pooling, where it is a map: average and linear layer commute.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OPSET: Final = 17
+INPUT, PROBABILITIES, CAM, FEATURES = "micrograph", "probabilities", "cam", "features"
+
+
+class GraphError(Exception):
+    """A graph cannot be given a CAM head; the message says what was seen."""
+
+
+def append_cam_head(
+    backbone: Any,  # noqa: ANN401 - onnx has no types
+    weights: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    temperature: float = 1.0,
+) -> Any:  # noqa: ANN401
+    """Join a backbone (ModelProto, one output: features [n, channels, rows, columns]) with a CAM head.
+
+    `weights` is [channels, labels], `bias` [labels]. Outputs: `probabilities` [n, labels], the softmax of the mean
+    evidence divided by the temperature, and `cam` [n, labels, rows, columns], whose mean is the logit.
+    """
+    import onnx
+
+    if len(backbone.graph.output) != 1 or len(backbone.graph.input) != 1:
+        raise GraphError("the backbone must have one input and one output")
+    shape = [size.dim_value for size in backbone.graph.output[0].type.tensor_type.shape.dim]
+    if len(shape) != 4 or shape[1] != weights.shape[0]:
+        raise GraphError(
+            f"the features have shape {shape} (0: free), not [n, {weights.shape[0]}, rows, columns]"
+        )
+    head = _head(weights, bias, temperature, backbone.ir_version)
+    joined = onnx.compose.merge_models(
+        backbone, head, io_map=[(backbone.graph.output[0].name, FEATURES)], producer_name="scopewatch"
+    )
+    _name_input(joined)
+    _drop_unused_domains(joined)
+    joined = onnx.shape_inference.infer_shapes(joined, strict_mode=True)
+    onnx.checker.check_model(joined, full_check=True)
+    return joined
+
+
+def _head(
+    weights: NDArray[np.float32], bias: NDArray[np.float32], temperature: float, ir_version: int
+) -> Any:  # noqa: ANN401
+    from onnx import TensorProto, helper, numpy_helper
+
+    channels, labels = weights.shape
+    kernel = np.ascontiguousarray(weights.T.astype(np.float32))[:, :, None, None]
+    constants = [
+        numpy_helper.from_array(kernel, "cam_weights"),
+        numpy_helper.from_array(bias.astype(np.float32), "cam_bias"),
+        numpy_helper.from_array(np.float32(temperature), "temperature"),
+    ]
+    nodes = [
+        helper.make_node("Conv", [FEATURES, "cam_weights", "cam_bias"], [CAM], "cam", kernel_shape=[1, 1]),
+        helper.make_node("GlobalAveragePool", [CAM], ["evidence"], "evidence"),
+        helper.make_node("Flatten", ["evidence"], ["logits"], "logits", axis=1),
+        helper.make_node("Div", ["logits", "temperature"], ["tempered"], "tempered"),
+        helper.make_node("Softmax", ["tempered"], [PROBABILITIES], "probabilities", axis=1),
+    ]
+    size = ["batch", "rows", "columns"]
+    graph = helper.make_graph(
+        nodes,
+        "cam_head",
+        [helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, [size[0], channels, *size[1:]])],
+        [
+            helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, [size[0], labels]),
+            helper.make_tensor_value_info(CAM, TensorProto.FLOAT, [size[0], labels, *size[1:]]),
+        ],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=ir_version)
+
+
+def _name_input(model: Any) -> None:  # noqa: ANN401
+    """Call the input by the manifest's name, wherever it is used."""
+    old = model.graph.input[0].name
+    model.graph.input[0].name = INPUT
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name == old:
+                node.input[index] = INPUT
+
+
+def _drop_unused_domains(model: Any) -> None:  # noqa: ANN401
+    """Take out operator sets that no node uses: tf2onnx always declares `ai.onnx.ml`, the agent refuses it."""
+    used = {node.domain for node in model.graph.node}
+    kept = [opset for opset in model.opset_import if opset.domain in used or opset.domain == ""]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
