@@ -1,0 +1,122 @@
+"""One file to its cached crops: their shape, and what happens when the disk or a process fails."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_agent.preprocessing import Preprocessing
+from trainer.cutting import CutPlan, agent_modules, cached_shape, cut_files
+from trainer.split import PrepareError
+
+
+def plan(raw: Path, out: Path, cache_px: int = 32, **rule) -> CutPlan:
+    return CutPlan(raw, out, Preprocessing(**rule), cache_px)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Four pictures with structure."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for at in range(4):
+        pixels = np.add.outer(np.arange(40), np.arange(40)).astype(np.uint8) * (at + 1)
+        Image.fromarray(pixels).save(folder / f"{at}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("box_px", "pixel_size_nm", "expected"),
+    [
+        pytest.param((0, 0, 400, 400), None, (64, 64), id="square"),
+        pytest.param((0, 0, 400, 100), None, (32, 128), id="wide"),
+        pytest.param((100, 0, 200, 400), None, (128, 32), id="a high box beside the edge"),
+        pytest.param((0, 0, 40, 20), None, (20, 40), id="smaller than the cache: not enlarged"),
+        pytest.param((0, 0, 400, 400), (2.0, 0.5), (128, 32), id="oblong pixels: the specimen's proportions"),
+        pytest.param((0, 0, 40, 40), (2.0, 0.5), (80, 20), id="oblong pixels, not enlarged in area"),
+        pytest.param((0, 0, 20000, 2), None, (1, 2048), id="a strip ends at the longest side"),
+    ],
+)
+def test_cached_shape(tmp_path, box_px, pixel_size_nm, expected):
+    assert cached_shape(box_px, pixel_size_nm, plan(tmp_path, tmp_path, cache_px=64)) == expected
+
+
+def test_the_agents_modules_that_decide_the_pixels_are_found():
+    modules = agent_modules()
+    assert {"micrograph", "dm_file", "picture_file", "preprocessing", "files"} <= set(modules)
+    assert not {"classifier", "watcher", "cli"} & set(modules)
+
+
+def test_answers_come_in_the_order_of_the_question(raw, tmp_path):
+    sources = ["3.png", "0.png", "2.png", "1.png"]
+    assert [cut.source for cut in cut_files(sources, plan(raw, tmp_path / "out"), workers=2)] == sources
+
+
+def test_nothing_to_cut_is_no_error(raw, tmp_path):
+    seen: list[tuple[int, int]] = []
+    assert cut_files([], plan(raw, tmp_path / "out"), lambda *counts: seen.append(counts)) == ()
+    assert seen == [(0, 0)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_takes_nothing_is_one_clear_message(raw, tmp_path, workers):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "cache").write_text("a file where the folder should be", encoding="utf-8")
+    with pytest.raises(PrepareError) as refused:
+        cut_files(["0.png", "1.png"], plan(raw, out), workers=workers)
+    assert str(refused.value).startswith(f"{out / 'cache'}")
+    assert "cannot be written (" in str(refused.value)
+    assert str(refused.value).endswith(
+        "make room there or choose another folder, then run the command again: it goes on where it stopped"
+    )
+
+
+def test_no_half_written_file_is_left(raw, tmp_path, monkeypatch):
+    def full(path: Path, data: bytes) -> int:
+        with path.open("wb") as handle:
+            handle.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(PrepareError, match=r"cannot be written \(No space left on device\)"):
+        cut_files(["0.png"], plan(raw, tmp_path / "out"), workers=1)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b'{"source": "1.png"}'], ids=["empty", "torn", "about another file"]
+)
+def test_a_damaged_memory_is_made_again(raw, tmp_path, text):
+    done = plan(raw, tmp_path / "out")
+    first = cut_files(["0.png"], done)
+    records = list((tmp_path / "out" / "cache" / "found").rglob("*.json"))
+    assert len(records) == 1
+    records[0].write_bytes(text)
+    assert cut_files(["0.png"], done) == first
+    assert records[0].read_bytes() != text
+
+
+def test_a_missing_file_is_an_answer(raw, tmp_path):
+    (cut,) = cut_files(["gone.png"], plan(raw, tmp_path / "out"))
+    assert (cut.reason, cut.crops) == ("unreadable: No such file or directory", ())
+
+
+class Deadly(type(Path())):
+    """A folder name that ends every process to which it is handed, as a crashing decoder does."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_process_that_dies_names_the_files_it_had(raw, tmp_path):
+    with pytest.raises(PrepareError) as refused:
+        cut_files(["0.png", "1.png"], plan(Deadly(raw), tmp_path / "out"), workers=2)
+    assert str(refused.value) == (
+        f"{raw}: a process died while it examined one of: 0.png, 1.png. Either memory ran out (use fewer "
+        "workers) or a file kills its decoder (move it away); run the command again, it goes on"
+    )
