@@ -1,0 +1,137 @@
+"""The agent's configuration: one TOML file, checked whole before anything starts.
+
+Only this module knows the names, defaults and limits of the keys, and where the agent keeps its own state.
+What a command line says is laid over the file with `configure`.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+STATE_VARIABLE: Final = "SCOPEWATCH_STATE"
+DEFAULT_INCLUDE: Final = ("*.dm3", "*.dm4")
+_PATH_KEYS: Final = ("output", "state")
+
+
+class ConfigRefused(Exception):
+    """The configuration cannot be used; the text names the file, the key and the reason, a line each."""
+
+
+def state_folder() -> Path:
+    """Return where the agent keeps its own state: `SCOPEWATCH_STATE`, or the user's state folder."""
+    named = os.environ.get(STATE_VARIABLE)
+    return (
+        Path(named).absolute() if named else Path(platformdirs.user_state_dir("scopewatch", appauthor=False))
+    )
+
+
+class AgentConfig(BaseModel):
+    """Everything the live agent can be told. Paths are absolute once loaded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folders: tuple[Path, ...] = ()
+    """Watched with everything below them. They need not exist yet, and are never created."""
+    output: Path | None = None
+    """Mirror sidecars and heatmaps below this folder instead of beside the micrographs."""
+    model: str | None = None
+    """Name of a shipped bundle, or the path of one; None is the shipped default."""
+    include: tuple[str, ...] = DEFAULT_INCLUDE
+    """Patterns of file names that are micrographs; upper and lower case are the same."""
+    quiet_seconds: float = Field(default=1.0, ge=0.05, le=600)
+    """A file is read once its size and time have not changed for so long. 3 suits network shares."""
+    scan_seconds: float = Field(default=10.0, ge=0.1, le=3600)
+    """How often the folders are listed in full; between scans the system's change events are the hints."""
+    wall_limit_seconds: float = Field(default=120.0, ge=1, le=3600)
+    """A file that takes the worker longer than this is given up for the moment, and the worker replaced."""
+    stalled_seconds: float = Field(default=600.0, ge=1)
+    """A file that stays incomplete for so long gets a sidecar that says so, until it changes."""
+    snapshot_limit_mib: int = Field(default=512, ge=1)
+    """Larger files are read frame by frame from the shared handle instead of whole into memory."""
+    heatmap: bool = True
+    """Whether to draw heatmaps."""
+    state: Path = Field(default_factory=state_folder)
+    """Where the journal, the status and the lock are kept: a local disk, never the share that is watched."""
+
+    @field_validator("include")
+    @classmethod
+    def _patterns_name_files(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        if not patterns:
+            raise ValueError('must name at least one pattern, for example "*.dm3"')
+        for pattern in patterns:
+            if not pattern or "/" in pattern or "\\" in pattern:
+                raise ValueError(f"{pattern!r} is no pattern of file names (give no folder in it)")
+        return patterns
+
+    @field_validator("folders")
+    @classmethod
+    def _folders_once(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys(folders))
+
+
+def configure(file: Path | None = None, **overrides: object) -> AgentConfig:
+    """Return the configuration of a TOML file (or the defaults) with those `overrides` that are not None.
+
+    Relative paths count from the file's folder, those of overrides from the current one.
+    Raises ConfigRefused with one line for each wrong key.
+    """
+    values = _read_toml(file) if file is not None else {}
+    given = {key: value for key, value in overrides.items() if value is not None and value != ()}
+    values |= _with_absolute_paths(given, Path.cwd())
+    try:
+        return AgentConfig.model_validate(values)
+    except ValidationError as error:
+        place = str(file) if file is not None else "command line"
+        raise ConfigRefused("\n".join(_complaints(place, error))) from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(file.read_text("utf-8-sig"))
+    except OSError as error:
+        raise ConfigRefused(f"{file}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigRefused(f"{file}: is not UTF-8 text; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigRefused(f"{file}: is not valid TOML: {error}") from None
+    return _with_absolute_paths(values, file.absolute().parent)
+
+
+def _with_absolute_paths(values: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Only strings and paths are touched: what has the wrong type is left for the validation to name."""
+    settled = dict(values)
+    for key in _PATH_KEYS:
+        if isinstance(settled.get(key), str | Path):
+            settled[key] = _absolute(base, settled[key])
+    if isinstance(settled.get("folders"), list | tuple):
+        settled["folders"] = [
+            _absolute(base, item) if isinstance(item, str | Path) else item for item in settled["folders"]
+        ]
+    model = settled.get("model")
+    if isinstance(model, str) and (base / model).exists():
+        settled["model"] = str(_absolute(base, model))
+    return settled
+
+
+def _absolute(base: Path, path: str | Path) -> Path:
+    # normpath, not resolve: a link that the user named stays the name under which things are reported.
+    return Path(os.path.normpath(base / Path(path).expanduser()))
+
+
+def _complaints(place: str, error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        reason = (
+            "there is no such key"
+            if item["type"] == "extra_forbidden"
+            else item["msg"].removeprefix("Value error, ")
+        )
+        lines.append(f"{place}: {key}: {reason}")
+    return lines

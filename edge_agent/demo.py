@@ -1,0 +1,156 @@
+"""The demo: the real agent watches a folder into which the simulated microscope saves.
+
+Nothing is shortened: files reach the agent through the file system alone, and it runs as `edge-agent watch`
+does, with its watcher, supervisor and worker process.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edge_agent.config import AgentConfig
+from edge_agent.journal import JOURNALED
+from edge_agent.service import Service
+from edge_agent.simulation import SHAPES, SavedFile, run_microscope
+from edge_agent.terminal import finding_text, say
+
+if TYPE_CHECKING:
+    from edge_agent.protocol import Ready
+    from edge_agent.sidecar import Finding
+
+PATIENCE_SECONDS: Final = 120.0
+"""How long the demo waits for the last findings after the last file was saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPlan:
+    """What the demo does. `folder` is kept; None stands for a new temporary one, kept as well."""
+
+    files: int = 12
+    rate_hz: float = 2.0
+    size_px: int = 2048
+    seed: int = 0
+    folder: Path | None = None
+    model: str | None = None
+
+
+@dataclass(slots=True)
+class _Session:
+    """What the microscope saved and what the agent found, joined by path."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    saved: dict[Path, SavedFile] = field(default_factory=dict)
+    found: dict[Path, Finding] = field(default_factory=dict)
+    told: set[Path] = field(default_factory=set)
+    all_saved: bool = False
+    complete: threading.Event = field(default_factory=threading.Event)
+    failure: Exception | None = None
+
+    def add_saved(self, saved: SavedFile) -> None:
+        with self.lock:
+            self.saved[saved.path] = saved
+            self._tell(saved.path)
+
+    def add_found(self, finding: Finding) -> None:
+        with self.lock:
+            if finding.outcome in JOURNALED:
+                self.found[finding.path] = finding
+                self._tell(finding.path)
+
+    def end_of_saving(self) -> None:
+        with self.lock:
+            self.all_saved = True
+            self._tell(None)
+
+    def _tell(self, path: Path | None) -> None:
+        """Print a file's line once both sides have spoken: the agent may be the quicker one."""
+        if path in self.saved and path in self.found and path not in self.told:
+            self.told.add(path)
+            say(f"{path.name:<28} drawn {self.saved[path].drawn:<12} -> {finding_text(self.found[path])}")
+        if self.all_saved and self.saved.keys() <= self.found.keys():
+            self.complete.set()
+
+
+def run_demo(plan: DemoPlan) -> bool:
+    """Run the demo, printing as it goes; True when each file has a sidecar and each classified one a heatmap.
+
+    Raises what `Service.run` raises, ValueError for a plan that makes no sense, and OSError of the
+    microscope.
+    """
+    folder = (plan.folder or Path(tempfile.mkdtemp(prefix="scopewatch-demo-"))).absolute()
+    session = _Session()
+    stop = threading.Event()
+    microscope = run_microscope(
+        folder, files=plan.files, rate_hz=plan.rate_hz, size_px=plan.size_px, seed=plan.seed, stop=stop
+    )
+    with tempfile.TemporaryDirectory(prefix="scopewatch-state-") as state:
+        config = AgentConfig(
+            folders=(folder,), model=plan.model, state=Path(state), quiet_seconds=0.5, scan_seconds=2.0
+        )
+        service = Service(config, on_finding=session.add_found, on_ready=lambda model: _greet(model, folder))
+
+        def save_all() -> None:
+            try:
+                for saved in microscope:
+                    session.add_saved(saved)
+                session.end_of_saving()
+                _wait(session.complete, stop)
+            except Exception as error:
+                session.failure = error
+            finally:
+                service.stop()
+
+        thread = threading.Thread(target=save_all, name="microscope", daemon=True)
+        thread.start()
+        try:
+            service.run()
+        finally:
+            stop.set()
+            thread.join()
+    if session.failure is not None:
+        raise session.failure
+    return _summarise(session, folder, plan.files)
+
+
+def _wait(complete: threading.Event, stop: threading.Event) -> None:
+    """Wait for the last finding, but not after the agent has ended for another reason."""
+    for _ in range(int(PATIENCE_SECONDS / 0.1)):
+        if complete.wait(0.1) or stop.is_set():
+            return
+
+
+def _greet(model: Ready, folder: Path) -> None:
+    say(f"The pictures are simulated. Model {model.name} {model.version} watches {folder}")
+
+
+def _summarise(session: _Session, folder: Path, files: int) -> bool:
+    found = [finding for path, finding in session.found.items() if path in session.saved]
+    classified = [finding for finding in found if finding.outcome == "classified"]
+    sidecars = [
+        finding.sidecar for finding in found if finding.sidecar is not None and finding.sidecar.is_file()
+    ]
+    heatmaps = [
+        finding.heatmap for finding in classified if finding.heatmap is not None and finding.heatmap.is_file()
+    ]
+    clear = [finding for finding in classified if _is_clear_shape(session.saved[finding.path])]
+    agreeing = sum(finding.label == session.saved[finding.path].drawn for finding in clear)
+    say("")
+    say(
+        f"{len(session.saved)} simulated files: {len(sidecars)} sidecars, {len(classified)} classified, "
+        f"{len(heatmaps)} heatmaps"
+    )
+    if clear:
+        say(f"label agrees with what was drawn in {agreeing} of {len(clear)} clear fields of particles")
+    for path in sorted(session.saved.keys() - session.found.keys()):
+        say(f"no sidecar: {path}")
+    say(f"sidecars: {folder}/*.dm3.json")
+    say(f"heatmaps: {folder}/*.dm3.heatmap.png")
+    return len(sidecars) == len(session.saved) == files and len(heatmaps) == len(classified)
+
+
+def _is_clear_shape(saved: SavedFile) -> bool:
+    return saved.clear and saved.drawn in SHAPES

@@ -1,0 +1,95 @@
+"""What supervisor and worker say to each other: one JSON object a line, over the worker's stdin and stdout.
+
+The supervisor first sends `WorkerSettings` and hears `Ready` or `Refused`; then each `Job` is answered by
+exactly one `Finding`. Nothing here knows a parser or ONNX Runtime, so both processes can import it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from edge_agent.sidecar import OutputPlan
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What the worker needs to know once. `model` is a name, a path, or None for the shipped default."""
+
+    model: str | None
+    plan: OutputPlan
+    heatmap: bool = True
+    snapshot_limit_mib: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file to examine. With `incomplete_is_final` an incomplete file is recorded as unreadable."""
+
+    path: Path
+    settled: datetime | None = None
+    incomplete_is_final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The bundle is verified, loaded and warm."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The bundle cannot be used; the worker ends after saying so."""
+
+    reason: str
+
+
+def settings_line(settings: WorkerSettings) -> str:
+    """Return the first line that a worker is sent."""
+    return _line(asdict(settings))
+
+
+def read_settings(line: str) -> WorkerSettings:
+    """Read what `settings_line` wrote."""
+    values: dict[str, Any] = json.loads(line)
+    plan = values.pop("plan")
+    output = None if plan["output"] is None else Path(plan["output"])
+    return WorkerSettings(plan=OutputPlan(output, tuple(Path(root) for root in plan["roots"])), **values)
+
+
+def job_line(job: Job) -> str:
+    """Return one job as a line."""
+    return _line(asdict(job))
+
+
+def read_job(line: str) -> Job:
+    """Read what `job_line` wrote."""
+    values = json.loads(line)
+    settled = None if values["settled"] is None else datetime.fromisoformat(values["settled"])
+    return Job(Path(values["path"]), settled, values["incomplete_is_final"])
+
+
+def greeting_line(greeting: Ready | Refused) -> str:
+    """Return the worker's answer to its settings as a line."""
+    return _line({"ready": isinstance(greeting, Ready)} | asdict(greeting))
+
+
+def read_greeting(line: str) -> Ready | Refused:
+    """Read what `greeting_line` wrote. Raises ValueError, KeyError or TypeError on anything else."""
+    values = json.loads(line)
+    return Ready(**values) if values.pop("ready") else Refused(**values)
+
+
+def _line(values: dict[str, Any]) -> str:
+    # ASCII with escapes: a name's undecodable bytes (lone surrogates) and its newlines both pass unharmed.
+    return json.dumps(values, default=_as_text, allow_nan=False)
+
+
+def _as_text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,191 @@
+"""What the running agent says of itself, and whether one is running.
+
+The agent holds a lock on its state folder (and one for each watched folder) for as long as it lives; the
+operating system frees it when the process ends, however it ends. Its numbers stand in `status.json` in the
+state folder. Only this module knows the lock files and the form of the numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from filelock import FileLock, Timeout
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from edge_agent.files import FileLayer, write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+STATUS_NAME: Final = "status.json"
+LOCK_NAME: Final = "agent.lock"
+MOST_TROUBLES: Final = 20
+# `status` looks at the lock for an instant; an agent that starts just then waits it out.
+_LOCK_PATIENCE_SECONDS: Final = 0.5
+
+
+class AlreadyRunning(Exception):
+    """Another agent holds this state folder or one of the watched folders; the text says which."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FolderStatus(_Part):
+    """One watched folder; `events` is "on", or why no change events arrive (scans still find everything)."""
+
+    path: str
+    present: bool
+    events: str
+
+
+class ModelStatus(_Part):
+    """The model that answers."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class WorkerStatus(_Part):
+    """The worker process; `trouble` is why there is none at the moment."""
+
+    pid: int | None
+    starts: int
+    deaths: int
+    trouble: str | None
+
+
+class Trouble(_Part):
+    """A file that has no sidecar yet although it was examined, and why."""
+
+    path: str
+    outcome: str
+    reason: str | None
+    given_up: bool
+
+
+class LastFile(_Part):
+    """The file that was finished last."""
+
+    path: str
+    outcome: str
+    label: str | None
+    probability: float | None
+    decision: str | None
+    finished: AwareDatetime
+
+
+class AgentStatus(_Part):
+    """Everything `edge-agent status` prints. `done` counts the journal, `since_start` this run."""
+
+    schema_name: Literal["scopewatch.status/1"] = "scopewatch.status/1"
+    version: str
+    pid: int
+    started: AwareDatetime
+    updated: AwareDatetime
+    state: str
+    folders: tuple[FolderStatus, ...]
+    output: str | None
+    model: ModelStatus | None
+    worker: WorkerStatus
+    seen: int
+    waiting: int
+    done: dict[str, int]
+    since_start: dict[str, int]
+    scans: int
+    last_scan_seconds: float | None
+    journal_rebuilt: bool
+    last: LastFile | None
+    incomplete: int
+    failing: int
+    troubles: tuple[Trouble, ...]
+
+
+@contextmanager
+def sole_agent(state: Path, folders: Iterable[Path]) -> Iterator[None]:
+    """Hold the state folder (which is created) and the watched folders against other agents of this user.
+
+    Raises AlreadyRunning.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        _hold(held, state / LOCK_NAME, f"the state folder {state}; stop it, or give this one another `state`")
+        # An earlier run's numbers are not this one's.
+        (state / STATUS_NAME).unlink(missing_ok=True)
+        for folder in folders:
+            _hold(held, _lock_of_folder(folder), f"the folder {folder}; stop it, or watch another folder")
+        yield
+
+
+def publish(state: Path, status: AgentStatus) -> None:
+    """Write the numbers, whole or not at all. Raises OSError."""
+    write_durably(state / STATUS_NAME, status.model_dump_json(indent=2).encode(), _UNFORCED)
+
+
+def running_status(state: Path) -> AgentStatus | None:
+    """Return what the agent on this state folder last said, or None when none is running.
+
+    Raises ValueError when one is running whose numbers cannot be read.
+    """
+    if not is_running(state):
+        return None
+    file = state / STATUS_NAME
+    try:
+        return AgentStatus.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ValueError(
+            f"{file}: an agent is running, but its numbers cannot be read yet: {_first(error)}"
+        ) from None
+
+
+def is_running(state: Path) -> bool:
+    """Whether an agent holds this state folder at this moment."""
+    lock = state / LOCK_NAME
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+class _Unforced(FileLayer):
+    """Numbers of the moment need to be whole, not to survive a power cut: the disk is spared."""
+
+    def fsync(self, descriptor: int) -> None:
+        """Leave it to the system."""
+
+    def fsync_folder(self, folder: Path) -> None:
+        """Leave it to the system."""
+
+
+_UNFORCED: Final = _Unforced()
+
+
+def _hold(held: contextlib.ExitStack, lock: Path, what: str) -> None:
+    try:
+        held.enter_context(FileLock(lock, timeout=_LOCK_PATIENCE_SECONDS, poll_interval=0.05))
+    except Timeout:
+        raise AlreadyRunning(f"another agent already holds {what}") from None
+
+
+def _lock_of_folder(folder: Path) -> Path:
+    """Return where a watched folder's lock lies: never in it, because it belongs to the instrument."""
+    name = sha256(os.fsencode(os.path.normcase(folder.resolve()))).hexdigest()[:32]
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    locks = Path(tempfile.gettempdir()) / f"scopewatch-locks{user}"
+    locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return locks / f"{name}.lock"
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,107 @@
+"""What a person reads on a terminal: one line a file, counts, progress; safe whatever the names contain.
+
+Only this module knows how a finding is put into words. Nothing here is meant to be parsed: that is `--json`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TextIO
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from edge_agent.sidecar import Finding
+
+_PLAIN_PROGRESS_SECONDS: Final = 30.0
+_WORDS: Final = {
+    "not_an_image": "not an image",
+    "unreadable": "UNREADABLE",
+    "refused": "REFUSED",
+    "failed": "FAILED",
+    "crashed": "FAILED",
+}
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with what could steer a terminal or hide in it (ESC, newline, bidi marks) as \x1b."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print one line, escaped, at once; a reader that went away (`| head`) is no reason to stop working."""
+    stream = sys.stdout if stream is None else stream
+    try:
+        stream.write(printable(text) + "\n")
+        stream.flush()
+    except UnicodeEncodeError:
+        stream.write(ascii(text)[1:-1] + "\n")
+        stream.flush()
+    except OSError:
+        pass
+
+
+def finding_text(finding: Finding) -> str:
+    """Return what was found, without the file's name."""
+    if finding.outcome != "classified" or finding.label is None:
+        word = _WORDS.get(finding.outcome, finding.outcome)
+        return f"{word}: {finding.reason}" if finding.reason else word
+    decision = finding.decision or ""
+    because = f" ({', '.join(finding.reasons)})" if finding.reasons else ""
+    probability = "" if finding.probability is None else f" {finding.probability:.2f}"
+    return f"{finding.label}{probability}  {decision}{because}  {finding.milliseconds:.0f} ms"
+
+
+def finding_line(finding: Finding, name: Path | str) -> str:
+    """Return one line for a file."""
+    return f"{name}  {finding_text(finding)}"
+
+
+def counts_text(outcomes: Counter[str], labels: Counter[str]) -> str:
+    """Return for example `5 classified (3 round, 2 rod), 1 not an image`."""
+    parts = []
+    for outcome in sorted(outcomes, key=lambda key: (key != "classified", key)):
+        text = f"{outcomes[outcome]} {_WORDS.get(outcome, outcome).lower()}"
+        if outcome == "classified":
+            text += f" ({', '.join(f'{count} {label}' for label, count in labels.most_common())})"
+        parts.append(text)
+    return ", ".join(parts) or "none"
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[], None]]:
+    """Yield a function to call after each of `total` steps.
+
+    A bar where stderr is a terminal; otherwise a plain line on stderr every 30 s.
+    """
+    if sys.stderr.isatty():
+        with _bar(total, what) as advance:
+            yield advance
+        return
+    done, spoken = 0, time.monotonic()
+
+    def advance_plainly() -> None:
+        nonlocal done, spoken
+        done += 1
+        if time.monotonic() - spoken >= _PLAIN_PROGRESS_SECONDS:
+            spoken = time.monotonic()
+            say(f"{done} of {total} {what}", sys.stderr)
+
+    yield advance_plainly
+
+
+@contextmanager
+def _bar(total: int, what: str) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Lines on stdout pass above the bar, but only when they go to the same terminal and not into a file.
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)

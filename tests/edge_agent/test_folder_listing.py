@@ -1,0 +1,71 @@
+"""Which names are micrographs, and what a folder holds: names only, links lead nowhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from edge_agent.folder_listing import list_folder, name_rule, regular_stamp
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("a.dm3", True),
+        ("A.DM3", True),
+        ("a.Dm4", True),
+        (".dm3", True),
+        ("a b [1].dm3", True),
+        ("caf\udce9.dm3", True),
+        ("a.dm3.json", False),
+        ("a.dm3.heatmap.png", False),
+        ("a.dm3.part", False),
+        ("a.dm3~", False),
+        ("a.tif", False),
+        (".scopewatch-0011223344556677.tmp", False),
+    ],
+)
+def test_the_default_rule_takes_dm_files_only(name, wanted):
+    assert name_rule(["*.dm3", "*.dm4"])(name) is wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("a.png", True), ("a.dm3.heatmap.png", False), ("a.json", False), (".scopewatch-00.tmp", False)],
+)
+def test_own_outputs_are_left_out_whatever_the_patterns_say(name, wanted):
+    assert name_rule(["*"])(name) is wanted
+
+
+def test_a_folder_is_listed_without_following_links(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.dm3").write_bytes(b"1")
+    (tmp_path / "notes.txt").write_bytes(b"1")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "folder.dm3").mkdir()
+
+    names, below = list_folder(str(tmp_path), name_rule(["*.dm3"]))
+
+    assert names == ["a.dm3"]
+    assert sorted(below) == [str(tmp_path / "folder.dm3"), str(tmp_path / "sub")]
+
+
+def test_only_a_regular_file_has_a_stamp(tmp_path):
+    file = tmp_path / "a.dm3"
+    file.write_bytes(b"12345")
+    link, fifo, folder = tmp_path / "link.dm3", tmp_path / "fifo.dm3", tmp_path / "folder.dm3"
+    link.symlink_to(file)
+    os.mkfifo(fifo)
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s.dm3"))
+        others = [regular_stamp(str(path)) for path in (link, fifo, folder, tmp_path / "s.dm3")]
+
+    assert others == [None] * 4
+    stamp = regular_stamp(str(file))
+    assert stamp is not None
+    assert (stamp.size_bytes, stamp.modified_ns) == (5, file.stat().st_mtime_ns)
+    with pytest.raises(FileNotFoundError):
+        regular_stamp(str(tmp_path / "none.dm3"))

@@ -1,0 +1,326 @@
+"""The live agent as a whole, with a fake worker where the worker has to misbehave and the real one elsewhere."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from edge_agent import service as service_module
+from edge_agent import supervisor as supervisor_module
+from edge_agent.config import AgentConfig
+from edge_agent.journal import Journal
+from edge_agent.service import Service
+from edge_agent.sidecar import read_record
+from edge_agent.status import AgentStatus, AlreadyRunning, running_status
+from edge_agent.supervisor import WORKER_COMMAND, ModelRefused, WorkerFailed
+
+WAIT_SECONDS = 30
+
+
+class Agent:
+    """A service in a thread of its own, and what it finds."""
+
+    def __init__(self, config: AgentConfig, command):
+        self.findings = queue.SimpleQueue()
+        self.ready = threading.Event()
+        self.error = None
+        self.config = config
+        self.service = Service(
+            config,
+            on_finding=self.findings.put,
+            on_ready=lambda model: self.ready.set(),
+            worker_command=command,
+        )
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        try:
+            self.service.run()
+        except Exception as error:
+            self.error = error
+
+    def next(self):
+        return self.findings.get(timeout=WAIT_SECONDS)
+
+    def until(self, condition):
+        """Wait until the published numbers fulfil a condition; return them."""
+        for _ in range(WAIT_SECONDS * 10):
+            status = self.status()
+            if status is not None and condition(status):
+                return status
+            threading.Event().wait(0.1)
+        raise AssertionError(f"never came: {self.status()}")
+
+    def status(self) -> AgentStatus | None:
+        try:
+            return running_status(self.config.state)
+        except ValueError:
+            return None
+
+
+@contextmanager
+def running(config, command=WORKER_COMMAND):
+    agent = Agent(config, command)
+    agent.thread.start()
+    try:
+        yield agent
+    finally:
+        agent.service.stop()
+        agent.thread.join(WAIT_SECONDS)
+    if agent.error is not None:
+        raise agent.error
+
+
+@pytest.fixture
+def scope(tmp_path):
+    folder = tmp_path / "scope"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path, scope, tiny):
+    return AgentConfig(
+        folders=(scope,), state=tmp_path / "state", model=str(tiny), quiet_seconds=0.1, scan_seconds=0.5
+    )
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Try again after a tenth of a second, not after a minute."""
+    monkeypatch.setattr(supervisor_module, "_RETRY_PAUSES_SECONDS", (0.1,))
+
+
+@pytest.fixture
+def publishing_often(monkeypatch):
+    monkeypatch.setattr(service_module, "_PUBLISH_SECONDS", 0.05)
+
+
+def test_what_is_saved_before_and_after_the_start_is_classified(
+    config, scope, micrograph_bytes, spectrum_bytes
+):
+    (scope / "before.dm3").write_bytes(micrograph_bytes)
+    with running(config) as agent:
+        first = agent.next()
+        (scope / "sub").mkdir()
+        (scope / "sub" / "AFTER.DM3").write_bytes(spectrum_bytes)
+        second = agent.next()
+
+    assert (first.path, first.outcome) == (scope / "before.dm3", "classified")
+    assert (second.path, second.outcome) == (scope / "sub" / "AFTER.DM3", "not_an_image")
+    record = read_record(scope / "before.dm3.json")
+    assert record.agent.settled is not None
+    with Journal(config.state) as journal:
+        assert journal.counts() == {"classified": 1, "not_an_image": 1}
+        assert journal.finding(first.path) == first
+
+
+def test_a_restart_examines_only_what_is_new(config, scope, micrograph_bytes, publishing_often):
+    (scope / "a.dm3").write_bytes(micrograph_bytes)
+    with running(config) as agent:
+        agent.next()
+    (scope / "b.dm3").write_bytes(micrograph_bytes)
+
+    with running(config) as agent:
+        assert agent.next().path == scope / "b.dm3"
+        status = agent.until(lambda status: status.done == {"classified": 2})
+        assert agent.findings.empty()
+
+    assert status.since_start == {"classified": 1}
+
+
+def test_without_its_journal_it_takes_over_every_sidecar(config, scope, micrograph_bytes, publishing_often):
+    for name in ("a.dm3", "b.dm3"):
+        (scope / name).write_bytes(micrograph_bytes)
+    with running(config) as agent:
+        agent.next(), agent.next()
+    written = {path: path.stat().st_mtime_ns for path in scope.glob("*.json")}
+    for path in config.state.glob("journal.sqlite*"):
+        path.unlink()
+
+    with running(config) as agent:
+        status = agent.until(lambda status: status.done == {"classified": 2})
+
+    assert status.since_start == {"taken_over": 2}
+    assert {path: path.stat().st_mtime_ns for path in scope.glob("*.json")} == written
+    with Journal(config.state) as journal:
+        assert journal.counts() == {"classified": 2}
+
+
+def test_a_file_completed_later_gets_one_sidecar(
+    config, scope, micrograph_bytes, impatient, publishing_often
+):
+    path = scope / "a.dm3"
+    path.write_bytes(micrograph_bytes[:70_000])
+    with running(config) as agent:
+        assert agent.next().outcome == "incomplete"
+        status = agent.until(lambda status: status.incomplete == 1)
+        assert not path.with_name("a.dm3.json").exists()
+        with path.open("ab") as file:
+            file.write(micrograph_bytes[70_000:])
+        while (finding := agent.next()).outcome == "incomplete":
+            pass
+        agent.until(lambda status: status.incomplete == 0)
+
+    assert status.troubles[0].path == str(path)
+    assert finding.outcome == "classified"
+    assert [path.name for path in scope.glob("*.json")] == ["a.dm3.json"]
+
+
+def test_a_file_that_stays_incomplete_gets_a_sidecar_that_says_so_and_a_better_one_later(
+    config, scope, micrograph_bytes, impatient
+):
+    path = scope / "a.dm3"
+    path.write_bytes(micrograph_bytes[:70_000])
+    with running(config.model_copy(update={"stalled_seconds": 0.3})) as agent:
+        while (finding := agent.next()).outcome == "incomplete":
+            pass
+        assert finding.outcome == "unreadable"
+        assert finding.reason.startswith("incomplete: ")
+        path.write_bytes(micrograph_bytes)
+        assert agent.next().outcome == "classified"
+
+    assert read_record(path.with_name("a.dm3.json")).outcome == "classified"
+
+
+def test_an_overwritten_file_is_a_new_generation(config, scope, micrograph_bytes, other_micrograph_bytes):
+    path = scope / "a.dm3"
+    path.write_bytes(micrograph_bytes)
+    with running(config) as agent:
+        first = agent.next()
+        path.write_bytes(other_micrograph_bytes)
+        second = agent.next()
+
+    assert first.sha256 != second.sha256
+    assert read_record(path.with_name("a.dm3.json")).source.sha256 == second.sha256
+
+
+def test_a_deadly_file_is_tried_three_times_then_given_up_and_shown_and_the_others_go_on(
+    config, scope, fake_worker, impatient, publishing_often
+):
+    (scope / "die.dm3").write_bytes(b"1")
+    with running(config, fake_worker) as agent:
+        deaths = [agent.next().outcome for _ in range(3)]
+        (scope / "healthy.dm3").write_bytes(b"1")
+        after = agent.next()
+        status = agent.until(lambda status: status.failing == 1 and status.done)
+        (scope / "die.dm3").write_bytes(b"changed")
+        again = agent.next()
+
+    assert deaths == ["crashed"] * 3
+    assert (after.path.name, after.outcome) == ("healthy.dm3", "classified")
+    trouble = status.troubles[0]
+    assert (trouble.path, trouble.outcome, trouble.given_up) == (str(scope / "die.dm3"), "crashed", True)
+    assert trouble.reason == "the worker ended: killed by SIGSEGV (Segmentation fault in parser)"
+    assert status.worker.deaths == 3
+    assert again.outcome == "crashed"
+
+
+def test_outputs_that_cannot_be_written_are_tried_again(
+    config, scope, fake_worker, impatient, publishing_often
+):
+    (scope / "locked.dm3").write_bytes(b"1")
+    with running(config, fake_worker) as agent:
+        outcomes = [agent.next().outcome for _ in range(5)]
+        agent.until(lambda status: status.failing == 1)
+        (scope / "locked.dm3").unlink()
+        while agent.next().outcome != "vanished":
+            pass
+        status = agent.until(lambda status: status.failing == 0 and status.waiting == 0)
+
+    assert outcomes == ["failed"] * 5
+    assert status.done == {}
+
+
+def test_the_numbers_say_what_is_going_on(config, scope, fake_worker, publishing_often):
+    missing = scope.parent / "later"
+    config = config.model_copy(update={"folders": (scope, missing), "output": scope.parent / "out"})
+    (scope / "a.dm3").write_bytes(b"1")
+    with running(config, fake_worker) as agent:
+        agent.next()
+        status = agent.until(lambda status: status.last is not None and status.waiting == 0)
+
+    assert [(folder.path, folder.present) for folder in status.folders] == [
+        (str(scope), True),
+        (str(missing), False),
+    ]
+    assert (status.seen, status.waiting, status.done) == (1, 0, {"classified": 1})
+    assert (status.model.name, status.last.path, status.last.label) == ("fake", str(scope / "a.dm3"), "rod")
+    assert status.worker.pid is not None
+    assert status.output == str(scope.parent / "out")
+    assert status.scans >= 1
+    assert not missing.exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        pytest.param("refused", ModelRefused, "^/models/x: SHA-256 differs$", id="model refused"),
+        pytest.param(
+            "broken", WorkerFailed, "exit code 1 .cannot load libonnxruntime", id="worker does not start"
+        ),
+    ],
+)
+def test_an_agent_that_cannot_start_says_why(config, fake_worker, model, error, message):
+    config = config.model_copy(update={"model": model})
+    with pytest.raises(error, match=message), running(config, fake_worker) as agent:
+        agent.thread.join(WAIT_SECONDS)
+
+
+@pytest.mark.parametrize("shared", ["state", "folders"])
+def test_a_second_agent_is_refused(config, fake_worker, tmp_path, shared):
+    other = {"state": {"folders": (tmp_path,)}, "folders": {"state": tmp_path / "other"}}[shared]
+    with running(config, fake_worker) as agent:
+        agent.ready.wait(WAIT_SECONDS)
+        with pytest.raises(AlreadyRunning, match="another agent already holds the "):
+            Service(config.model_copy(update=other), worker_command=fake_worker).run()
+
+
+def test_stopping_abandons_a_file_that_hangs_and_the_next_start_takes_it_up(config, scope, fake_worker):
+    (scope / "hang.dm3").write_bytes(b"1")
+    agent = Agent(config, fake_worker)
+    agent.thread.start()
+    agent.until(lambda status: status.waiting == 1 and status.worker.pid is not None)
+
+    agent.service.stop()
+    agent.thread.join(3)
+
+    assert not agent.thread.is_alive()
+    assert agent.error is None
+    with Journal(config.state) as journal:
+        assert journal.of(scope / "hang.dm3") is None
+
+
+def test_a_thread_that_breaks_ends_the_agent_loudly(config, scope, fake_worker, monkeypatch):
+    (scope / "a.dm3").write_bytes(b"1")
+    monkeypatch.setattr(service_module, "finding_on_record", lambda *a: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError), running(config, fake_worker) as agent:
+        agent.thread.join(WAIT_SECONDS)
+
+
+def test_a_storm_of_files_is_worked_off_without_loss(config, scope, fake_worker):
+    names = [f"{number:03}.dm3" for number in range(300)]
+    with running(config, fake_worker) as agent:
+        for name in names:
+            (scope / name).write_bytes(b"1")
+        found = [agent.next().path.name for _ in names]
+
+    assert sorted(found) == names
+    assert agent.findings.empty()
+
+
+def test_a_full_disk_under_the_numbers_stops_nothing(
+    config, scope, fake_worker, monkeypatch, publishing_often
+):
+    def full(state, status):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(service_module, "publish", full)
+    (scope / "a.dm3").write_bytes(b"1")
+
+    with running(config, fake_worker) as agent:
+        assert agent.next().outcome == "classified"

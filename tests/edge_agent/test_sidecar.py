@@ -1,0 +1,317 @@
+"""The sidecar is exactly what contracts.md promises, stands where it promises, and survives any name."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from edge_agent.files import FileStamp
+from edge_agent.sidecar import (
+    Finding,
+    NameTooLong,
+    OutputPlan,
+    Place,
+    Sidecar,
+    finding_on_record,
+    is_own_output,
+    modified_utc,
+    read_record,
+    readable_path,
+    sidecar_json,
+    sidecar_schema,
+    source_record,
+    write_record,
+)
+
+STAMP = FileStamp(size_bytes=8388608, modified_ns=1_777_777_777_123_456_789, device=1, inode=2)
+CONTRACT = {
+    "schema": "scopewatch.sidecar/1",
+    "outcome": "classified",
+    "reason": None,
+    "source": {
+        "path": "/data/a.dm3", "bytes": 8388608, "modified": "2026-05-03T03:09:37.123456Z",
+        "sha256": "ab" * 32, "fingerprint": "fp1:1",
+    },
+    "micrograph": {
+        "shape": [2048, 1024], "dtype": "int16", "pixel_size_nm": [0.12, 0.12], "dataset_index": 1,
+        "frame_index": None, "datasets": ["thumbnail", "image"], "acquired": "2026-05-03T03:09:30Z",
+        "acquired_text": "5/3/2026 5:09:30 AM",
+        "instrument": {
+            "voltage_kv": 200.0, "magnification": 40000.0, "imaging_mode": "IMAGING", "operation_mode": "TEM",
+            "signal": "HAADF", "device": "camera",
+        },
+    },
+    "prediction": {
+        "label": "round", "decision": "accept", "reasons": [],
+        "probabilities": {"faceted": 0.02, "rod": 0.01, "round": 0.97}, "novelty": 0.31,
+        "novelty_threshold": 1.0,
+        "tiles": [{"box_px": [0, 0, 1024, 2048], "probabilities": {"round": 1.0}}],
+    },
+    "cam": {
+        "label": "round", "method": "cam", "box_px": [0, 0, 1024, 2048], "grid": [1, 2],
+        "values": [[0.0, 1.5]],
+        "composition": "mean_where_overlapping",
+        "heatmap": "a.dm3.heatmap.png", "heatmap_sha256": "cd" * 32,
+    },
+    "model": {"name": "particle-shape", "version": "1", "sha256": "ef" * 32},
+    "agent": {
+        "version": "0.1.0",
+        "host": "scope",
+        "settled": "2026-05-03T03:09:39Z",
+        "finished": "2026-05-03T03:09:40Z",
+        "milliseconds": {"read": 1.0, "preprocess": 2.0, "infer": 3.0, "heatmap": 4.0, "write": 5.0},
+    },
+}  # fmt: skip
+FINDING = Finding(
+    path=Path("/data/a.dm3"),
+    outcome="classified",
+    label="round",
+    probability=0.97,
+    decision="accept",
+    reasons=("one", "two"),
+    sidecar=Path("/data/a.dm3.json"),
+    heatmap=Path("/data/a.dm3.heatmap.png"),
+    stamp=STAMP,
+    sha256="ab" * 32,
+    fingerprint="fp1:1",
+    model_sha256="ef" * 32,
+    milliseconds=12.5,
+)
+
+
+def record(**changes: object) -> Sidecar:
+    return Sidecar.model_validate_json(json.dumps(CONTRACT | changes))
+
+
+def test_a_record_is_the_contract_to_the_letter():
+    assert json.loads(sidecar_json(record())) == CONTRACT
+
+
+def test_a_file_that_is_no_image_has_a_reason_and_neither_picture_nor_answer():
+    bare = record(outcome="not_an_image", reason="a spectrum", micrograph=None, prediction=None, cam=None)
+
+    written = json.loads(sidecar_json(bare))
+
+    assert written.keys() == CONTRACT.keys()
+    assert (written["micrograph"], written["prediction"], written["cam"]) == (None, None, None)
+
+
+def test_the_text_has_one_line_for_each_part_and_ends_with_a_newline():
+    lines = sidecar_json(record()).splitlines()
+
+    assert [line.split('"')[1] for line in lines[1:-1]] == list(CONTRACT)
+    assert sidecar_json(record()).endswith("}\n")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"schema": "scopewatch.sidecar/2"}, id="another version"),
+        pytest.param({"outcome": "incomplete"}, id="an outcome without a sidecar"),
+        pytest.param({"extra": 1}, id="an unknown key"),
+        pytest.param(
+            {"source": CONTRACT["source"] | {"modified": "2026-05-03T03:09:37"}}, id="a time without zone"
+        ),
+        pytest.param({"source": CONTRACT["source"] | {"bytes": -1}}, id="a negative size"),
+    ],
+)
+def test_anything_else_is_refused(changes):
+    with pytest.raises(ValidationError):
+        record(**changes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_floats_are_finite(value):
+    with pytest.raises(ValidationError):
+        Sidecar.model_validate(CONTRACT | {"cam": CONTRACT["cam"] | {"values": [[0.0, value]]}})
+    with pytest.raises(ValidationError):
+        Sidecar.model_validate(CONTRACT | {"prediction": CONTRACT["prediction"] | {"novelty": value}})
+
+
+def test_times_are_written_in_utc_whatever_zone_they_came_in():
+    source = CONTRACT["source"] | {"modified": "2026-05-03T05:09:37+02:00"}
+
+    assert json.loads(sidecar_json(record(source=source)))["source"]["modified"] == "2026-05-03T03:09:37Z"
+
+
+def test_the_schema_names_every_part_of_the_contract():
+    schema = sidecar_schema()
+
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["properties"].keys() == CONTRACT.keys()
+    assert schema["$defs"]["SourceRecord"]["properties"].keys() == CONTRACT["source"].keys()
+    assert schema["$defs"]["CamRecord"]["properties"].keys() == CONTRACT["cam"].keys()
+    assert schema["properties"]["outcome"]["enum"] == [
+        "classified",
+        "not_an_image",
+        "unreadable",
+        "quarantined",
+    ]
+
+
+def test_tags_with_broken_text_give_a_record_that_any_json_reader_takes():
+    micrograph = CONTRACT["micrograph"] | {"acquired_text": "5\udcff2026"}
+
+    text = sidecar_json(Sidecar.model_validate(CONTRACT | {"micrograph": micrograph}))
+
+    assert json.loads(text.encode("utf-8"))["micrograph"]["acquired_text"] == "5\\udcff2026"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_bytes_of_a_name_that_are_no_utf8_are_shown_as_escapes():
+    path = Path(os.fsdecode(b"/data/caf\xe9.dm3"))
+
+    assert readable_path(path) == "/data/caf\\xe9.dm3"
+    assert source_record(path, STAMP, None, None).path == "/data/caf\\xe9.dm3"
+
+
+PLACES = [
+    pytest.param(None, ("/d",), "/d/s/a.dm3", "/d/s/a.dm3.json", id="beside"),
+    pytest.param("/out", ("/d",), "/d/s/a.dm3", "/out/s/a.dm3.json", id="one root is mirrored directly"),
+    pytest.param(
+        "/out", ("/d/x", "/d/y"), "/d/y/s/a.dm3", "/out/y/s/a.dm3.json", id="two roots cannot clash"
+    ),
+    pytest.param(
+        "/out", ("/d/x", "/d/y"), "/d/x/s/a.dm3", "/out/x/s/a.dm3.json", id="the same name in the other"
+    ),
+    pytest.param("/out", ("/d", "/d/x"), "/d/x/a.dm3", "/out/x/a.dm3.json", id="one root inside another"),
+    pytest.param("/out", ("/d",), "/elsewhere/a.dm3", "/out/elsewhere/a.dm3.json", id="outside all roots"),
+    pytest.param("/out", (), "/d/a.dm3", "/out/d/a.dm3.json", id="no roots"),
+    pytest.param(None, (), "/d/A.DM3", "/d/A.DM3.json", id="the whole name counts"),
+]
+
+
+@pytest.mark.parametrize(("output", "roots", "source", "sidecar"), PLACES)
+def test_where_outputs_go(output, roots, source, sidecar):
+    plan = OutputPlan(Path(output) if output else None, tuple(map(Path, roots)))
+
+    place = plan.place(Path(source))
+
+    assert place.sidecar == Path(sidecar)
+    assert place.heatmap == Path(sidecar.removesuffix(".json") + ".heatmap.png")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows counts UTF-16 units")
+@pytest.mark.parametrize("char", ["x", "ä", "粒"], ids=["one byte", "two bytes", "three bytes"])
+def test_a_name_is_refused_where_the_outputs_names_do_not_fit(char):
+    longest = (255 - len(".dm3.heatmap.png")) // len(char.encode())
+    assert OutputPlan().place(Path("/d") / (char * longest + ".dm3")).heatmap.suffix == ".png"
+
+    with pytest.raises(
+        NameTooLong, match=r"no room for '\.heatmap\.png': 25[678] bytes where 255 are possible; rename"
+    ):
+        OutputPlan().place(Path("/d") / (char * (longest + 1) + ".dm3"))
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("a.dm3", False),
+        ("a.dm3.json", True),
+        ("a.dm3.heatmap.png", True),
+        ("A.HEATMAP.PNG", True),
+        ("map.png", False),
+    ],
+)
+def test_own_outputs_are_known_by_name(name, own):
+    assert is_own_output(name) is own
+
+
+def test_a_record_is_written_and_read_back(tmp_path):
+    place = Place(tmp_path / "a.dm3.json", tmp_path / "a.dm3.heatmap.png")
+
+    write_record(place, record())
+
+    assert read_record(place.sidecar) == record()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.dm3.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(None, id="missing"),
+        pytest.param(b"", id="empty"),
+        pytest.param(b'{"schema": "scopewatch.sidecar/1"}', id="only a schema"),
+        pytest.param(sidecar_json(record()).encode()[:-40], id="cut off"),
+        pytest.param(b'{"name": "somebody else\'s a.dm3.json"}', id="another program's"),
+        pytest.param(b"\xff\xfe\x00", id="no text"),
+    ],
+)
+def test_what_is_no_whole_record_of_ours_counts_as_none(tmp_path, content):
+    path = tmp_path / "a.dm3.json"
+    if content is not None:
+        path.write_bytes(content)
+
+    assert read_record(path) is None
+
+
+def test_a_folder_in_the_sidecars_place_counts_as_none(tmp_path):
+    assert read_record(tmp_path) is None
+
+
+def test_a_record_answers_for_exactly_the_size_and_time_it_saw(tmp_path):
+    path = tmp_path / "a.dm3"
+    source = source_record(path, STAMP, "ab" * 32, "fp1:1")
+    write_record(OutputPlan().place(path), record(source=source.model_dump(mode="json")))
+
+    found = finding_on_record(path, replace(STAMP, device=9, inode=9), OutputPlan())
+
+    assert found is not None
+    assert (found.outcome, found.label, found.probability, found.sha256) == (
+        "classified",
+        "round",
+        0.97,
+        "ab" * 32,
+    )
+    assert found.heatmap == tmp_path / "a.dm3.heatmap.png"
+    assert finding_on_record(path, replace(STAMP, size_bytes=1), OutputPlan()) is None
+    assert finding_on_record(path, replace(STAMP, modified_ns=STAMP.modified_ns + 1000), OutputPlan()) is None
+    assert finding_on_record(path, STAMP, OutputPlan(tmp_path / "out", (tmp_path,))) is None
+
+
+@pytest.mark.parametrize(
+    ("modified_ns", "moment"),
+    [
+        pytest.param(0, datetime(1970, 1, 1, tzinfo=UTC), id="the epoch"),
+        pytest.param(-1_000, datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC), id="before it"),
+        pytest.param(
+            1_777_777_777_123_456_789, datetime(2026, 5, 3, 3, 9, 37, 123_456, tzinfo=UTC), id="microseconds"
+        ),
+        pytest.param(4_102_444_800_000_000_000, datetime(2100, 1, 1, tzinfo=UTC), id="a clock gone wrong"),
+    ],
+)
+def test_times_of_files_are_exact_to_the_microsecond(modified_ns, moment):
+    assert modified_utc(replace(STAMP, modified_ns=modified_ns)) == moment
+
+
+@pytest.mark.parametrize(
+    "finding",
+    [
+        pytest.param(FINDING, id="classified"),
+        pytest.param(Finding(Path("/d/x.dm3"), "vanished"), id="as little as possible"),
+        pytest.param(
+            Finding(Path("/d/caf\udce9\n.dm3"), "unreadable", "odd \udcff"), id="a name that is no UTF-8"
+        ),
+    ],
+)
+def test_a_finding_survives_json_as_one_line(finding):
+    line = finding.to_json()
+
+    assert line.isascii()
+    assert "\n" not in line
+    assert Finding.from_json(line) == finding
+
+
+@given(name=st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=60))
+def test_any_name_survives(name):
+    finding = replace(FINDING, path=Path("/d") / name)
+
+    assert Finding.from_json(finding.to_json()).path == finding.path

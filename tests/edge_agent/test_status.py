@@ -1,0 +1,143 @@
+"""Who holds a folder is told by a lock that no crash leaves behind; the numbers are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from edge_agent.status import (
+    AgentStatus,
+    AlreadyRunning,
+    WorkerStatus,
+    is_running,
+    publish,
+    running_status,
+    sole_agent,
+)
+
+NUMBERS = AgentStatus(
+    version="0.1.0",
+    pid=1,
+    started=datetime(2026, 5, 4, tzinfo=UTC),
+    updated=datetime(2026, 5, 4, 1, tzinfo=UTC),
+    state="/state",
+    folders=(),
+    output=None,
+    model=None,
+    worker=WorkerStatus(pid=None, starts=0, deaths=0, trouble=None),
+    seen=3,
+    waiting=1,
+    done={"classified": 2},
+    since_start={},
+    scans=1,
+    last_scan_seconds=0.1,
+    journal_rebuilt=False,
+    last=None,
+    incomplete=0,
+    failing=0,
+    troubles=(),
+)
+
+
+def test_numbers_are_read_only_while_an_agent_runs(tmp_path):
+    state = tmp_path / "state"
+    assert running_status(state) is None
+    assert not state.exists()
+
+    with sole_agent(state, []):
+        publish(state, NUMBERS)
+        assert is_running(state)
+        assert running_status(state) == NUMBERS
+
+    assert not is_running(state)
+    assert running_status(state) is None
+
+
+def test_asking_does_not_disturb_the_agent(tmp_path):
+    with sole_agent(tmp_path, []):
+        assert [is_running(tmp_path) for _ in range(3)] == [True] * 3
+    assert not is_running(tmp_path)
+    with sole_agent(tmp_path, []):
+        assert is_running(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"pid": 1}'], ids=["missing", "empty", "another form"])
+def test_numbers_that_cannot_be_read_are_told_apart_from_no_agent(tmp_path, content):
+    if content is not None:
+        (tmp_path / "status.json").write_bytes(content)
+    with (
+        sole_agent(tmp_path, []),
+        pytest.raises(ValueError, match="an agent is running, but its numbers cannot be read"),
+    ):
+        running_status(tmp_path)
+
+
+def test_numbers_are_json_with_a_version(tmp_path):
+    publish(tmp_path, NUMBERS)
+
+    assert json.loads((tmp_path / "status.json").read_text())["schema_name"] == "scopewatch.status/1"
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from edge_agent.status import sole_agent\n"
+    "with sole_agent(Path(sys.argv[1]), [Path(sys.argv[2])]):\n"
+    "    print('held', flush=True); time.sleep(60)\n"
+)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds a state folder and a watched folder."""
+    (tmp_path / "scope").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "state"), str(tmp_path / "scope")],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def refused(state: Path, *folders: Path) -> str:
+    with pytest.raises(AlreadyRunning) as error, sole_agent(state, folders):
+        pass
+    return str(error.value)
+
+
+def test_a_second_agent_is_refused_on_the_same_state(tmp_path, holder):
+    state = tmp_path / "state"
+
+    assert refused(state) == (
+        f"another agent already holds the state folder {state}; stop it, or give this one another `state`"
+    )
+
+
+@pytest.mark.parametrize("spelled", ["scope", "scope/../scope", "link"])
+def test_a_second_agent_is_refused_on_the_same_folder_however_it_is_spelled(tmp_path, holder, spelled):
+    (tmp_path / "link").symlink_to(tmp_path / "scope")
+    folder = tmp_path / spelled
+
+    message = refused(tmp_path / "other-state", tmp_path / "free", folder)
+
+    assert message == f"another agent already holds the folder {folder}; stop it, or watch another folder"
+    assert list((tmp_path / "scope").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_killed_agent_holds_nothing(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+
+    with sole_agent(tmp_path / "state", [tmp_path / "scope"]):
+        assert is_running(tmp_path / "state")

@@ -1,0 +1,136 @@
+"""What a person reads: every finding in words, and nothing from a file name ever steers the terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent import terminal
+from edge_agent.sidecar import Finding
+from edge_agent.terminal import counts_text, finding_line, finding_text, printable, progress, say
+
+PATH = Path("/d/a.dm3")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        pytest.param("plain Å 粒子 😀.dm3", "plain Å 粒子 😀.dm3", id="harmless"),
+        pytest.param("a\x1b[2J.dm3", "a\\x1b[2J.dm3", id="escape sequence"),
+        pytest.param("a\r\nb\tc", "a\\r\\nb\\tc", id="line breaks and tabs"),
+        pytest.param("gnp.\u202e3md", "gnp.\\u202e3md", id="right-to-left override"),
+        pytest.param("caf\udce9", "caf\\udce9", id="no UTF-8"),
+        pytest.param("\x9b31m", "\\x9b31m", id="C1 control"),
+    ],
+)
+def test_nothing_in_a_name_steers_the_terminal(text, shown):
+    assert printable(text) == shown
+
+
+@given(st.text())
+def test_what_is_printed_is_always_printable_and_encodable(text):
+    shown = printable(text)
+
+    assert shown.isprintable()
+    assert shown.encode("utf-8").decode("utf-8") == shown
+
+
+@pytest.mark.parametrize(
+    ("finding", "text"),
+    [
+        pytest.param(
+            Finding(
+                PATH, "classified", label="round", probability=0.974, decision="ungated", milliseconds=212.4
+            ),
+            "round 0.97  ungated  212 ms",
+            id="classified",
+        ),
+        pytest.param(
+            Finding(
+                PATH,
+                "classified",
+                label="rod",
+                probability=0.5,
+                decision="abstain",
+                reasons=("blank", "novel"),
+            ),
+            "rod 0.50  abstain (blank, novel)  0 ms",
+            id="abstained",
+        ),
+        pytest.param(Finding(PATH, "not_an_image", "a spectrum"), "not an image: a spectrum", id="no image"),
+        pytest.param(Finding(PATH, "unreadable", "cut off"), "UNREADABLE: cut off", id="unreadable"),
+        pytest.param(Finding(PATH, "crashed", "SIGSEGV"), "FAILED: SIGSEGV", id="crashed"),
+        pytest.param(Finding(PATH, "vanished"), "vanished", id="without a reason"),
+    ],
+)
+def test_a_finding_in_words(finding, text):
+    assert finding_text(finding) == text
+    assert finding_line(finding, PATH) == f"/d/a.dm3  {text}"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "labels", "text"),
+    [
+        pytest.param({}, {}, "none", id="nothing"),
+        pytest.param({"not_an_image": 1}, {}, "1 not an image", id="one"),
+        pytest.param(
+            {"unreadable": 1, "not_an_image": 2, "classified": 5},
+            {"rod": 2, "round": 3},
+            "5 classified (3 round, 2 rod), 2 not an image, 1 unreadable",
+            id="classified first",
+        ),
+    ],
+)
+def test_counts_in_words(outcomes, labels, text):
+    assert counts_text(Counter(outcomes), Counter(labels)) == text
+
+
+def test_a_reader_that_went_away_stops_nothing():
+    class Gone(io.StringIO):
+        def flush(self):
+            raise BrokenPipeError
+
+    say("anyone?", Gone())
+    say("still working", stream := io.StringIO())
+
+    assert stream.getvalue() == "still working\n"
+
+
+def test_a_console_that_cannot_show_a_letter_gets_its_escape():
+    raw = io.BytesIO()
+
+    with io.TextIOWrapper(raw, encoding="cp1252", write_through=True) as console:
+        say("粒.dm3", console)
+        shown = raw.getvalue()
+
+    assert shown == b"\\u7c92.dm3\n"
+
+
+def test_without_a_terminal_progress_is_a_plain_line_now_and_then(capsys, monkeypatch):
+    now = iter([0.0, 10.0, 31.0, 31.0, 40.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(now))
+
+    with progress(3, "files") as advance:
+        for _ in range(3):
+            advance()
+
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "2 of 3 files\n")
+
+
+def test_on_a_terminal_progress_is_a_bar_on_stderr(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+    with progress(2, "files") as advance:
+        advance()
+        advance()
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "2/2" in captured.err
