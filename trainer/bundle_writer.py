@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 GOLDEN_TOLERANCE: Final = 1e-3
 """Other processors round differently (vector widths, fused operations); a wrong model is off by far more."""
 _GOLDEN_SIDE_PX: Final = 256
+_FIXED: Final = (MODEL, GOLDEN, MANIFEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +77,36 @@ def write_bundle(folder: Path, files: BundleFiles, manifest: Manifest) -> Bundle
 def add_file(folder: Path, name: str, data: bytes) -> None:
     """Put a further file into a bundle, or replace one, and state its hash in the manifest.
 
+    The bundle is valid at every moment in between: while a file is replaced, the manifest does not name it.
+
     Raises:
         BundleRefused: the bundle is not as its manifest says.
+        ValueError: the name is that of the model, the golden cases or the manifest.
 
     """
+    if name in _FIXED:
+        raise ValueError(f"{name} is what a bundle is; write a new bundle instead of replacing it")
     bundle = open_bundle(folder)
-    hashes = {**bundle.manifest.sha256, name: hashlib.sha256(data).hexdigest()}
-    manifest = bundle.manifest.model_copy(update={"sha256": dict(sorted(hashes.items()))})
+    others = {key: value for key, value in bundle.manifest.sha256.items() if key != name}
+    if name in bundle.manifest.sha256:
+        _write_manifest(folder, bundle.manifest, others)
     write_durably(folder / name, data)
-    write_durably(folder / MANIFEST, manifest_json(manifest))
+    _write_manifest(folder, bundle.manifest, {**others, name: hashlib.sha256(data).hexdigest()})
+
+
+def _write_manifest(folder: Path, manifest: Manifest, hashes: dict[str, str]) -> None:
+    stated = manifest.model_copy(update={"sha256": dict(sorted(hashes.items()))})
+    write_durably(folder / MANIFEST, manifest_json(stated))
 
 
 def _write(draft: Path, files: BundleFiles, manifest: Manifest) -> None:
-    golden = _golden(files.model, manifest)
-    contents = {MODEL: files.model, GOLDEN: golden[1], **files.others}
+    cases, golden = _golden(files.model, manifest)
+    contents = {**files.others, MODEL: files.model, GOLDEN: golden}
     for name, data in contents.items():
-        (draft / name).write_bytes(data)
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
-    full = manifest.model_copy(
-        update={"sha256": hashes, "golden": Golden(cases=golden[0], tolerance=GOLDEN_TOLERANCE)}
-    )
-    (draft / MANIFEST).write_bytes(manifest_json(full))
+        write_durably(draft / name, data)
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    proven = {"golden": Golden(cases=cases, tolerance=GOLDEN_TOLERANCE)}
+    _write_manifest(draft, manifest.model_copy(update=proven), hashes)
 
 
 def _golden(model: bytes, manifest: Manifest) -> tuple[int, bytes]:
