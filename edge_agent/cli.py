@@ -75,7 +75,7 @@ def _options(
 
 @app.command()
 def demo(
-    files: Annotated[int, typer.Option("--files", min=1, metavar="N", help="How many files are saved.")] = 12,
+    files: Annotated[int, typer.Option("--files", min=1, metavar="N", help="How many files are saved.")] = 20,
     rate: RateOption = 2.0,
     no_page: Annotated[bool, typer.Option("--no-page", help="Do not open the live page.")] = False,
     keep: Annotated[

@@ -28,7 +28,7 @@ def decide(prediction: Prediction, manifest: Manifest) -> Decision:
         reasons.append("saturated")
     if field.scale_missing:
         reasons.append("pixel_size_unknown")
-    if thresholds is not None and prediction.probability < thresholds.confidence:
+    if thresholds is not None and not prediction.probability >= thresholds.confidence:  # NaN is no confidence
         reasons.append("low_confidence")
     if reasons:
         return Decision("abstain", tuple(reasons))

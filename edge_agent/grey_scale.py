@@ -24,20 +24,47 @@ SAMPLE_PIXELS: Final = 4_000_000
 """Above this many pixels, percentiles are taken from evenly spaced rows."""
 BAND_PIXELS: Final = 500_000
 """How many source pixels are converted to floating point at once: bounds the memory of an 8192 px field."""
+LARGEST_COUNT: Final = 1e30
+"""A floating-point value beyond it is no count but a placeholder: infinity, or the largest number of its type."""
+
 HOT_SIGMAS: Final = 8.0
+_MEDIAN_DEVIATION: Final = 0.6745
+"""Median absolute deviation of normal noise, in standard deviations."""
+CANDIDATE_FRACTION: Final = 0.001
+_FEWEST_CANDIDATES: Final = 16
+_CANDIDATES_AT_ONCE: Final = 1 << 16
+_NEIGHBOURS: Final = tuple((down, across) for down in (-1, 0, 1) for across in (-1, 0, 1) if down or across)
+
 NOISE_STRUCTURE_LIMIT: Final = 6.0
+"""How much more than white noise block averages may vary: a camera spreads its noise over some pixels."""
+_NOISE_SIGMAS: Final = 6.0
+"""How far the outermost of millions of values of pure noise stands from their mean."""
+_SMALLEST_JUDGED_PX: Final = 32
+_FIRST_BLOCK_PX: Final = 4
+_FAR: Final = 1000.0
+_SPECTRUM_PX: Final = 1024
+_SPECTRUM_BLOCK: Final = 16
+_LOWEST: Final = 3
+_RARE_COUNTS: Final = 3.0
+"""How many counts more than that fall into one block by chance, where counts are rare."""
+_PERIOD_RISE: Final = 40.0
+"""In noise the highest of a million values of a spectrum is some 20 times the mean."""
+_PERIOD_SHARE: Final = 0.002
+"""Part of the variance of a whole picture in one frequency: a wave of a sixteenth of the noise, hardly seen."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContrastLimits:
-    """The counts that become black and white, and the isolated pixels to be replaced.
+    """The counts that become black and white, and what stands in for pixels that show nothing of the specimen.
 
-    `hot` has one row a pixel: row, column, value to use instead (median of its neighbours).
+    `hot` has one row an isolated pixel: row, column, value to use instead (median of its neighbours). `missing`
+    is used for pixels that hold no number (not finite, or beyond LARGEST_COUNT).
     """
 
     low: float
     high: float
     hot: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)), compare=False)
+    missing: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +75,7 @@ class FieldStatistics:
     blank: bool
     """No structure: a constant, or nothing but pixel noise."""
     saturated_fraction: float
-    """Fraction of all pixels that stand at the largest value that occurs."""
+    """Fraction of all pixels that stand at the largest value that occurs, hot pixels aside."""
     hot_pixels: int
     scale_missing: bool = False
     """The tile plan asks for a field of view in nm and the micrograph is not calibrated."""
@@ -56,118 +83,206 @@ class FieldStatistics:
 
 def field_statistics(pixels: NDArray[Any], clipped_fraction: float) -> FieldStatistics:
     """Contrast limits, hot pixels, blankness and saturation of a whole micrograph (2-D, any real type)."""
-    finite = _finite_sample(pixels)
-    if finite.size == 0:
+    step = max(1, math.ceil(pixels.size / SAMPLE_PIXELS))
+    sample, missing = _without_gaps(pixels[::step])
+    if sample.size == 0:
         return FieldStatistics(ContrastLimits(0.0, 0.0), blank=True, saturated_fraction=0.0, hot_pixels=0)
-    noise = _pixel_noise(finite)
-    dark, low = _outer_limit(pixels, finite, clipped_fraction, noise, upper=False)
-    bright, high = _outer_limit(pixels, finite, clipped_fraction, noise, upper=True)
-    contrast = ContrastLimits(low, high, np.concatenate([dark, bright, _not_finite(pixels, finite)]))
-    if high <= low:
-        return FieldStatistics(contrast, blank=True, saturated_fraction=0.0, hot_pixels=len(contrast.hot))
-    top = float(np.count_nonzero(finite == finite.max())) / finite.size
-    return FieldStatistics(contrast, _only_noise(finite), top, len(contrast.hot))
+    hot = _hot_pixels(pixels, sample, clipped_fraction)
+    counts = _replaced(sample, hot, step).reshape(-1)
+    contrast = ContrastLimits(*_limits(counts, clipped_fraction), hot, missing)
+    if contrast.high <= contrast.low:
+        return FieldStatistics(contrast, blank=True, saturated_fraction=0.0, hot_pixels=len(hot))
+    saturated = float(np.count_nonzero(counts == counts.max())) / counts.size
+    return FieldStatistics(contrast, _only_noise(pixels, contrast), saturated, len(hot))
 
 
-def _finite_sample(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Evenly spaced rows, about SAMPLE_PIXELS values; what is not finite is replaced by the median."""
-    sample = pixels[:: max(1, math.ceil(pixels.size / SAMPLE_PIXELS))]
-    if sample.dtype.kind == "f":
-        finite = np.isfinite(sample)
-        if not finite.any():
-            return sample[:0]
-        if not finite.all():
-            return np.where(finite, sample, np.median(sample[finite]))
-    return sample
+def _without_gaps(rows: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    """The rows with the median in place of what is no count, and that median; no rows where nothing is a count."""
+    native = rows.astype(rows.dtype.newbyteorder("="), copy=False)
+    if native.dtype.itemsize == 1:
+        return native.astype(np.int16), 0.0  # numpy partitions single bytes ten times slower
+    if native.dtype.kind != "f":
+        return native, 0.0
+    if native.dtype.itemsize == 2:
+        native = native.astype(np.float32)
+    present = np.abs(native) < LARGEST_COUNT
+    counts = native[present]
+    if counts.size == 0:
+        return native[:0], 0.0
+    middle = np.partition(counts, counts.size // 2)[counts.size // 2]
+    return native if present.all() else np.where(present, native, middle), float(middle)
+
+
+def _limits(counts: NDArray[Any], clipped: float) -> tuple[float, float]:
+    """The counts that clip this fraction at each end; all of the range where that would leave none."""
+    beyond = int(clipped * counts.size)
+    last = counts.size - 1 - beyond
+    low, high = np.partition(counts, beyond)[beyond], np.partition(counts, last)[last]
+    if high <= low:  # a few particles on a ground that is exactly even
+        low, high = counts.min(), counts.max()
+    return float(low), float(high)
+
+
+def _hot_pixels(pixels: NDArray[Any], sample: NDArray[Any], clipped: float) -> NDArray[np.float64]:
+    """Row, column, and the median of the neighbours of each isolated outlier."""
+    counts, noise = sample.reshape(-1), _pixel_noise(sample)
+    searched = int(clipped * counts.size) + max(
+        _FEWEST_CANDIDATES, math.ceil(CANDIDATE_FRACTION * counts.size)
+    )
+    last = min(searched, counts.size) - 1
+    first = counts.size - 1 - last
+    dark = _outermost(pixels, np.partition(counts, last)[last], upper=False)
+    bright = _outermost(pixels, np.partition(counts, first)[first], upper=True)
+    return np.concatenate(
+        [
+            _isolated(pixels, candidates[start : start + _CANDIDATES_AT_ONCE], noise, upper=upper)
+            for candidates, upper in ((dark, False), (bright, True))
+            for start in range(0, max(1, candidates.size), _CANDIDATES_AT_ONCE)
+        ]
+    )
 
 
 def _pixel_noise(sample: NDArray[Any]) -> float:
     """Standard deviation of white noise that has the sample's median difference between neighbours in a row."""
-    rows = sample[:: max(1, sample.shape[0] // 256)].astype(np.float64)
-    if rows.shape[1] < 2:
-        return 0.0
-    return float(np.median(np.abs(np.diff(rows, axis=1)))) / (0.6745 * math.sqrt(2))
+    rows = sample[:: math.ceil(sample.size / BAND_PIXELS)].astype(np.float64)
+    steps = np.abs(np.diff(rows, axis=1 if rows.shape[1] > 1 else 0))
+    # A whole number is known to a half; without this, every peak of a smooth 8-bit picture would be an outlier.
+    least = 0.29 if sample.dtype.kind in "iu" else 0.0
+    return max(least, float(np.median(steps)) / (_MEDIAN_DEVIATION * math.sqrt(2))) if steps.size else least
 
 
-def _outer_limit(
-    pixels: NDArray[Any], sample: NDArray[Any], clipped: float, noise: float, *, upper: bool
-) -> tuple[NDArray[np.float64], float]:
-    """The hot pixels at one end of the grey scale, and the value that clips `clipped` of the others there."""
-    flat = sample.reshape(-1)
-    beyond = int(clipped * flat.size)
-    count = min(flat.size, beyond + max(1, math.ceil(0.001 * flat.size)))
-    order = flat.size - count if upper else count - 1
-    parted = np.partition(flat, order)
-    tail = np.sort(parted[order:])[::-1] if upper else np.sort(parted[:count])
-    hot = _isolated(pixels, pixels >= tail[-1] if upper else pixels <= tail[-1], noise, upper=upper)
-    counted = math.ceil(len(hot) * flat.size / pixels.size)
-    return hot, float(tail[min(len(tail) - 1, beyond + counted)])
+def _outermost(pixels: NDArray[Any], limit: Any, *, upper: bool) -> NDArray[np.intp]:  # noqa: ANN401
+    """Flat indices of the pixels at the limit or beyond; of a plateau at the limit, only those beyond."""
+    limit = pixels.dtype.type(limit)
+    most = max(64, pixels.size // 50)
+    for compare in (np.greater_equal, np.greater) if upper else (np.less_equal, np.less):
+        found = compare(pixels, limit)
+        if np.count_nonzero(found) <= most:
+            return np.flatnonzero(found)
+    return np.empty(0, dtype=np.intp)
 
 
 def _isolated(
-    pixels: NDArray[Any], candidates: NDArray[np.bool_], noise: float, *, upper: bool
+    pixels: NDArray[Any], candidates: NDArray[np.intp], noise: float, *, upper: bool
 ) -> NDArray[np.float64]:
-    """Isolated outliers among the candidates: row, column, median of the eight neighbours.
+    """Isolated outliers among the candidates (flat indices): row, column, median of the eight neighbours.
 
-    A pixel is hot (or dead) when it leaves the median of its neighbours by more than HOT_SIGMAS of the noise and
-    at most one neighbour goes even half as far: X-ray hits cover one or two pixels, whereas a particle, however
-    small, is spread over several by the point spread of microscope and camera.
+    A pixel is hot (or dead) when it leaves the median of its neighbours by more than HOT_SIGMAS of the noise (the
+    field's and that among the neighbours) and at most one neighbour goes even half as far: X-ray hits cover one or
+    two pixels, whereas a particle, however small, is spread over several by the point spread of microscope and
+    camera.
     """
-    rows, columns = np.nonzero(candidates)
-    if rows.size > max(64, pixels.size // 50):  # a plateau of equal values, not isolated pixels
-        return np.empty((0, 3))
     height, width = pixels.shape
-    around = np.stack(
-        [
-            pixels[_mirrored(rows + down, height), _mirrored(columns + across, width)]
-            for down in (-1, 0, 1)
-            for across in (-1, 0, 1)
-            if (down, across) != (0, 0)
-        ],
-        axis=1,
-    ).astype(np.float64)
-    around = np.nan_to_num(around, nan=0.0, posinf=0.0, neginf=0.0)
-    middle = np.median(around, axis=1)
+    rows, columns = np.divmod(candidates, width)
+    around = np.full((len(_NEIGHBOURS), candidates.size), np.nan)
+    for index, (down, across) in enumerate(_NEIGHBOURS):
+        row, column = rows + down, columns + across
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        around[index, inside] = pixels[row[inside], column[inside]]
+    around[~(np.abs(around) < LARGEST_COUNT)] = np.nan
+    middle = _median_of_present(around)
+    # A bright particle is noisier than its ground, so the noise of the field alone would call its peaks hot.
+    spread = np.fmax(_median_of_present(np.abs(around - middle)) / _MEDIAN_DEVIATION, noise)
     sign = 1.0 if upper else -1.0
     excess = sign * (pixels[rows, columns].astype(np.float64) - middle)
-    alike = (sign * (around - middle[:, None]) > excess[:, None] / 2).sum(axis=1)
-    hot = np.isfinite(excess) & (excess > 0) & (excess > HOT_SIGMAS * noise) & (alike <= 1)
+    alike = (sign * (around - middle) > excess / 2).sum(axis=0)
+    hot = (excess > HOT_SIGMAS * spread) & (excess > 0) & (excess < LARGEST_COUNT) & (alike <= 1)
     return np.stack([rows[hot], columns[hot], middle[hot]], axis=1).astype(np.float64)
 
 
-def _mirrored(index: NDArray[np.intp], length: int) -> NDArray[np.intp]:
-    """Beyond an edge the opposite neighbour stands in, so that no pixel is its own neighbour."""
-    if length < 3:
-        return np.clip(index, 0, length - 1)
-    return np.where(index < 0, 1, np.where(index >= length, length - 2, index))
+def _median_of_present(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median of each column, NaN left out; NaN where a column holds nothing else."""
+    ordered = np.sort(values, axis=0)  # NaN comes last
+    count = np.count_nonzero(~np.isnan(values), axis=0)
+    at = np.arange(values.shape[1])
+    return np.asarray((ordered[(count - 1) // 2, at] + ordered[count // 2, at]) / 2)
 
 
-def _not_finite(pixels: NDArray[Any], sample: NDArray[Any]) -> NDArray[np.float64]:
-    if pixels.dtype.kind != "f":
-        return np.empty((0, 3))
-    rows, columns = np.nonzero(~np.isfinite(pixels))
-    median = float(np.median(sample)) if len(rows) else 0.0
-    return np.stack([rows, columns, np.full(rows.shape, median)], axis=1).astype(np.float64)
+def _replaced(sample: NDArray[Any], hot: NDArray[np.float64], step: int) -> NDArray[Any]:
+    """The sample (every `step`-th row of the micrograph) without its hot pixels."""
+    sampled = hot[hot[:, 0] % step == 0]
+    if not len(sampled):
+        return sample
+    cleaned = sample.copy()
+    cleaned[sampled[:, 0].astype(np.intp) // step, sampled[:, 1].astype(np.intp)] = sampled[:, 2]
+    return cleaned
 
 
-def _only_noise(sample: NDArray[Any]) -> bool:
-    """Whether block averages vary no more than those of uncorrelated noise would, at any block size.
+def _only_noise(pixels: NDArray[Any], contrast: ContrastLimits) -> bool:
+    """Whether nothing distinguishes the field from uncorrelated noise, on whatever slope of illumination.
 
     For white noise the variance of b x b block means is 1/b^2 of the pixels'; anything with an extent (particles,
-    a lattice, an edge) raises it by up to b^2 at the block sizes that fit it. A slope of the illumination is
-    taken out first.
+    a lattice, an edge) raises it by up to b^2 at the block sizes that fit it. Few particles leave the variance as
+    it is but stand out in the block means; a weak lattice averages out of the blocks but not of the spectrum.
     """
-    if min(sample.shape) < 32:
+    if min(pixels.shape) < _SMALLEST_JUDGED_PX:
         return False
-    level = _without_slope(sample.astype(np.float32))
-    variance, block = float(level.var()), 1
-    while min(level.shape) >= 16:
-        rows, columns = level.shape[0] // 2 * 2, level.shape[1] // 2 * 2
-        level = level[:rows, :columns].reshape(rows // 2, 2, columns // 2, 2).mean(axis=(1, 3))
-        block *= 2
+    level, variance, skewness = _block_means(pixels, contrast)
+    if variance <= 0.0:  # nothing but a slope
+        return True
+    block, deviation = _FIRST_BLOCK_PX, math.sqrt(variance)
+    while True:
         if float(level.var()) * block**2 > NOISE_STRUCTURE_LIMIT * variance:
             return False
-    return True
+        # The form of Bernstein's inequality for this skewness: rare counts are skewed, which is no structure.
+        for outermost, skew in ((float(level.max()), skewness), (-float(level.min()), -skewness)):
+            usual = _NOISE_SIGMAS * math.sqrt(NOISE_STRUCTURE_LIMIT) + _RARE_COUNTS * max(0.0, skew) / block
+            if outermost * block > usual * deviation:
+                return False
+        if min(level.shape) < 16:
+            return not _has_period(pixels, contrast)
+        level, block = _averaged(level, 2), 2 * block
+
+
+def _block_means(pixels: NDArray[Any], contrast: ContrastLimits) -> tuple[NDArray[np.float32], float, float]:
+    """Means of 4 x 4 px blocks without their slope, variance of the pixels about the slope, and their skewness."""
+    size = _FIRST_BLOCK_PX
+    height, width = (length // size * size for length in pixels.shape)
+    # About a usual value squares lose no digits, even where few pixels differ from it.
+    usual = np.median(_scaled(pixels, contrast, (0, height // 2, width, height // 2 + 1)))
+    step = max(1, BAND_PIXELS // (size * width)) * size
+    levels, sums = [], np.zeros(4)
+    for top in range(0, height, step):
+        band = _scaled(pixels, contrast, (0, top, width, min(height, top + step))) - usual
+        band = np.clip(band, -_FAR, _FAR, out=band).astype(np.float32, copy=False)
+        mean, square = _averaged(band, size), band * band
+        levels.append(mean)
+        sums += (band.sum(), square.sum(), (square * band).sum(), (mean * mean).sum() * size**2)
+    first, second, third, of_means = (float(total) for total in sums / (height * width))
+    level = _without_slope(np.concatenate(levels))
+    variance = second - of_means + float(level.var())
+    if variance < 1e-5 * (second - first**2):
+        return level, 0.0, 0.0
+    return level, variance, (third - 3 * first * second + 2 * first**3) / variance**1.5
+
+
+def _averaged(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Means of size x size blocks; rows and columns that fill no block are left out."""
+    rows, columns = (length // size * size for length in values.shape)
+    down = values[:rows, :columns].reshape(rows // size, size, columns).sum(axis=1)
+    return np.asarray(sum(down[:, offset::size] for offset in range(size)) / np.float32(size**2))
+
+
+def _has_period(pixels: NDArray[Any], contrast: ContrastLimits) -> bool:
+    """Whether in the middle of the field a frequency stands out of its spectrum and holds part of the variance.
+
+    The axes of the spectrum are left out, where slopes, scan lines and a camera's read-out lie, and the lowest
+    frequencies, which blocks judge better.
+    """
+    unit = 2 * _SPECTRUM_BLOCK
+    rows, columns = (min(_SPECTRUM_PX, length // unit * unit) for length in pixels.shape)
+    if min(rows, columns) < 2 * unit:
+        return False
+    top, left = (pixels.shape[0] - rows) // 2, (pixels.shape[1] - columns) // 2
+    part = np.clip(_scaled(pixels, contrast, (left, top, left + columns, top + rows)), -1.0, 2.0)
+    part -= part.mean()
+    power = np.abs(np.fft.rfft2(part)[:, 1 : columns // 2 + 1]) ** 2
+    power[0] = power[:_LOWEST, :_LOWEST] = power[-_LOWEST:, :_LOWEST] = 0.0
+    blocks = power.reshape(rows // _SPECTRUM_BLOCK, _SPECTRUM_BLOCK, -1, _SPECTRUM_BLOCK)
+    # The spectrum of noise is distributed exponentially; its median knows nothing of a peak in the block.
+    highest, usual = blocks.max(axis=(1, 3)), np.median(blocks, axis=(1, 3)) / math.log(2)
+    whole = float(np.square(part, dtype=np.float64).sum()) * part.size / 2
+    return bool(((highest > _PERIOD_RISE * usual) & (highest > _PERIOD_SHARE * whole)).any())
 
 
 def _without_slope(level: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -220,19 +335,28 @@ def _averaged_bands(
 
 
 def _normalised(pixels: NDArray[Any], contrast: ContrastLimits, box_px: Box) -> NDArray[np.float32]:
+    values = _scaled(pixels, contrast, box_px)
+    return np.asarray(np.clip(values, 0.0, 1.0, out=values), dtype=np.float32)
+
+
+def _scaled(pixels: NDArray[Any], contrast: ContrastLimits, box_px: Box) -> NDArray[np.floating[Any]]:
+    """A box with the limits at 0 and 1, not clipped, hot and missing pixels replaced."""
     x0, y0, x1, y1 = box_px
     part = pixels[y0:y1, x0:x1]
     # Counts of 32 bits and more lose their low digits in float32 unless the offset goes first.
     wide = part.dtype.itemsize > 2 and part.dtype != np.float32
     values: NDArray[np.floating[Any]] = part.astype(np.float64 if wide else np.float32)
-    values -= contrast.low
+    if part.dtype.kind == "f":
+        values[~(np.abs(values) < LARGEST_COUNT)] = contrast.missing
     if len(contrast.hot):
         rows, columns, instead = contrast.hot.T
         inside = (rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1)
         at = (rows[inside].astype(np.intp) - y0, columns[inside].astype(np.intp) - x0)
-        values[at] = instead[inside] - contrast.low
-    values /= contrast.high - contrast.low
-    return np.asarray(np.clip(values, 0.0, 1.0, out=values), dtype=np.float32)
+        values[at] = instead[inside]
+    values -= contrast.low
+    with np.errstate(over="ignore"):
+        values /= contrast.high - contrast.low
+    return values
 
 
 def _resampled(array: NDArray[np.float32], count: int) -> NDArray[np.float32]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import stat
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.onnx_gate import OnnxRefused, gate_model
 from edge_agent.preprocessing import Preprocessing
@@ -27,16 +28,22 @@ MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
 GOLDEN: Final = "golden.npz"
 SCHEMA: Final = "scopewatch.bundle/1"
-LARGEST_MODEL_BYTES: Final = 1 << 30
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+LARGEST_FILE_BYTES: Final = 1 << 30
+_NAME: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+_VERSION: Final = r"^[0-9]+(\.[0-9]+){0,2}([a-z0-9.+-]*)?$"
+# On Windows a colon names a stream of another file or another drive.
+_FILE_NAME: Final = re.compile(r"[^/\\:\x00-\x1f]{1,255}")
 
 
 class BundleRefused(Exception):
     """A bundle must not be used; the message names the file, what was seen and what to do."""
 
 
+_Label = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Tensor(_Part):
@@ -85,35 +92,48 @@ class Network(_Part):
     backbone: str
     weights_origin: str
     fine_tuned_from: str
+    weights_kept: Literal["lowest validation loss", "last epoch"] = "lowest validation loss"
+    """Of which epoch; only the first kind has looked at the validation part."""
     opset: int
     parameters: int
 
 
 class Parity(_Part):
-    """How far ONNX Runtime is from the training framework on real crops: largest absolute differences."""
+    """How far ONNX Runtime is from the training framework on real crops.
+
+    `probabilities` is the largest absolute difference. Evidence is unbounded, so `cam` is the largest difference as
+    a fraction of the largest evidence of that crop (of 1, where that is smaller); `cam_absolute` is the plain one.
+    """
 
     crops: int
     probabilities: float
     cam: float
+    cam_absolute: float = 0.0
     tolerance: float
 
 
 class Golden(_Part):
     """The replay that proves a PC computes what was exported."""
 
-    cases: int
-    tolerance: float
+    cases: int = Field(ge=0)
+    tolerance: float = Field(ge=0)
     pictures: str = "simulated micrographs"
+
+
+def _distinct(labels: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(labels)) < len(labels):
+        raise ValueError("a label occurs twice")
+    return labels
 
 
 class Manifest(_Part):
     """Everything a program must know to use `model.onnx` rightly. See contracts.md."""
 
     schema_: Literal["scopewatch.bundle/1"] = Field(default="scopewatch.bundle/1", alias="schema")
-    name: str = Field(pattern=_NAME.pattern)
-    version: str = Field(pattern=r"[0-9]+(\.[0-9]+){0,2}([a-z0-9.+-]*)?")
+    name: str = Field(pattern=_NAME)
+    version: str = Field(pattern=_VERSION)
     created: datetime
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: Annotated[tuple[_Label, ...], AfterValidator(_distinct)] = Field(min_length=2)
     tensors: Tensors
     preprocessing: Preprocessing
     cam: Cam = Cam()
@@ -134,7 +154,7 @@ class Manifest(_Part):
     made_with: dict[str, str] = Field(default_factory=dict)
     signature: str | None = None
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +197,18 @@ def read_manifest(path: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise BundleRefused(f"{file}: cannot be read ({error})") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise BundleRefused(f"{file}: {where}: {first['msg']}; make the bundle again") from error
+        raise BundleRefused(f"{file}: {_fault(error)}") from error
+
+
+def _fault(error: ValidationError) -> str:
+    faults = error.errors(include_url=False)
+    schema = next((fault for fault in faults if fault["loc"] == ("schema",)), None)
+    if schema is not None:
+        return (
+            f"schema is {schema['input']!r}, this version reads {SCHEMA!r}; update scopewatch or export again"
+        )
+    where = ".".join(str(part) for part in faults[0]["loc"]) or "the whole file"
+    return f"{where}: {faults[0]['msg']}; make the bundle again"
 
 
 def shipped_models() -> tuple[Path, ...]:
@@ -199,9 +228,12 @@ def _model_roots() -> Iterator[Path]:
             yield root
 
 
-def _order(folder: Path) -> tuple[str, tuple[int, ...], str]:
+def _order(folder: Path) -> tuple[str, tuple[int, ...], bool, str]:
     name, _, version = folder.name.rpartition("-")
-    return name, tuple(int(digits) for digits in re.findall(r"\d+", version)), version
+    release = re.match(r"[0-9.]*", version)
+    numbers = release.group() if release else ""
+    # 1.0rc1 comes before 1.0.
+    return name, tuple(int(digits) for digits in numbers.split(".") if digits), numbers == version, version
 
 
 def _find(name_or_path: str | Path | None) -> Path:
@@ -213,7 +245,8 @@ def _find(name_or_path: str | Path | None) -> Path:
     path = Path(name_or_path)
     if path.is_dir():
         return path
-    named = [folder for folder in shipped if name_or_path in (folder.name, folder.name.rpartition("-")[0])]
+    name = str(name_or_path)
+    named = [folder for folder in shipped if name in (folder.name, folder.name.rpartition("-")[0])]
     if not named:
         known = ", ".join(folder.name for folder in shipped) or "none"
         raise BundleRefused(f"{name_or_path}: neither a folder nor a shipped model (shipped: {known})")
@@ -225,19 +258,10 @@ def _verified(path: Path, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
         if required not in manifest.sha256:
             raise BundleRefused(f"{path / MANIFEST}: no SHA-256 of {required}; make the bundle again")
     for name, expected in manifest.sha256.items():
-        if Path(name).name != name or name in ("", ".", "..") or "\\" in name:
+        if not _FILE_NAME.fullmatch(name) or name in (".", ".."):
             raise BundleRefused(f"{path / MANIFEST}: {name!r} is not a plain file name")
         file = path / name
-        try:
-            if file.stat().st_size > LARGEST_MODEL_BYTES:
-                raise BundleRefused(
-                    f"{file}: {file.stat().st_size} bytes, more than any bundle file may have"
-                )
-            data = file.read_bytes()
-        except OSError as error:
-            raise BundleRefused(
-                f"{file}: named in the manifest, cannot be read ({error.strerror})"
-            ) from error
+        data = _content(file)
         seen = hashlib.sha256(data).hexdigest()
         if seen != expected:
             raise BundleRefused(
@@ -245,6 +269,20 @@ def _verified(path: Path, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
                 "the file was changed or damaged: copy the bundle again"
             )
         yield name, data
+
+
+def _content(file: Path) -> bytes:
+    try:
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would never end
+            raise BundleRefused(f"{file}: named in the manifest, is not a file")
+        if found.st_size > LARGEST_FILE_BYTES:
+            raise BundleRefused(f"{file}: {found.st_size} bytes, more than any bundle file may have")
+        return file.read_bytes()
+    except OSError as error:
+        raise BundleRefused(
+            f"{file}: named in the manifest, cannot be read ({error.strerror}); copy the bundle again"
+        ) from error
 
 
 def _names(tensors: Tensors) -> tuple[tuple[str, ...], tuple[str, ...]]:

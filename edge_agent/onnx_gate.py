@@ -33,6 +33,8 @@ _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATT
 )
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+# ONNX Runtime takes bytes with this mark for a flatbuffer, whatever else they may be read as.
+_ORT_MARK: Final = b"ORTM"
 
 
 class OnnxRefused(Exception):
@@ -45,8 +47,11 @@ def gate_model(data: bytes, names: tuple[tuple[str, ...], tuple[str, ...]]) -> N
     Raises:
         OnnxRefused: with what was found.
     """
+    if data[4:8] == _ORT_MARK:
+        raise OnnxRefused("it is in ONNX Runtime's own format, which cannot be looked into")
     model = memoryview(data)
     graphs = []
+    stated = False
     for field, value in _fields(model):
         if field == _MODEL_GRAPH and isinstance(value, memoryview):
             graphs.append(value)
@@ -54,14 +59,20 @@ def gate_model(data: bytes, names: tuple[tuple[str, ...], tuple[str, ...]]) -> N
             raise OnnxRefused("it carries functions or training information of its own")
         elif field == _MODEL_OPSET and isinstance(value, memoryview):
             _check_domain(_text_field(value, 1))
+            stated = True
     if len(graphs) != 1:
-        raise OnnxRefused("not an ONNX model (no graph found)")
-    inputs, outputs = _check_graph(graphs[0])
+        raise OnnxRefused(f"not an ONNX model ({len(graphs)} graphs found where one should be)")
+    if not stated:
+        raise OnnxRefused("it states no version of its operators, or was cut off")
+    _check_names(names, *_check_graph(graphs[0]))
+
+
+def _check_names(names: tuple[tuple[str, ...], tuple[str, ...]], inputs: set[str], outputs: set[str]) -> None:
     for kind, wanted, seen in (("input", names[0], inputs), ("output", names[1], outputs)):
         missing = sorted(set(wanted) - seen)
         if missing:
             raise OnnxRefused(
-                f"it has no {kind} named {', '.join(missing)} (it has {', '.join(sorted(seen))})"
+                f"it has no {kind} named {', '.join(missing)} (it has {', '.join(sorted(seen)) or 'none'})"
             )
     if inputs != set(names[0]):
         raise OnnxRefused(f"it wants inputs that the manifest does not name: {', '.join(sorted(inputs))}")
@@ -129,6 +140,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while at < end:
         key, at = _varint(message, at)
         field, kind = key >> 3, key & 7
+        if not 8 <= key < 1 << 32:  # other readers cut it to 32 bits, and would see another field
+            raise OnnxRefused(f"not an ONNX model (protobuf field {field})")
         if kind == _VARINT:
             number, at = _varint(message, at)
             yield field, number

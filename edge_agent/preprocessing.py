@@ -16,10 +16,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edge_agent.grey_scale import Box, ContrastLimits, FieldStatistics, field_statistics, grey_field
 
@@ -54,7 +54,7 @@ __all__ = [
 class TilePlan(BaseModel):
     """Which boxes of a micrograph the network sees."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     divisions: int = Field(default=1, ge=1, le=8)
     """1 is the whole field, 2 the quadrants (the origin's convention), n an n x n grid without overlap."""
@@ -64,10 +64,16 @@ class TilePlan(BaseModel):
     """With a fixed field of view: at most this many boxes along one axis, however large the field."""
 
 
+def _rising(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] >= values[1]:
+        raise ValueError(f"the range {values[0]} to {values[1]} is empty")
+    return values
+
+
 class Preprocessing(BaseModel):
     """How a micrograph becomes network input; part of a bundle's manifest."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     clipped_fraction: float = Field(default=0.0002, ge=0, le=0.05)
     """Fraction of all pixels of the micrograph clipped at each end of the grey scale, after hot pixels."""
@@ -76,8 +82,9 @@ class Preprocessing(BaseModel):
     """Side of the square whose area a network input has."""
     longest_px: int = Field(default=2048, ge=16, le=8192)
     """Upper limit of an input's longer side: very long strips become smaller, never distorted."""
-    value_range: tuple[float, float] = (-1.0, 1.0)
-    views: tuple[View, ...] = ("identity",)
+    value_range: Annotated[tuple[float, float], AfterValidator(_rising)] = (-1.0, 1.0)
+    """What black and white become."""
+    views: tuple[View, ...] = Field(default=("identity",), min_length=1)
     """Each box is shown to the network in each of these views; the answers are averaged."""
     aggregation: Literal["mean_probability"] = "mean_probability"
     cam_composition: Literal["mean_where_overlapping"] = "mean_where_overlapping"
@@ -123,9 +130,8 @@ def cut_tiles(pixels: NDArray[Any], pixel_size_nm: tuple[float, float] | None, r
     tiles = []
     for box in boxes:
         shape = input_shape(box, pixel_size_nm, rule)
-        values = grey_field(pixels, statistics.contrast, shape, box) * np.float32(high - low) + np.float32(
-            low
-        )
+        grey = grey_field(pixels, statistics.contrast, shape, box)
+        values = grey * np.float32(high - low) + np.float32(low)
         tiles += [Tile(box, view, np.ascontiguousarray(_turn(values, view))[None]) for view in rule.views]
     if missing:
         statistics = replace(statistics, scale_missing=True)
@@ -197,7 +203,8 @@ def compose_cam(
     rows, columns = shape_px
     cell_y = min((box[3] - box[1]) / grid.shape[0] for box, grid in joined.items())
     cell_x = min((box[2] - box[0]) / grid.shape[1] for box, grid in joined.items())
-    total = np.zeros((max(1, round(rows / cell_y)), max(1, round(columns / cell_x))), dtype=np.float32)
+    # Rounded up: with cells no larger than the tiles' own, no tile's cell falls between two of the grid.
+    total = np.zeros((math.ceil(rows / cell_y - 1e-6), math.ceil(columns / cell_x - 1e-6)), dtype=np.float32)
     weight = np.zeros_like(total)
     for box, grid in joined.items():
         inside_y, source_y = _cells_inside(total.shape[0], rows, (box[1], box[3]), grid.shape[0])
@@ -211,7 +218,8 @@ def _cells_inside(
     cells: int, length: int, span: tuple[int, int], source_cells: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Which of `cells` along an axis have their centre in `span`, and the tile's cell that lies there."""
-    centres = (np.arange(cells) + 0.5) * length / cells
+    # A centre that lies exactly between two cells must fall to the same side everywhere, however it is rounded.
+    centres = (np.arange(cells) + 0.5) * length / cells + 1e-6
     inside = np.nonzero((centres >= span[0]) & (centres < span[1]))[0]
     source = ((centres[inside] - span[0]) / (span[1] - span[0]) * source_cells).astype(np.intp)
     return inside, np.minimum(source, source_cells - 1)

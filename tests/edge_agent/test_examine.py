@@ -303,7 +303,7 @@ def test_any_name_is_examined_and_its_sidecar_is_valid_json(tmp_path, classifier
 
 
 def test_a_fault_of_ours_is_not_hidden(saved, classifier, monkeypatch):
-    monkeypatch.setattr(examine_module, "draw_heatmap", lambda *a: 1 / 0)
+    monkeypatch.setattr(examine_module, "draw_heatmap", lambda *a, **k: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
         examine(saved, classifier, BESIDE)

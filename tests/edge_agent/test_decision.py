@@ -1,0 +1,69 @@
+"""When the agent accepts an answer and when it abstains, and with which reasons."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bundles import LABELS, tiny_manifest
+
+from edge_agent.classifier import Prediction
+from edge_agent.decision import Decision, decide
+from edge_agent.model_bundle import Thresholds
+from edge_agent.preprocessing import CamMap, ContrastLimits, FieldStatistics
+
+CLEAR = FieldStatistics(ContrastLimits(0.0, 1.0), blank=False, saturated_fraction=0.0, hot_pixels=0)
+BLANK = replace(CLEAR, blank=True)
+SATURATED = replace(CLEAR, saturated_fraction=0.3)
+UNCALIBRATED = replace(CLEAR, scale_missing=True)
+
+
+def predicted(field: FieldStatistics, probability: float) -> Prediction:
+    rest = (1 - probability) / 2
+    cam = CamMap("round", "cam", (0, 0, 1, 1), np.zeros((1, 1), np.float32), "mean_where_overlapping")
+    return Prediction("round", LABELS, (rest, rest, probability), None, (), cam, field, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "probability", "confidence", "expected"),
+    [
+        pytest.param(CLEAR, 0.4, None, Decision("ungated", ()), id="no threshold"),
+        pytest.param(CLEAR, 0.9, 0.8, Decision("accept", ()), id="above"),
+        pytest.param(CLEAR, 0.8, 0.8, Decision("accept", ()), id="at the threshold"),
+        pytest.param(CLEAR, 0.79, 0.8, Decision("abstain", ("low_confidence",)), id="below"),
+        pytest.param(CLEAR, float("nan"), 0.8, Decision("abstain", ("low_confidence",)), id="no number"),
+        pytest.param(CLEAR, 0.0, 0.0, Decision("accept", ()), id="threshold that lets all pass"),
+        pytest.param(BLANK, 1.0, None, Decision("abstain", ("blank",)), id="blank without threshold"),
+        pytest.param(BLANK, 1.0, 0.5, Decision("abstain", ("blank",)), id="blank, however sure"),
+        pytest.param(SATURATED, 1.0, None, Decision("abstain", ("saturated",)), id="saturated"),
+        pytest.param(
+            replace(CLEAR, saturated_fraction=0.25),
+            1.0,
+            None,
+            Decision("ungated", ()),
+            id="just not saturated",
+        ),
+        pytest.param(
+            UNCALIBRATED, 1.0, 0.5, Decision("abstain", ("pixel_size_unknown",)), id="no calibration"
+        ),
+        pytest.param(
+            FieldStatistics(ContrastLimits(0.0, 0.0), True, 1.0, 0, scale_missing=True),
+            0.1,
+            0.5,
+            Decision("abstain", ("blank", "saturated", "pixel_size_unknown", "low_confidence")),
+            id="all of it, in this order",
+        ),
+    ],
+)
+def test_decisions(field, probability, confidence, expected):
+    thresholds = None if confidence is None else Thresholds(confidence=confidence)
+    manifest = tiny_manifest().model_copy(update={"thresholds": thresholds})
+
+    assert decide(predicted(field, probability), manifest) == expected
+
+
+def test_the_bundle_says_how_much_saturation_is_too_much():
+    manifest = tiny_manifest().model_copy(update={"saturated_fraction": 0.9})
+
+    assert decide(predicted(SATURATED, 1.0), manifest).decision == "ungated"
