@@ -1,0 +1,124 @@
+"""The shipped model keeps its promises: verified, replayed, right about clear simulated fields, figures as stated."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.classifier import Classifier
+from edge_agent.decision import decide
+from edge_agent.micrograph import Instrument, Micrograph, read_micrograph
+from edge_agent.model_bundle import Bundle, open_bundle, shipped_models
+from edge_agent.simulation import SHAPES, SimulatedField, dm3_bytes, draw_field
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CLEAR_FIELDS_EACH = 10
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return open_bundle()
+
+
+@pytest.fixture(scope="module")
+def classifier(bundle: Bundle) -> Classifier:
+    return Classifier(bundle, threads=2)
+
+
+@pytest.fixture(scope="module")
+def evaluation(bundle: Bundle) -> dict:
+    return json.loads((bundle.path / "evaluation.json").read_text(encoding="utf-8"))
+
+
+def micrograph(field: SimulatedField, folder: Path) -> Micrograph:
+    path = folder / "field.dm3"
+    path.write_bytes(dm3_bytes(field))
+    return read_micrograph(path)
+
+
+def clear_field(shape: str, index: int) -> SimulatedField:
+    draw = np.random.default_rng([7, SHAPES.index(shape), index])
+    while not (field := draw_field(shape, draw, size_px=512)).clear:
+        continue
+    return field
+
+
+def test_is_the_one_in_the_repository(bundle: Bundle) -> None:
+    assert [folder.parent for folder in shipped_models()] == [REPOSITORY / "models"] * len(shipped_models())
+    assert bundle.manifest.labels == tuple(sorted(SHAPES))
+
+
+def test_golden_replay(classifier: Classifier) -> None:
+    replay = classifier.replay_golden()
+    assert replay.passed, replay
+    assert replay.cases >= 3
+
+
+def test_agrees_with_what_was_drawn(classifier: Classifier, tmp_path: Path) -> None:
+    answers = [
+        (shape, classifier.classify(micrograph(clear_field(shape, index), tmp_path)).label)
+        for shape in SHAPES
+        for index in range(CLEAR_FIELDS_EACH)
+    ]
+    wrong = [pair for pair in answers if pair[0] != pair[1]]
+    assert len(wrong) <= len(answers) * 0.1, wrong
+
+
+@pytest.mark.parametrize(
+    ("drawn", "decision", "reasons"),
+    [
+        pytest.param("blank", "abstain", ("blank",), id="blank"),
+        pytest.param("saturated", "abstain", ("saturated",), id="saturated"),
+        pytest.param("round", "ungated", (), id="particles"),
+    ],
+)
+def test_decisions_on_simulated_fields(
+    classifier: Classifier, tmp_path: Path, drawn: str, decision: str, reasons: tuple[str, ...]
+) -> None:
+    field = draw_field(drawn, np.random.default_rng(3), size_px=512)
+    decided = decide(classifier.classify(micrograph(field, tmp_path)), classifier.bundle.manifest)
+    assert (decided.decision, decided.reasons) == (decision, reasons)
+
+
+def test_all_zero_micrograph_is_classified_and_abstains(classifier: Classifier, tmp_path: Path) -> None:
+    field = clear_field("round", 0)
+    zeros = micrograph(field, tmp_path)
+    empty = Micrograph(
+        zeros.source, np.zeros((64, 64), np.uint16), None, 0, None, ("image",), None, None,
+        Instrument(None, None, None, None, None, None),
+    )  # fmt: skip
+    prediction = classifier.classify(empty)
+    assert decide(prediction, classifier.bundle.manifest).reasons == ("blank",)
+    assert np.isfinite(prediction.cam.values).all()
+
+
+def test_table_of_labels_names_files_but_holds_no_picture(bundle: Bundle) -> None:
+    lines = (bundle.path / "labels.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "file,label,group,part"
+    assert len(lines) - 1 == 301
+    assert all(re.fullmatch(r"(round|rod|faceted)/\w+\.jpg,(round|rod|faceted),\S+,\w+", line) for line in lines[1:])
+    assert {path.suffix for path in bundle.path.iterdir()} == {".json", ".onnx", ".npz", ".md", ".csv"}
+
+
+def test_parity_and_figures_are_those_the_issue_asked_for(bundle: Bundle, evaluation: dict) -> None:
+    parity, folds = bundle.manifest.parity, evaluation["cross_validation"]
+    assert parity.crops == 50
+    assert max(parity.probabilities, parity.cam) <= parity.tolerance == 1e-4
+    assert evaluation["model_sha256"] == bundle.sha256
+    assert folds["balanced_accuracy_mean"] >= 0.92
+    assert folds["pooled"]["cam"]["peak_on_particle"] >= 0.80
+
+
+def test_readme_states_the_figures_of_evaluation_json(evaluation: dict) -> None:
+    text = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    folds, held_out = evaluation["cross_validation"], evaluation["figures"]
+    for figure in (
+        f"{folds['balanced_accuracy_mean']:.3f} (standard error {folds['balanced_accuracy_standard_error']:.3f})",
+        f"{held_out['balanced_accuracy']:.3f}",
+        f"{folds['pooled']['cam']['peak_on_particle']:.2f}",
+    ):
+        assert figure in text
