@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -13,6 +13,9 @@ from edge_agent.model_bundle import Golden, Manifest, Network, Parity, Tensor, T
 from edge_agent.preprocessing import Preprocessing
 from trainer.bundle_writer import BundleFiles, write_bundle
 from trainer.cam_graph import append_cam_head
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LABELS = ("faceted", "rod", "round")
 

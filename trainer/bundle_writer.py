@@ -24,11 +24,13 @@ from edge_agent.model_bundle import (
     MANIFEST,
     MODEL,
     Bundle,
+    BundleRefused,
     Golden,
     Manifest,
     manifest_json,
     open_bundle,
 )
+from edge_agent.onnx_gate import OnnxRefused, gate_model
 from edge_agent.preprocessing import Preprocessing, cut_tiles
 from edge_agent.simulation import SHAPES, draw_field
 
@@ -62,6 +64,7 @@ def write_bundle(folder: Path, files: BundleFiles, manifest: Manifest) -> Bundle
     """
     if folder.exists():
         raise FileExistsError(f"{folder} exists; choose another folder or remove it first")
+    _gate(files.model, manifest)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".bundle-", dir=folder.parent))
     try:
@@ -97,6 +100,15 @@ def add_file(folder: Path, name: str, data: bytes) -> None:
 def _write_manifest(folder: Path, manifest: Manifest, hashes: dict[str, str]) -> None:
     stated = manifest.model_copy(update={"sha256": dict(sorted(hashes.items()))})
     write_durably(folder / MANIFEST, manifest_json(stated))
+
+
+def _gate(model: bytes, manifest: Manifest) -> None:
+    """What the agent will ask of the model, asked before it is run to make the golden cases."""
+    names = manifest.tensors
+    try:
+        gate_model(model, ((names.input.name,), (names.probabilities.name, names.cam.name)))
+    except OnnxRefused as error:
+        raise BundleRefused(f"the model of {manifest.name} {manifest.version}: {error}") from error
 
 
 def _write(draft: Path, files: BundleFiles, manifest: Manifest) -> None:

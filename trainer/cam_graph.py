@@ -99,6 +99,7 @@ def _name_input(model: Any) -> None:  # noqa: ANN401
 def _drop_unused_domains(model: Any) -> None:  # noqa: ANN401
     """Take out operator sets that no node uses: tf2onnx always declares `ai.onnx.ml`, the agent refuses it."""
     used = {node.domain for node in model.graph.node}
-    kept = [opset for opset in model.opset_import if opset.domain in used or opset.domain == ""]
+    versions = {opset.domain: opset for opset in model.opset_import}  # merging two models states one twice
+    kept = [opset for domain, opset in versions.items() if domain in used or domain == ""]
     del model.opset_import[:]
     model.opset_import.extend(kept)

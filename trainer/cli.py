@@ -5,11 +5,12 @@ Every stage reads files and writes files, can be interrupted and started again, 
 
 from __future__ import annotations
 
-import contextlib
 import enum
+import importlib
 import importlib.util
 import os
 import sys
+import tempfile
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from trainer.terminal import epoch_line, evaluation_text, figures_table, progress, say
 
+if TYPE_CHECKING:
     from pydantic import ValidationError
 
-    from trainer.evaluation import Evaluation, Figures
-    from trainer.run_folder import Epoch, Recipe
+    from trainer.run_folder import Recipe
 
 app = typer.Typer(
     help="Trains a classifier on a lab's own labelled micrographs and exports it for edge-agent.",
@@ -95,7 +95,7 @@ def prepare(
     )
     parts = SplitRule(by=split, test=test, validation=validation, part_column=part_column)
     chosen = tuple(name.strip() for name in classes.split(",")) if classes else None
-    with _progress() as shown:
+    with progress() as shown:
         dataset = prepare_crops(
             raw,
             out,
@@ -107,7 +107,7 @@ def prepare(
             seed=seed,
             progress=lambda done, total: shown("micrographs", done, total),
         )
-    _say(summary(dataset))
+    say(summary(dataset))
 
 
 @app.command()
@@ -129,22 +129,23 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Fine-tune a network on the training part; continues where it was interrupted."""
+    _import_tensorflow()
     from trainer.crops import load_dataset
     from trainer.training import train as train_run
 
     changes = {"backbone": backbone, "weights": weights, "epochs": epochs, "learning_rate": learning_rate}
     chosen = _recipe(recipe, {**changes, "fine_tune_from": fine_tune_from, "keep": keep})
-    with _progress() as shown:
+    with progress() as shown:
         kept = train_run(
             load_dataset(dataset),
             run,
             chosen,
             seed=seed,
             progress=shown,
-            told=lambda epoch: _say(_line(epoch)),
+            told=lambda epoch: say(epoch_line(epoch)),
         )
-    _say(f"weights: {kept}")
-    _say(f"next: edge-trainer export {run} BUNDLE --name NAME --version 1")
+    say(f"weights: {kept}")
+    say(f"next: edge-trainer export {run} BUNDLE --name NAME --version 1")
 
 
 @app.command()
@@ -158,9 +159,11 @@ def crossvalidate(
 ) -> None:
     """Train and score once per fold: an accuracy with its spread; finished folds are not computed again."""
     from trainer.crops import load_dataset
+
+    _import_tensorflow()
     from trainer.cross_validation import cross_validate
 
-    with _progress() as shown:
+    with progress() as shown:
         result = cross_validate(
             load_dataset(dataset),
             run,
@@ -170,12 +173,12 @@ def crossvalidate(
             masks=masks,
             progress=shown,
         )
-    _say(f"class-balanced accuracy by fold: {', '.join(f'{value:.3f}' for value in result.by_fold)}")
-    _say(
+    say(f"class-balanced accuracy by fold: {', '.join(f'{value:.3f}' for value in result.by_fold)}")
+    say(
         f"mean {result.balanced_accuracy_mean:.3f}, standard error {result.balanced_accuracy_standard_error:.3f} "
         f"({folds} folds)"
     )
-    _say(_table(result.pooled))
+    say(figures_table(result.pooled))
 
 
 @app.command()
@@ -196,6 +199,7 @@ def export(
     seed: Seed = 0,
 ) -> None:
     """Convert a run to an ONNX bundle with a CAM head, and prove that both compute the same."""
+    _import_tensorflow()
     from pydantic import TypeAdapter
 
     from edge_agent.preprocessing import View
@@ -214,15 +218,15 @@ def export(
     if intended_use is not None:
         described = replace(described, intended_use=intended_use)
     data = load_dataset(dataset if dataset is not None else Path(read_record(run).dataset))
-    with _progress() as shown:
+    with progress() as shown:
         written = export_run(run, data, bundle, described, seed=seed, progress=shown)
     parity = written.manifest.parity
-    _say(
-        f"parity on {parity.crops} crops: {parity.probabilities:.1e} in probabilities, {parity.cam:.1e} in the map "
-        f"(at most {parity.tolerance:.0e})"
+    say(
+        f"parity on {parity.crops} crops: {parity.probabilities:.1e} in probabilities, {parity.cam:.1e} of the "
+        f"peak in the map (at most {parity.tolerance:.0e})"
     )
-    _say(f"bundle: {bundle}")
-    _say(f"next: edge-trainer evaluate {bundle} {data.root}")
+    say(f"bundle: {bundle}")
+    say(f"next: edge-trainer evaluate {bundle} {data.root}")
 
 
 @app.command()
@@ -243,7 +247,7 @@ def evaluate(
     from trainer.evaluation import evaluate as evaluate_bundle
 
     folds = read_cross_validation(cross_validation) if cross_validation else None
-    with _progress() as shown:
+    with progress() as shown:
         result = evaluate_bundle(
             bundle,
             load_dataset(dataset),
@@ -256,7 +260,7 @@ def evaluate(
     if json:  # UTF-8 whatever the console's encoding, as JSON must be
         sys.stdout.buffer.write(result.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
         sys.stdout.buffer.flush()
-    _say(_report(result))
+    say(evaluation_text(result))
 
 
 @app.command()
@@ -270,7 +274,7 @@ def publish(
     """Verify an evaluated bundle, replay its golden cases, and copy it to the published models."""
     from trainer.publish import publish as publish_bundle
 
-    _say(f"published: {publish_bundle(bundle, models)}")
+    say(f"published: {publish_bundle(bundle, models)}")
 
 
 def _recipe(file: Path | None, changes: dict[str, Any]) -> Recipe:
@@ -282,80 +286,27 @@ def _recipe(file: Path | None, changes: dict[str, Any]) -> Recipe:
     return Recipe.model_validate({**base.model_dump(), **given})
 
 
-def _line(epoch: Epoch) -> str:
-    text = f"{epoch.stage} epoch {epoch.epoch}: loss {epoch.loss:.4f}"
-    if epoch.validation_loss is not None and epoch.validation_balanced_accuracy is not None:
-        text += f", validation loss {epoch.validation_loss:.4f}"
-        text += f", class-balanced accuracy {epoch.validation_balanced_accuracy:.3f}"
-    return text
-
-
-def _report(result: Evaluation) -> str:
-    lines = [f"{result.bundle} on {result.part}", _table(result.figures)]
-    lines += [f"warning: {warning}" for warning in result.warnings]
-    lines += [f"not read: {file}: {reason}" for file, reason in result.unreadable.items()]
-    return "\n".join(lines)
-
-
-def _table(figures: Figures) -> str:
-    labels = tuple(figures.classes)
-    low, high = figures.balanced_accuracy_interval
-    width = max(12, *(len(label) + 2 for label in labels))
-    lines = [
-        f"{figures.micrographs} micrographs in {figures.groups} groups; class-balanced accuracy "
-        f"{figures.balanced_accuracy:.3f} (95 % interval by group {low:.3f} to {high:.3f})",
-        "".join(name.ljust(width) for name in ("class", "count", "precision", "recall", "F1"))
-        + "answered: "
-        + ", ".join(labels),
-    ]
-    for label, row in zip(labels, figures.confusion, strict=True):
-        one = figures.classes[label]
-        cells = [
-            f"{value:.3f}" if value is not None else "-" for value in (one.precision, one.recall, one.f1)
-        ]
-        lines.append(
-            "".join(cell.ljust(width) for cell in (label, str(one.micrographs), *cells))
-            + " ".join(map(str, row))
-        )
-    if figures.cam is not None:
-        lines.append(
-            f"map: peak on a particle in {figures.cam.peak_on_particle:.2f} of {figures.cam.micrographs} correct "
-            f"answers (chance {figures.cam.chance:.2f}), {figures.cam.energy_on_particles:.2f} of the evidence on "
-            f"particles ({figures.cam.particle_share:.2f} of the area)"
-        )
-    return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield show
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
+def _import_tensorflow() -> None:
+    """Import TensorFlow with its start-up chatter kept off the terminal; no setting of its own does that."""
+    with tempfile.TemporaryFile() as chatter:
+        terminal = os.dup(2)
+        os.dup2(chatter.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow").config.list_logical_devices()
+        except BaseException:
+            chatter.seek(0)
+            os.write(terminal, chatter.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def main() -> None:
     """Run a command: an error is one line on stderr; exit 2 for what was given, 1 for work that failed."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        _say(f"{PROGRAM} needs {', '.join(missing)}; install it with: pip install 'scopewatch[train]'")
+        say(f"{PROGRAM} needs {', '.join(missing)}; install it with: pip install 'scopewatch[train]'")
         raise SystemExit(EXIT_USAGE)
     # Before TensorFlow and Keras are imported: another backend would not know our layers, and notes on which
     # instructions the processor has bury the one line that matters.
@@ -364,14 +315,13 @@ def main() -> None:
     arguments, verbose = _without_verbose(sys.argv[1:])
     try:
         code = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
-    except KeyboardInterrupt:
-        _say(f"{PROGRAM}: interrupted; the same command goes on from here")
-        code = EXIT_INTERRUPTED
+        if code == EXIT_INTERRUPTED:  # Typer turns KeyboardInterrupt into this, and says nothing
+            say(f"{PROGRAM}: interrupted; the same command goes on from here")
     except Exception as error:
         if verbose:
             traceback.print_exception(error)
         code, message = _verdict(error)
-        _say(f"{PROGRAM}: {' '.join(message.split())}")
+        say(f"{PROGRAM}: {' '.join(message.split())}")
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

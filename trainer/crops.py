@@ -244,7 +244,11 @@ def _other_files(others: Counter[str]) -> Iterator[str]:
 def _part_notes(rows: Sequence[Crop], labels: Sequence[str], split: SplitRule) -> Iterator[str]:
     there = {(crop.label, crop.part) for crop in rows if crop.kept}
     asked = {"train": True, "validation": split.validation > 0, "test": split.test > 0}
+    why = "too few groups for the split"
+    if split.part_column is not None:  # a part that the column never names was not asked for
+        asked = {part: any(part == seen for _, seen in there) for part in PARTS}
+        why = f"the column {split.part_column!r} puts none there"
     for label in labels:
         missing = [part for part in PARTS if asked[part] and (label, part) not in there]
         if missing:
-            yield f"class {label!r} has no crop in {' and '.join(missing)}: too few groups for the split"
+            yield f"class {label!r} has no crop in {' and '.join(missing)}: {why}"

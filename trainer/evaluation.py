@@ -388,8 +388,8 @@ def _warnings(bundle: Bundle, dataset: DataSet, part: str, folds: CrossValidatio
         )
     elif part == "train":
         found.append("these micrographs were trained on: the figures say nothing about others")
-    elif part == "validation":
-        found.append("these micrographs may have chosen the epoch that was kept: the figures flatter")
+    elif part == "validation" and bundle.manifest.network.weights_kept != "last epoch":
+        found.append("these micrographs chose the epoch that was kept: the figures flatter")
     if folds is not None and folds.dataset_fingerprint != dataset.fingerprint:
         found.append("the cross-validation recorded here was made on another data set")
     return tuple(found)

@@ -99,7 +99,7 @@ def export(
     model = to_onnx(network)
     progress("parity on real crops", 1, 3)
     parity = compare(network, model, dataset, _some_crops(dataset, seed))
-    if not max(parity.probabilities, parity.cam) <= parity.tolerance:
+    if max(parity.probabilities, parity.cam) > parity.tolerance:
         raise ExportError(
             f"{run}: ONNX Runtime differs from Keras by {parity.probabilities:.1e} (probabilities) and "
             f"{parity.cam:.1e} (cam) on {parity.crops} crops, more than {parity.tolerance:.0e}; not exported"
@@ -131,35 +131,47 @@ def to_onnx(network: Network) -> bytes:
 
 
 def compare(network: Network, model: bytes, dataset: DataSet, crops: Sequence[Crop]) -> Parity:
-    """Largest absolute differences between Keras and ONNX Runtime on crops, each at its own shape.
+    """How far ONNX Runtime is from Keras on crops, each at its own shape.
 
     Raises:
-        ExportError: an output is missing or has another shape.
+        ExportError: an output is missing, has another shape, or is no number.
 
     """
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    outputs = {output.name for output in session.get_outputs()}
-    if [put.name for put in session.get_inputs()] != [INPUT] or not {PROBABILITIES, CAM} <= outputs:
+    inputs = [put.name for put in session.get_inputs()]
+    outputs = {put.name for put in session.get_outputs()}
+    if inputs != [INPUT] or not {PROBABILITIES, CAM} <= outputs:
         raise ExportError(
-            f"the converted model has the outputs {sorted(outputs)}, not {PROBABILITIES} and {CAM}"
+            f"the converted model has the inputs {inputs} and the outputs {sorted(outputs)}, "
+            f"not {INPUT}, {PROBABILITIES} and {CAM}"
         )
-    worst_probability = worst_cam = 0.0
+    worst_probability = worst_cam = worst_absolute = 0.0
     low, high = network.backbone.value_range
     for crop in crops:
         grey = shown(dataset, crop) * np.float32(high - low) + np.float32(low)
         expected, expected_cam = network.scoring(grey[None, :, :, None], training=False)
         seen, seen_cam = session.run([PROBABILITIES, CAM], {INPUT: grey[None, None]})
         worst_probability = max(worst_probability, _apart(np.asarray(expected), seen))
-        worst_cam = max(worst_cam, _apart(np.asarray(expected_cam).transpose(0, 3, 1, 2), seen_cam))
+        evidence = np.asarray(expected_cam).transpose(0, 3, 1, 2)
+        apart = _apart(evidence, seen_cam)
+        worst_absolute = max(worst_absolute, apart)
+        worst_cam = max(worst_cam, apart / max(1.0, float(np.abs(evidence).max())))
     return Parity(
-        crops=len(crops), probabilities=worst_probability, cam=worst_cam, tolerance=PARITY_TOLERANCE
+        crops=len(crops),
+        probabilities=worst_probability,
+        cam=worst_cam,
+        cam_absolute=worst_absolute,
+        tolerance=PARITY_TOLERANCE,
     )
 
 
 def _apart(expected: NDArray[np.float32], seen: NDArray[np.float32]) -> float:
     if expected.shape != seen.shape:
         raise ExportError(f"Keras gives an output of shape {expected.shape}, ONNX Runtime {seen.shape}")
-    return float(np.abs(expected - seen).max())
+    apart = float(np.abs(expected - seen).max())
+    if not np.isfinite(apart):  # max() would pass over NaN
+        raise ExportError("the network's answers are not finite numbers; train it again")
+    return apart
 
 
 def _some_crops(dataset: DataSet, seed: int) -> tuple[Crop, ...]:
@@ -200,6 +212,11 @@ def _manifest(
             backbone=recipe.backbone,
             weights_origin=_origin(recipe.weights, network),
             fine_tuned_from=recipe.fine_tune_from or architectures()[recipe.backbone].default_split,
+            weights_kept=(
+                "lowest validation loss"
+                if recipe.keep == "best" and record.part["validation"]
+                else "last epoch"
+            ),
             opset=OPSET,
             parameters=int(network.scoring.count_params()),
         ),

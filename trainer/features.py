@@ -134,7 +134,7 @@ def _halved(features: object, network: Network) -> NDArray[np.float16]:
     """Round to half precision, which ends at 65,504: beyond, training would go on with infinities."""
     values = np.asarray(features, dtype=np.float32)
     largest = float(np.abs(values).max())
-    if not largest <= np.finfo(np.float16).max:
+    if not largest <= float(np.finfo(np.float16).max):
         raise RunError(
             f"{network.backbone.name}: its intermediate features reach {largest:.3g}, more than the half "
             "precision in which they are kept can hold; choose other --weights or another --fine-tune-from"

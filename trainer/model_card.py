@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def model_card(manifest: Manifest, record: RunRecord, dataset: DataSet, notes: str) -> str:
     """Markdown, from the manifest, the run and the data set; `notes` are the trainer's own words."""
     recipe, network = record.recipe, manifest.network
-    kept = " at most (the one with the lowest validation loss is kept)" if recipe.keep == "best" else ""
+    kept = "" if network.weights_kept == "last epoch" else f" at most (kept: {network.weights_kept})"
     parts = [
         f"# {manifest.name} {manifest.version}",
         f"Labels: {', '.join(manifest.labels)}. Licence: {manifest.licence}.",
@@ -32,7 +32,7 @@ def model_card(manifest: Manifest, record: RunRecord, dataset: DataSet, notes: s
         f"views averaged: {', '.join(manifest.preprocessing.views)}.",
         "## Parity\n\n"
         f"ONNX Runtime against Keras on {manifest.parity.crops} real crops: "
-        f"{manifest.parity.probabilities:.1e} in probabilities, {manifest.parity.cam:.1e} in the map.",
+        f"{manifest.parity.probabilities:.1e} in probabilities, {manifest.parity.cam:.1e} of the peak in the map.",
         "How well it does on micrographs it has not seen stands in `evaluation.json`.",
     ]
     return "\n\n".join(parts) + "\n"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edge_agent.files import write_durably
-from trainer.backbones import build_backbone
+from trainer.backbones import BackboneError, build_backbone, load_weights
 from trainer.features import view_features, whole_features
 from trainer.network import Network, build_network
 from trainer.run_folder import (
@@ -129,12 +129,9 @@ def load_run(run: Path) -> tuple[RunRecord, Network]:
 
 def _load_weights(network: Network, file: Path) -> None:
     try:
-        network.scoring.load_weights(file)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(
-            f"{file}: these weights are damaged or another network's ({error}); remove the file and run "
-            "edge-trainer train again"
-        ) from error
+        load_weights(network.scoring, file)
+    except BackboneError as error:
+        raise RunError(f"{error}; remove the file and run edge-trainer train again") from error
 
 
 def _save_weights(network: Network, file: Path) -> None:
@@ -280,9 +277,11 @@ class _Fit:
             tf.TensorSpec((None, len(self._network.labels)), tf.float32),
         )
         first = epoch * self._steps
-        return tf.data.Dataset.from_generator(
+        data = tf.data.Dataset.from_generator(
             lambda: self._batches(stage.name, first, first + self._steps), output_signature=spec
-        ).prefetch(2)
+        )
+        # Keras takes the end of data of unknown length for a fault.
+        return data.apply(tf.data.experimental.assert_cardinality(self._steps)).prefetch(2)
 
     def _batches(self, stage: str, first: int, end: int) -> Iterator[tuple[NDArray[np.float16], Any]]:
         """Batches balanced over the classes; each follows from seed, stage and step, so a run can be resumed."""
@@ -370,7 +369,8 @@ class _Checkpoint:
     def read(cls, file: Path) -> _Checkpoint | None:
         """None where there is no checkpoint; RunError where it is damaged."""
         try:
-            with np.load(file, allow_pickle=False) as stored:
+            # From memory: numpy leaves the file open where it is damaged, and Windows could not replace it.
+            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
                 stage, epochs = json.loads(str(stored["reached"]))
                 values = tuple(stored[f"value_{index}"] for index in range(len(stored.files) - 1))
                 return cls(str(stage), int(epochs), values)

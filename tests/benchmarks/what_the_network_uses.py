@@ -36,7 +36,9 @@ BORDER_SHARE = 0.15
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("masks", type=Path)
@@ -60,7 +62,9 @@ def main() -> None:
     plain = np.array(answers["as it is"])
     for name, given_answers in answers.items():
         answer = np.array(given_answers)
-        print(f"| {name} | {balanced_accuracy(np.array(true), answer):.3f} | {(answer == plain).mean():.3f} |")
+        print(
+            f"| {name} | {balanced_accuracy(np.array(true), answer):.3f} | {(answer == plain).mean():.3f} |"
+        )
 
 
 def inverted(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

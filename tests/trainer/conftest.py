@@ -1,0 +1,98 @@
+"""What the trainer's tests share: a toy data set, a network of two layers, one run of it and its bundle.
+
+All of them are made once a session and read only; a test that changes one takes a copy.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from toys import LABELS, RECIPE, draw_raw, prepared, toy_architecture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trainer.backbones import Backbone
+    from trainer.crops import DataSet
+    from trainer.network import Network
+
+
+# Keras 3.15 reads a TensorFlow variable by np.array(variable); TensorFlow's __array__ predates NumPy 2's `copy`.
+# Theirs to mend, harmless meanwhile (a copy is made either way), and it happens in every save_weights().
+KERAS_ARRAY = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let Keras save weights in the tests of this folder, where every other warning is an error."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.filterwarnings(KERAS_ARRAY))
+
+
+@pytest.fixture(scope="session")
+def toy_backbone() -> Iterator[None]:
+    """`--backbone toy`, for this session."""
+    from trainer import backbones, export
+
+    table = {**backbones.architectures(), "toy": toy_architecture()}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(backbones, "architectures", lambda: table)
+        patched.setattr(export, "architectures", lambda: table)
+        yield
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two class folders of 16 pictures."""
+    return draw_raw(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="session")
+def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """16 crops to train, 8 to validate, 8 to test."""
+    return prepared(raw, tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture
+def network(toy_backbone: None) -> Network:
+    """An untrained toy network."""
+    from trainer.training import new_network
+
+    return new_network(LABELS, RECIPE, seed=0)
+
+
+@pytest.fixture(scope="session")
+def shared_run(dataset: DataSet, toy_backbone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; read only."""
+    from trainer.training import train
+
+    run = tmp_path_factory.mktemp("runs") / "run"
+    train(dataset, run, RECIPE, seed=3)
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_bundle(shared_run: Path, dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of that run; read only."""
+    from trainer.export import BundleNotes, export
+
+    return export(
+        shared_run, dataset, tmp_path_factory.mktemp("bundles") / "toy-1", BundleNotes("toy", "1")
+    ).path
+
+
+@pytest.fixture
+def bundle(shared_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle, to be changed."""
+    return Path(shutil.copytree(shared_bundle, tmp_path / "toy-1"))
+
+
+@pytest.fixture(scope="session")
+def lite0() -> Backbone:
+    """EfficientNet-Lite0 with its ImageNet weights; read only."""
+    from trainer.backbones import build_backbone
+
+    return build_backbone("efficientnet-lite0")

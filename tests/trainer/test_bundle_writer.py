@@ -1,0 +1,188 @@
+"""A bundle appears complete or not at all, and stays valid while files are added."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from bundles import tiny_bundle, tiny_manifest, tiny_model
+
+from edge_agent.classifier import Classifier
+from edge_agent.model_bundle import BundleRefused, open_bundle
+from edge_agent.preprocessing import Preprocessing, TilePlan
+from trainer import bundle_writer
+from trainer.bundle_writer import BundleFiles, add_file, write_bundle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Stopped(BaseException):
+    """Stands for a kill: not even `except Exception` sees it."""
+
+
+def test_a_bundle_holds_what_it_states(tmp_path: Path) -> None:
+    files = BundleFiles(tiny_model(), {"MODEL_CARD.md": b"# tiny\n"})
+    bundle = write_bundle(tmp_path / "deep" / "tiny-1", files, tiny_manifest())
+    folder = tmp_path / "deep" / "tiny-1"
+    assert {path.name for path in folder.iterdir()} == {
+        "model.onnx",
+        "golden.npz",
+        "manifest.json",
+        "MODEL_CARD.md",
+    }
+    stated = json.loads((folder / "manifest.json").read_bytes())["sha256"]
+    assert stated == {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("MODEL_CARD.md", "golden.npz", "model.onnx")
+    }
+    assert bundle.manifest.golden.cases == 3
+    assert Classifier(bundle).replay_golden().passed
+
+
+def test_nothing_else_is_left_in_the_folder_above(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "tiny-1")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-1"]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param(Preprocessing(input_px=64), id="whole field"),
+        pytest.param(Preprocessing(input_px=64, tiles=TilePlan(divisions=2)), id="quadrants"),
+        pytest.param(Preprocessing(input_px=64, views=("flip_x", "rot180")), id="views"),
+        pytest.param(
+            Preprocessing(input_px=64, tiles=TilePlan(field_of_view_nm=50)), id="fixed field of view"
+        ),
+        pytest.param(Preprocessing(input_px=512), id="large input"),
+    ],
+)
+def test_golden_cases_are_inputs_as_the_agent_cuts_them(tmp_path: Path, rule: Preprocessing) -> None:
+    folder = tiny_bundle(tmp_path / "tiny-1", preprocessing=rule)
+    with np.load(io.BytesIO((folder / "golden.npz").read_bytes())) as golden:
+        inputs = [golden[f"input_{index}"] for index in range(3)]
+    side = min(rule.input_px, 256)
+    for one in inputs:
+        assert one.shape[:2] == (1, 1)
+        assert one.shape[2] * one.shape[3] == pytest.approx(side**2, rel=0.05)
+        assert rule.value_range[0] <= one.min() < one.max() <= rule.value_range[1]
+    assert len({one.shape for one in inputs}) == 3, "a square and two oblong ones"
+    assert Classifier(open_bundle(folder)).replay_golden().passed
+
+
+def test_two_exports_of_one_model_have_the_same_golden_cases(tmp_path: Path) -> None:
+    one, two = tiny_bundle(tmp_path / "a"), tiny_bundle(tmp_path / "b")
+    assert open_bundle(one).manifest.sha256["model.onnx"] == open_bundle(two).manifest.sha256["model.onnx"]
+    with np.load(one / "golden.npz") as first, np.load(two / "golden.npz") as second:
+        assert first.files == second.files
+        for name in first.files:
+            np.testing.assert_array_equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("occupant", ["folder", "file"])
+def test_a_folder_that_is_there_is_not_touched(tmp_path: Path, occupant: str) -> None:
+    target = tmp_path / "tiny-1"
+    target.mkdir() if occupant == "folder" else target.write_text("mine")
+    with pytest.raises(FileExistsError, match="tiny-1 exists; choose another folder or remove it first"):
+        tiny_bundle(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-1"]
+
+
+def test_a_model_that_the_agent_refuses_leaves_nothing(tmp_path: Path) -> None:
+    tensors = tiny_manifest().tensors
+    wrong = tensors.model_copy(update={"cam": tensors.cam.model_copy(update={"name": "logits"})})
+    manifest = tiny_manifest().model_copy(update={"tensors": wrong})
+    with pytest.raises(BundleRefused, match="no output named logits"):
+        write_bundle(tmp_path / "tiny-1", BundleFiles(tiny_model()), manifest)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", range(1, 4))
+def test_a_kill_at_any_write_leaves_nothing_under_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    real, count = bundle_writer.write_durably, []
+
+    def killed(path: Path, data: bytes) -> None:
+        real(path, data)
+        count.append(path)
+        if len(count) == after:
+            raise Stopped
+
+    monkeypatch.setattr(bundle_writer, "write_durably", killed)
+    with pytest.raises(Stopped):
+        tiny_bundle(tmp_path / "tiny-1")
+    assert not (tmp_path / "tiny-1").exists()
+
+
+def test_other_files_cannot_take_the_place_of_the_model(tmp_path: Path) -> None:
+    files = BundleFiles(tiny_model(), {"model.onnx": b"something else"})
+    bundle = write_bundle(tmp_path / "tiny-1", files, tiny_manifest())
+    assert bundle.model_bytes == tiny_model()
+
+
+# --- add_file -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny_bundle(tmp_path / "tiny-1")
+
+
+def test_a_file_is_added_and_replaced(folder: Path) -> None:
+    before = open_bundle(folder)
+    for content in (b"{}", b'{"newer": true}'):
+        add_file(folder, "evaluation.json", content)
+        bundle = open_bundle(folder)
+        assert bundle.manifest.sha256["evaluation.json"] == hashlib.sha256(content).hexdigest()
+        assert (folder / "evaluation.json").read_bytes() == content
+    assert bundle.manifest.model_copy(update={"sha256": {}}) == before.manifest.model_copy(
+        update={"sha256": {}}
+    )
+    assert bundle.sha256 == before.sha256
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_the_bundle_is_valid_whenever_adding_is_killed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    add_file(folder, "evaluation.json", b"old")
+    real, count = bundle_writer.write_durably, []
+
+    def killed(path: Path, data: bytes) -> None:
+        if len(count) == after:
+            raise Stopped
+        real(path, data)
+        count.append(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bundle_writer, "write_durably", killed)
+        if after < 3:
+            with pytest.raises(Stopped):
+                add_file(folder, "evaluation.json", b"new")
+        else:
+            add_file(folder, "evaluation.json", b"new")
+    bundle = open_bundle(folder)
+    stated = bundle.manifest.sha256.get("evaluation.json")
+    assert stated in (None, *(hashlib.sha256(content).hexdigest() for content in (b"old", b"new")))
+    add_file(folder, "evaluation.json", b"new")
+    assert open_bundle(folder).manifest.sha256["evaluation.json"] == hashlib.sha256(b"new").hexdigest()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "manifest.json"])
+def test_what_a_bundle_is_cannot_be_replaced(folder: Path, name: str) -> None:
+    before = (folder / name).read_bytes()
+    with pytest.raises(ValueError, match="write a new bundle instead of replacing it"):
+        add_file(folder, name, b"x")
+    assert (folder / name).read_bytes() == before
+
+
+def test_nothing_is_added_to_a_damaged_bundle(folder: Path) -> None:
+    (folder / "golden.npz").write_bytes(b"")
+    with pytest.raises(BundleRefused, match="the file was changed or damaged"):
+        add_file(folder, "evaluation.json", b"{}")
+    assert not (folder / "evaluation.json").exists()

@@ -1,0 +1,382 @@
+"""The commands: one line for an error, an exit code that says whose it is, and a way on from every stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer.main
+from toys import RECIPE
+
+from trainer import cli, training
+from trainer import cross_validation as crossing
+from trainer import export as exporting
+from trainer.crops import load_dataset
+from trainer.run_folder import read_history, read_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from trainer.crops import DataSet
+
+    Run = Callable[..., tuple[int, str, str]]
+
+COMMANDS = ("prepare", "train", "crossvalidate", "export", "evaluate", "publish")
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], toy_backbone: None
+) -> Run:
+    """Run a command in this process: exit code, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["edge-trainer", *map(str, arguments)])
+        capfdbinary.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, error = capfdbinary.readouterr()
+        kept = [
+            line for line in error.decode().splitlines() if not line.startswith(("I0000", "E0000", "W0000"))
+        ]
+        return int(caught.value.code or 0), out.decode(), "\n".join(kept)
+
+    return call
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """The toy's recipe as a file, with one epoch."""
+    file = tmp_path / "recipe.json"
+    file.write_text(RECIPE.model_copy(update={"epochs": 1}).model_dump_json())
+    return file
+
+
+# --- from raw micrographs to a published model ----------------------------------------------------
+
+
+def test_every_stage_ends_well_and_says_what_comes_next(
+    run: Run, raw: Path, recipe: Path, tmp_path: Path
+) -> None:
+    data, folder, bundle = tmp_path / "data", tmp_path / "run", tmp_path / "bundle"
+    code, out, said = run(
+        "prepare", raw, data, "--input-px", 64, "--test", 0.25, "--validation", 0.25, "--seed", 1
+    )
+    assert (code, out) == (0, "")
+    assert "32 crops of 32 micrographs" in said
+    assert "no group stands in two parts" in said
+
+    code, out, said = run("train", data, "--run", folder, "--recipe", recipe, "--seed", 2)
+    assert (code, out) == (0, "")
+    assert "head epoch 1: loss " in said
+    assert "fine-tuning epoch 1: loss " in said
+    assert said.splitlines()[-2:] == [
+        f"weights: {folder / 'best.weights.h5'}",
+        f"next: edge-trainer export {folder} BUNDLE --name NAME --version 1",
+    ]
+
+    code, out, said = run(
+        "export", folder, bundle, "--name", "toy", "--version", 2, "--views", "identity, flip_x", "--seed", 3
+    )
+    assert (code, out) == (0, "")
+    assert "parity on 32 crops: " in said
+    assert said.splitlines()[-1] == f"next: edge-trainer evaluate {bundle} {data.resolve()}"
+
+    code, out, said = run("evaluate", bundle, data, "--json", "--seed", 4)
+    assert code == 0
+    assert json.loads(out)["figures"]["micrographs"] == 8
+    assert said.startswith("toy-2 on test\n8 micrographs in 8 groups; class-balanced accuracy ")
+    assert "\ndisc        4 " in said
+
+    code, out, said = run("publish", bundle, "--models", tmp_path / "models", "--seed", 5)
+    assert (code, out) == (0, "")
+    assert said == f"published: {tmp_path / 'models' / 'toy-2'}"
+
+
+def test_cross_validation_and_its_record_in_the_evaluation(
+    run: Run, dataset: DataSet, recipe: Path, bundle: Path, tmp_path: Path
+) -> None:
+    code, out, said = run(
+        "crossvalidate", dataset.root, "--run", tmp_path / "cv", "--folds", 2, "--recipe", recipe, "--seed", 1
+    )
+    assert (code, out) == (0, "")
+    assert said.splitlines()[0].startswith("class-balanced accuracy by fold: ")
+    assert "(2 folds)" in said.splitlines()[1]
+    assert run("evaluate", bundle, dataset.root, "--cross-validation", tmp_path / "cv")[0] == 0
+    stored = json.loads((bundle / "evaluation.json").read_bytes())
+    assert stored["cross_validation"] == json.loads((tmp_path / "cv" / crossing.RESULT).read_bytes())
+
+
+def test_a_data_set_that_was_moved_can_be_named(
+    run: Run, shared_run: Path, dataset: DataSet, tmp_path: Path
+) -> None:
+    code, _, said = run("export", shared_run, tmp_path / "b", "--dataset", dataset.root)
+    assert code == 0, said
+    code, _, said = run("export", shared_run, tmp_path / "c", "--dataset", tmp_path)
+    assert (code, said.count("\n")) == (2, 0)
+    assert "is no finished data set" in said
+
+
+def test_options_of_the_command_line_win_over_the_recipe_file_and_defaults_do_not(
+    run: Run, dataset: DataSet, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "train", lambda data, folder, chosen, **_: seen.append(chosen) or folder)
+    seen: list[Any] = []
+    assert run("train", dataset.root, "--run", tmp_path / "r", "--recipe", recipe)[0] == 0
+    changes = ("--epochs", 7, "--learning-rate", 0.5, "--keep", "last", "--weights", "imagenet")
+    assert run("train", dataset.root, "--run", tmp_path / "r", "--recipe", recipe, *changes)[0] == 0
+    assert run("train", dataset.root, "--run", tmp_path / "r")[0] == 0
+    from_file = RECIPE.model_copy(update={"epochs": 1})
+    assert seen[0] == from_file, "weights none, backbone toy, as the file says"
+    assert seen[1] == from_file.model_copy(
+        update={"epochs": 7, "learning_rate": 0.5, "keep": "last", "weights": "imagenet"}
+    )
+    assert (seen[2].backbone, seen[2].weights) == ("efficientnet-lite0", "imagenet")
+
+
+def test_notes_and_intended_use_reach_the_bundle(run: Run, shared_run: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("## Limits\n\nNur Spielzeug: äöü.\n", encoding="utf-8")
+    options = ("--notes", notes, "--intended-use", "Toys.", "--licence", "MIT")
+    assert run("export", shared_run, tmp_path / "b", *options)[0] == 0
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_bytes())
+    assert (manifest["intended_use"], manifest["licence"]) == ("Toys.", "MIT")
+    assert "Nur Spielzeug: äöü." in (tmp_path / "b" / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(dataset: DataSet, shared_run: Path, bundle: Path, tmp_path: Path, recipe: Path) -> dict[str, str]:
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "odd.json").write_text('{"epochs": -4}')
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    return {
+        "data": str(dataset.root),
+        "run": str(shared_run),
+        "bundle": str(bundle),
+        "tmp": str(tmp_path),
+        "recipe": str(recipe),
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "text"),
+    [
+        pytest.param("fly", 2, "No such command 'fly'", id="unknown command"),
+        pytest.param("train {data}", 2, "Missing option '--run'", id="missing option"),
+        pytest.param(
+            "train {data} --run {tmp}/r --eppochs 3", 2, "No such option: --eppochs", id="unknown option"
+        ),
+        pytest.param(
+            "train {data} --run {tmp}/r --epochs many", 2, "Input should be a valid integer", id="no number"
+        ),
+        pytest.param("evaluate {bundle} {data} --split all", 2, "'all' is not one of", id="unknown part"),
+        pytest.param("prepare {tmp}/lost {tmp}/d", 2, "lost: there is no such folder", id="no raw folder"),
+        pytest.param(
+            "prepare {tmp} {tmp}-d --test 1", 2, "test: Input should be less than 1", id="senseless split"
+        ),
+        pytest.param(
+            "prepare {tmp} {tmp}-d --input-px 5", 2, "input_px: Input should be greater", id="senseless size"
+        ),
+        pytest.param(
+            "train {tmp}/lost --run {tmp}/r",
+            2,
+            "is no finished data set; run `edge-trainer",
+            id="no data set",
+        ),
+        pytest.param(
+            "train {data} --run {tmp}/r --recipe {tmp}/lost", 2, "lost: No such file", id="no recipe"
+        ),
+        pytest.param(
+            "train {data} --run {tmp}/r --recipe {tmp}/broken.json", 2, "Invalid JSON", id="broken recipe"
+        ),
+        pytest.param(
+            "train {data} --run {tmp}/r --recipe {tmp}/odd.json",
+            2,
+            "Recipe: epochs: Input should be greater than or equal to 0 (it is -4)",
+            id="senseless recipe",
+        ),
+        pytest.param(
+            "train {data} --run {tmp}/r --keep first", 2, "keep: Input should be 'best' or 'last'", id="keep"
+        ),
+        pytest.param(
+            "train {data} --run {tmp}/r --backbone resnet",
+            2,
+            "'resnet' is not known; choose one of",
+            id="backbone",
+        ),
+        pytest.param(
+            "train {data} --run {tmp}/r --recipe {recipe} --weights lost.h5",
+            2,
+            "weights file lost.h5 does not exist",
+            id="no weights",
+        ),
+        pytest.param(
+            "train {data} --run {tmp}/full", 2, "not empty and not a run folder", id="a folder of others"
+        ),
+        pytest.param("train {data} --run {run} --seed 9", 2, "holds a run with another", id="another run"),
+        pytest.param(
+            "crossvalidate {data} --run {tmp}/cv --folds 99",
+            2,
+            "has 16 groups, 99 folds need at least 99",
+            id="folds",
+        ),
+        pytest.param("export {tmp} {tmp}/b", 2, "no run.json here; give the folder of a run", id="no run"),
+        pytest.param(
+            "export {run} {bundle}", 2, "exists; choose another folder or remove it first", id="bundle exists"
+        ),
+        pytest.param("export {run} {tmp}/b --views upside-down", 2, "Input should be 'identity'", id="view"),
+        pytest.param("export {run} {tmp}/b --name Big", 2, "name: String should match pattern", id="name"),
+        pytest.param("export {run} {tmp}/b --notes {tmp}/lost.md", 2, "lost.md: No such file", id="no notes"),
+        pytest.param(
+            "evaluate {tmp} {data}", 2, "no manifest.json here; give the folder of a bundle", id="no bundle"
+        ),
+        pytest.param(
+            "evaluate {bundle} {data} --cross-validation {tmp}",
+            1,
+            "no result of edge-trainer crossvalidate",
+            id="no cv",
+        ),
+        pytest.param(
+            "publish {bundle} --models {tmp}/m",
+            1,
+            "not evaluated; run edge-trainer evaluate",
+            id="unevaluated",
+        ),
+    ],
+)
+def test_an_error_is_one_line_and_its_code_says_whose_it_is(
+    run: Run, places: dict[str, str], line: str, code: int, text: str
+) -> None:
+    seen, out, said = run(*line.format(**places).split())
+    assert text in said
+    assert (seen, out) == (code, "")
+    assert said.startswith("edge-trainer: ")
+    assert "\n" not in said
+    assert "Traceback" not in said
+
+
+def test_failed_work_is_1(
+    run: Run, shared_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = exporting.append_cam_head
+    monkeypatch.setattr(
+        exporting, "append_cam_head", lambda m, w, b: real(m, w, b + b.dtype.type(50) * (b == b[0]))
+    )
+    code, _, said = run("export", shared_run, tmp_path / "b")
+    assert (code, said.count("\n")) == (1, 0)
+    assert "ONNX Runtime differs from Keras by" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        pytest.param(
+            ZeroDivisionError("by\nzero"), 1, "unforeseen ZeroDivisionError: by zero (--verbose", id="ours"
+        ),
+        pytest.param(
+            OSError(28, "No space left on device", "/x/views.npy"),
+            1,
+            "/x/views.npy: No space left",
+            id="disk",
+        ),
+        pytest.param(FileNotFoundError(2, "No such file", "/x"), 2, "/x: No such file", id="missing file"),
+        pytest.param(training.TrainingFailed("loss is nan"), 1, "loss is nan", id="diverged"),
+        pytest.param(
+            KeyboardInterrupt(), 130, "interrupted; the same command goes on from here", id="Ctrl-C"
+        ),
+    ],
+)
+def test_whatever_happens_it_is_one_line(
+    run: Run,
+    dataset: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(training, "train", fail)
+    seen = run("train", dataset.root, "--run", tmp_path / "r")
+    assert seen[0] == code
+    assert seen[2].startswith(f"edge-trainer: {said}")
+    assert "\n" not in seen[2]
+
+
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_verbose_shows_the_traceback_wherever_it_stands(run: Run, tmp_path: Path, place: int) -> None:
+    arguments = ["train", str(tmp_path), "--run", str(tmp_path / "r")]
+    arguments.insert(place, "--verbose")
+    code, _, said = run(*arguments)
+    assert code == 2
+    assert said.startswith("Traceback (most recent call last)")
+    assert said.splitlines()[-1].startswith("edge-trainer: ")
+
+
+def test_an_interrupted_training_goes_on_with_the_same_command(
+    run: Run, dataset: DataSet, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> str:
+        raise KeyboardInterrupt
+
+    arguments = ("train", dataset.root, "--run", tmp_path / "r", "--recipe", recipe)
+    with monkeypatch.context() as patched:
+        patched.setattr(cli, "epoch_line", interrupted)
+        assert run(*arguments)[0] == 130
+    assert [line.stage for line in read_history(tmp_path / "r")] == ["head"]
+    code, _, said = run(*arguments)
+    assert code == 0
+    assert "head epoch" not in said
+    assert [line.stage for line in read_history(tmp_path / "r")] == ["head", "fine-tuning"]
+    assert read_record(tmp_path / "r").dataset_fingerprint == load_dataset(dataset.root).fingerprint
+
+
+# --- what every command has -----------------------------------------------------------------------
+
+
+def test_the_commands_are_those_of_the_contract() -> None:
+    assert set(typer.main.get_command(cli.app).commands) == set(COMMANDS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_stage_takes_a_seed_and_explains_itself(run: Run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "--seed" in out
+    assert out.startswith(f"Usage: edge-trainer {command}")
+
+
+def test_without_arguments_there_is_help(run: Run) -> None:
+    code, out, said = run()
+    assert code == 2
+    assert "Commands" in out + said
+
+
+@pytest.mark.parametrize("missing", [("tensorflow",), ("tensorflow", "tf2onnx", "onnx")], ids=" ".join)
+def test_without_the_training_stack_it_says_how_to_get_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None if name in missing else object())
+    code, out, said = run("train", "data", "--run", "r")
+    assert (code, out) == (2, "")
+    assert (
+        said == f"edge-trainer needs {', '.join(missing)}; install it with: pip install 'scopewatch[train]'"
+    )
+
+
+def test_another_keras_backend_in_the_environment_does_not_matter(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    run("train", "--help")
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"

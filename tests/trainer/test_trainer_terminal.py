@@ -1,0 +1,108 @@
+"""What a person reads: epochs, figures, progress."""
+
+from __future__ import annotations
+
+import io
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from trainer import terminal
+from trainer.evaluation import Evaluation, Scored, figures
+from trainer.run_folder import Epoch
+
+LABELS = ("disc", "stripes", "neither")
+
+
+def scored(label: str, predicted: str, **more: float | bool) -> Scored:
+    return Scored(
+        file=f"{label}.png",
+        group=label,
+        label=label,
+        predicted=predicted,
+        probability=1,
+        decision="ungated",
+        **more,
+    )  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "text"),
+    [
+        pytest.param(
+            Epoch("head", 1, 0.51234, None, None), "head epoch 1: loss 0.5123", id="no validation part"
+        ),
+        pytest.param(
+            Epoch("fine-tuning", 2, 0.25, 0.125, 0.9),
+            "fine-tuning epoch 2: loss 0.2500, validation loss 0.1250, class-balanced accuracy 0.900",
+            id="with one",
+        ),
+    ],
+)
+def test_an_epoch_is_a_line(epoch: Epoch, text: str) -> None:
+    assert terminal.epoch_line(epoch) == text
+
+
+def test_figures_are_a_table() -> None:
+    entries = [scored("disc", "disc"), scored("disc", "stripes"), scored("stripes", "stripes")]
+    lines = terminal.figures_table(figures(entries, LABELS, 0)).splitlines()
+    assert lines[0].startswith(
+        "3 micrographs in 2 groups; class-balanced accuracy 0.750 (95 % interval by group "
+    )
+    assert [line.split() for line in lines[1:]] == [
+        ["class", "count", "precision", "recall", "F1", "answered:", "disc,", "stripes,", "neither"],
+        ["disc", "2", "1.000", "0.500", "0.667", "1", "1", "0"],
+        ["stripes", "1", "0.500", "1.000", "0.667", "0", "1", "0"],
+        ["neither", "0", "-", "-", "-", "0", "0", "0"],
+    ]
+
+
+def test_the_map_is_held_against_chance() -> None:
+    seen = {"peak_on_particle": True, "energy_on_particles": 0.75, "chance": 0.25, "particle_share": 0.125}
+    text = terminal.figures_table(figures([scored("disc", "disc", **seen)], LABELS, 0))
+    assert text.splitlines()[-1] == (
+        "map: peak on a particle in 1.00 of 1 correct answers (chance 0.25), 0.75 of the evidence on particles "
+        "(0.12 of the area)"
+    )
+
+
+def test_warnings_and_unread_files_are_not_left_out() -> None:
+    entries = (scored("disc", "disc"),)
+    result = Evaluation(
+        bundle="toy-1",
+        model_sha256="0",
+        dataset_fingerprint="0",
+        part="test",
+        made=datetime(2026, 1, 1, tzinfo=UTC),
+        labels=LABELS,
+        figures=figures(entries, LABELS, 0),
+        warnings=("leak between parts: group 'a'",),
+        unreadable={"disc/a.dm3": "is empty"},
+        predictions=entries,
+    )
+    lines = terminal.evaluation_text(result).splitlines()
+    assert lines[0] == "toy-1 on test"
+    assert lines[-2:] == ["warning: leak between parts: group 'a'", "not read: disc/a.dm3: is empty"]
+
+
+class Terminal(io.StringIO):
+    def __init__(self, *, tty: bool) -> None:
+        super().__init__()
+        self.tty = tty
+
+    def isatty(self) -> bool:
+        return self.tty
+
+
+@pytest.mark.parametrize("tty", [False, True], ids=["a file", "a terminal"])
+def test_progress_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal(tty=tty))
+    stderr = sys.stderr
+    with terminal.progress() as shown:
+        for done in (1, 2, 3):
+            shown("augmented views", done, 3)
+    written = stderr.getvalue()  # type: ignore[attr-defined]
+    assert ("augmented views" in written) == tty
+    assert tty or written == ""

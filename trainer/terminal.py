@@ -1,0 +1,88 @@
+"""What a person reads while a stage runs and when it ends: progress, epochs, figures; all of it on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trainer.evaluation import Evaluation, Figures
+    from trainer.run_folder import Epoch
+
+
+def say(text: str) -> None:
+    """Write one message to stderr."""
+    typer.echo(text, err=True)
+
+
+def epoch_line(epoch: Epoch) -> str:
+    """Return how an epoch went, in one line."""
+    text = f"{epoch.stage} epoch {epoch.epoch}: loss {epoch.loss:.4f}"
+    if epoch.validation_loss is not None and epoch.validation_balanced_accuracy is not None:
+        text += f", validation loss {epoch.validation_loss:.4f}"
+        text += f", class-balanced accuracy {epoch.validation_balanced_accuracy:.3f}"
+    return text
+
+
+def evaluation_text(result: Evaluation) -> str:
+    """Return the figures of an evaluation, what to beware of, and what could not be read."""
+    lines = [f"{result.bundle} on {result.part}", figures_table(result.figures)]
+    lines += [f"warning: {warning}" for warning in result.warnings]
+    lines += [f"not read: {file}: {reason}" for file, reason in result.unreadable.items()]
+    return "\n".join(lines)
+
+
+def figures_table(figures: Figures) -> str:
+    """Return figures as a table, a line a class."""
+    labels = tuple(figures.classes)
+    low, high = figures.balanced_accuracy_interval
+    width = max(12, *(len(label) + 2 for label in labels))
+    lines = [
+        f"{figures.micrographs} micrographs in {figures.groups} groups; class-balanced accuracy "
+        f"{figures.balanced_accuracy:.3f} (95 % interval by group {low:.3f} to {high:.3f})",
+        "".join(name.ljust(width) for name in ("class", "count", "precision", "recall", "F1"))
+        + "answered: "
+        + ", ".join(labels),
+    ]
+    for label, row in zip(labels, figures.confusion, strict=True):
+        one = figures.classes[label]
+        cells = [
+            f"{value:.3f}" if value is not None else "-" for value in (one.precision, one.recall, one.f1)
+        ]
+        lines.append(
+            "".join(cell.ljust(width) for cell in (label, str(one.micrographs), *cells))
+            + " ".join(map(str, row))
+        )
+    if figures.cam is not None:
+        lines.append(
+            f"map: peak on a particle in {figures.cam.peak_on_particle:.2f} of {figures.cam.micrographs} correct "
+            f"answers (chance {figures.cam.chance:.2f}), {figures.cam.energy_on_particles:.2f} of the evidence on "
+            f"particles ({figures.cam.particle_share:.2f} of the area)"
+        )
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function that shows `(what, done, total)` as a progress bar on a terminal, as nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show
