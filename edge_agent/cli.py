@@ -264,9 +264,8 @@ def main() -> None:
     _set_up_logging(verbose=verbose)
     try:
         code = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
-    except KeyboardInterrupt:
-        say(f"{PROGRAM}: interrupted; what was finished stays", sys.stderr)
-        code = EXIT_INTERRUPTED
+        if code == EXIT_INTERRUPTED:  # Typer turns KeyboardInterrupt into this, and says nothing
+            say(f"{PROGRAM}: interrupted; what was finished stays", sys.stderr)
     except Exception as error:
         code = _explain(error, verbose=verbose)
     sys.exit(code if isinstance(code, int) else 0)

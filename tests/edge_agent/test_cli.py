@@ -366,3 +366,23 @@ def test_watch_takes_its_folders_from_the_configuration_and_refuses_a_bad_model(
     assert err.splitlines()[0] == f"{tmp_path}/scope: is not there yet; watching for it to appear"
     assert err.splitlines()[1].startswith("edge-agent: nope: neither a folder nor a shipped model")
     assert not (tmp_path / "scope").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_ends_a_command_with_one_line(tmp_path):
+    command = ["simulate", str(tmp_path / "scope"), "--files", "1000", "--size", "64", "--rate", "20"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge_agent.cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"},
+        # A test runner in the background of a shell may ignore the signal, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    assert "drawn" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 130
+    assert errors == "edge-agent: interrupted; what was finished stays\n"
