@@ -27,6 +27,7 @@ _NM_PER_UNIT: Final = {
     "µ": 1e3, "µm": 1e3, "um": 1e3, "micron": 1e3, "microns": 1e3, "micrometer": 1e3, "micrometers": 1e3,
     "mm": 1e6, "cm": 1e7, "m": 1e9,
 }  # fmt: skip
+_SMALLEST_NM, _LARGEST_NM = 1e-6, 1e12
 _ENERGY: Final = frozenset({"mev", "ev", "kev", "cm-1", "1/cm", "cm^-1", "hz"})
 _TIME: Final = frozenset({"ns", "µs", "us", "ms", "s", "sec", "seconds", "min", "h"})
 _ANGLE: Final = frozenset({"rad", "mrad", "µrad", "urad"})
@@ -35,13 +36,14 @@ _ANGLE: Final = frozenset({"rad", "mrad", "µrad", "urad"})
 def nm_per_pixel(scale: float | None, unit: str) -> float | None:
     """Return an axis' pixel size in nm, or None unless the unit is a length and the scale is usable.
 
-    A scale of zero, below zero, or not finite means that the axis was never calibrated.
+    A scale of zero, below zero, not finite, or beyond what any microscope has means that the axis was never
+    calibrated.
     """
     factor = _NM_PER_UNIT.get(_plain(unit))
     if factor is None or scale is None:
         return None
     size_nm = scale * factor
-    return size_nm if math.isfinite(size_nm) and size_nm > 0 else None
+    return size_nm if math.isfinite(size_nm) and _SMALLEST_NM <= size_nm <= _LARGEST_NM else None
 
 
 def quantity_of(unit: str) -> Quantity:

@@ -6,6 +6,7 @@ so that `--help` and `status` answer at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,12 +18,19 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from edge_agent.terminal import counts_text, finding_line, finding_text, printable, progress, say
+from edge_agent.terminal import (
+    counts_text,
+    finding_line,
+    finding_text,
+    printable,
+    progress,
+    say,
+    status_lines,
+)
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
     from edge_agent.sidecar import Finding
-    from edge_agent.status import AgentStatus
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -96,7 +104,7 @@ def demo(
 
 @app.command()
 def watch(
-    folders: Annotated[list[Path] | None, typer.Argument(metavar="FOLDER...", show_default=False)] = None,
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="FOLDER", show_default=False)] = None,
     config: ConfigOption = None,
     model: ModelOption = None,
     output: OutputOption = None,
@@ -109,6 +117,8 @@ def watch(
     if not settings.folders:
         raise ConfigRefused("no folder to watch: name one, or set `folders` in the configuration")
     for folder in settings.folders:
+        if folder.is_file():
+            raise ConfigRefused(f"{folder}: is a file, not a folder; `classify` takes files")
         if not folder.is_dir():
             say(f"{folder}: is not there yet; watching for it to appear", sys.stderr)
     service = Service(
@@ -124,7 +134,7 @@ def watch(
 
 @app.command()
 def classify(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", show_default=False)],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", show_default=False)],
     recursive: Annotated[bool, typer.Option("--recursive", help="Enter the folders in a folder.")] = False,
     output: OutputOption = None,
     as_json: JsonOption = False,
@@ -173,7 +183,7 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     if as_json:
         _print_json(numbers.model_dump_json())
     else:
-        for line in _status_lines(numbers):
+        for line in status_lines(numbers):
             say(line)
 
 
@@ -276,12 +286,29 @@ class _Failed(Exception):
 
 
 def _explain(error: Exception, *, verbose: bool) -> int:
+    if (
+        type(error).__name__ == "NoArgsIsHelpError"
+    ):  # Typer carries Click inside and does not export the class
+        sys.stdout.write(str(error) + "\n")
+        return EXIT_USAGE
+    if _was_interrupted(error):
+        say(f"{PROGRAM}: interrupted; what was finished stays", sys.stderr)
+        return EXIT_INTERRUPTED
     if verbose:
         traceback.print_exception(error)
     code, message = _verdict(error)
     for line in message.splitlines() or [""]:
         say(f"{PROGRAM}: {line}", sys.stderr)
     return code
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C stands behind an error: in the middle of an import it comes out as an ImportError."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _verdict(error: Exception) -> tuple[int, str]:
@@ -345,43 +372,14 @@ def _tell_classified(finding: Finding, *, as_json: bool) -> None:
 
 def _print_json(text: str) -> None:
     """Write JSON as UTF-8 whatever the console's encoding, as JSON must be."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.rstrip("\n").encode() + b"\n")
-    sys.stdout.buffer.flush()
+    with contextlib.suppress(BrokenPipeError):  # a reader that went away is no reason to stop working
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.rstrip("\n").encode() + b"\n")
+        sys.stdout.buffer.flush()
 
 
 def _listed(settings: AgentConfig) -> str:
     return ", ".join(str(folder) for folder in settings.folders)
-
-
-def _status_lines(numbers: AgentStatus) -> list[str]:
-    model = numbers.model
-    done = (
-        ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in numbers.done.items())
-        or "nothing yet"
-    )
-    lines = [
-        f"running    since {numbers.started:%Y-%m-%d %H:%M:%S} UTC, process {numbers.pid}, {numbers.version}",
-        f"model      {f'{model.name} {model.version}' if model else 'not loaded'}",
-        *(
-            f"folder     {folder.path}  {'present' if folder.present else 'MISSING'}, events {folder.events}"
-            for folder in numbers.folders
-        ),
-        f"seen       {numbers.seen}",
-        f"waiting    {numbers.waiting}",
-        f"done       {done}",
-        f"incomplete {numbers.incomplete}",
-        f"failing    {numbers.failing}",
-    ]
-    if numbers.worker.trouble is not None:
-        lines.append(f"worker     {numbers.worker.trouble}")
-    if numbers.last is not None:
-        lines.append(f"last       {numbers.last.path}  {numbers.last.label or numbers.last.outcome}")
-    lines += [
-        f"{'given up  ' if item.given_up else 'trouble   '} {item.path}  {item.outcome}: {item.reason}"
-        for item in numbers.troubles
-    ]
-    return lines
 
 
 if __name__ == "__main__":

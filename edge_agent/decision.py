@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from edge_agent.classifier import Prediction
     from edge_agent.model_bundle import Manifest
+
+
+SMALLEST_SIDE_PX: Final = 32
+"""Fewer pixels than this on the shorter side show no shape; a network answers all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,8 @@ def decide(prediction: Prediction, manifest: Manifest) -> Decision:
     """Weigh a prediction: fields that cannot be judged abstain with any bundle, the rest by its thresholds."""
     field, thresholds = prediction.field, manifest.thresholds
     reasons = []
+    if _shorter_side_px(prediction) < SMALLEST_SIDE_PX:
+        reasons.append("too_small")
     if field.blank:
         reasons.append("blank")
     if field.saturated_fraction > manifest.saturated_fraction:
@@ -33,3 +39,11 @@ def decide(prediction: Prediction, manifest: Manifest) -> Decision:
     if reasons:
         return Decision("abstain", tuple(reasons))
     return Decision("ungated" if thresholds is None else "accept", ())
+
+
+def _shorter_side_px(prediction: Prediction) -> int:
+    """Of the part of the micrograph that the tiles cover together."""
+    boxes = [tile.box_px for tile in prediction.tiles]
+    width = max(box[2] for box in boxes) - min(box[0] for box in boxes)
+    height = max(box[3] for box in boxes) - min(box[1] for box in boxes)
+    return min(width, height)

@@ -30,7 +30,7 @@ PATIENCE_SECONDS: Final = 120.0
 class DemoPlan:
     """What the demo does. `folder` is kept; None stands for a new temporary one, kept as well."""
 
-    files: int = 12
+    files: int = 20
     rate_hz: float = 2.0
     size_px: int = 2048
     seed: int = 0
@@ -78,8 +78,8 @@ class _Session:
 def run_demo(plan: DemoPlan) -> bool:
     """Run the demo, printing as it goes; True when each file has a sidecar and each classified one a heatmap.
 
-    Raises what `Service.run` raises, ValueError for a plan that makes no sense, and OSError of the
-    microscope.
+    Raises what `Service.run` raises, ValueError for a plan that makes no sense, OSError of the microscope, and
+    KeyboardInterrupt where a signal ended it.
     """
     folder = (plan.folder or Path(tempfile.mkdtemp(prefix="scopewatch-demo-"))).absolute()
     session = _Session()
@@ -113,6 +113,8 @@ def run_demo(plan: DemoPlan) -> bool:
             thread.join()
     if session.failure is not None:
         raise session.failure
+    if service.interrupted:
+        raise KeyboardInterrupt
     return _summarise(session, folder, plan.files)
 
 

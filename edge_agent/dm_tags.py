@@ -112,8 +112,9 @@ def _broken_tree(handle: BinaryIO, size_bytes: int, parser: _BoundedDM, error: E
     handle.seek(max(0, size_bytes - 64))
     if not any(here) or not any(handle.read(64)):
         return IncompleteFile(f"holds zeros where tags should follow (byte {where}); still being written")
-    seen = str(error) or type(error).__name__
-    return DamagedFile(f"has a damaged tag tree at byte {where}: {seen}")
+    # What ncempy raises is at times a failed assertion or a bare key, which says nothing to a person.
+    seen = f": {error}" if " " in str(error) else ", which makes no sense there"
+    return DamagedFile(f"has a damaged tag tree at byte {where}{seen}")
 
 
 def _ncempy_dm() -> ModuleType:

@@ -4,8 +4,8 @@ Answers for everything that is drawn: arrangement, colours, scale bar, colour ba
 knows how class evidence becomes colour. It opens no file and needs no display.
 
 Two panels of the same field: plain with the outline of the evidence, and covered by the evidence, so that the
-map never hides what it marks. Evidence is drawn from zero to its peak: nothing at or below zero is coloured,
-and a map without structure is given none.
+map never hides what it marks. Evidence is drawn from zero to its peak, or to a fixed value where the peak is
+weak: nothing at or below zero is coloured, and a map without structure is given none.
 """
 
 from __future__ import annotations
@@ -44,10 +44,13 @@ COMPRESS_LEVEL: Final = 1
 
 FLAT_FRACTION: Final = 0.05
 """Values that differ by less than this fraction of the largest one have no structure worth a drawing."""
+WEAKEST_SCALE_LOGITS: Final = 3.0
+"""The colour scale of a CAM ends here at the least, so that a map that peaks far below does not look like one that
+is sure: an evidence of 3 all over a field makes a class 20 times as likely."""
 CONTOUR_LEVEL: Final = 0.5
 CONTOUR_PX: Final = 1.6
 FULL_COLOUR_FROM: Final = 0.4
-"""Fraction of the peak from which the colours stand at their full opacity."""
+"""Fraction of the scale from which the colours stand at their full opacity."""
 OPACITY: Final = 0.7
 
 # Violet over red to yellow, ever lighter, in steps that look equal (17 points at equal distances on a cubic
@@ -151,27 +154,28 @@ def _arrange(rows: int, columns: int) -> _Arrangement:
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """`values` 0..1 over a panel, relative to `peak`; None with the reason where there is nothing to draw."""
+    """`values` 0..1 over a panel, relative to `scale`; None with the reason where there is nothing to draw."""
 
     values: NDArray[np.float32] | None
-    peak: float
+    scale: float
     absence: str = ""
 
 
 def _evidence(cam: CamMap, field_shape: tuple[int, int], panel_shape: tuple[int, int]) -> _Evidence:
-    """Spread the positive part of the map smoothly over the panel, as a fraction of its peak."""
+    """Spread the positive part of the map smoothly over the panel, as a fraction of the colour scale."""
     values = np.where(np.isfinite(cam.values), cam.values, 0).astype(np.float32)
     peak = float(values.max())
     if peak - float(values.min()) <= FLAT_FRACTION * float(np.abs(values).max()):
         return _Evidence(None, peak, f"no localised evidence for {cam.label}")
     if peak <= 0:
         return _Evidence(None, peak, f"no evidence for {cam.label} anywhere")
+    scale = max(peak, WEAKEST_SCALE_LOGITS) if cam.method == "cam" else peak
     x0, y0, x1, y1 = cam.box_px
     down = _interpolation(panel_shape[0], field_shape[0], (y0, y1), values.shape[0])
     across = _interpolation(panel_shape[1], field_shape[1], (x0, x1), values.shape[1])
     # The positive part first: a strongly negative cell would otherwise ring and fake evidence two cells away.
-    spread = down @ (np.maximum(values, 0) / np.float32(peak)) @ across.T
-    return _Evidence(np.clip(spread, 0, 1), peak)
+    spread = down @ (np.maximum(values, 0) / np.float32(scale)) @ across.T
+    return _Evidence(np.clip(spread, 0, 1), scale)
 
 
 def _interpolation(count: int, length: int, span: tuple[int, int], cells: int) -> NDArray[np.float32]:
@@ -238,7 +242,7 @@ def _paint_panels(
 
 
 def _with_contour(panel: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Draw the line of half the peak: a bright core in a dark rim, to stand out from any grey."""
+    """Draw the line of half the scale: a bright core in a dark rim, to stand out from any grey."""
     if min(values.shape) < 2:
         return panel
     slope_y, slope_x = np.gradient(values)
@@ -278,8 +282,10 @@ def _draw_scale_bar(
     length_px = max(1, round(length_nm / nm_per_px))
     pen.draw.rectangle((x, y - 4, x + length_px - 1, y + 3), fill=INK)
     isotropic = abs(down_nm / across_nm - 1) < 0.01
-    words = _length(length_nm) + ("" if isotropic else " horizontally")
-    pen.write((x + length_px + 10, y), words, TEXT_SIZE, INK, room=room - length_px - 10)
+    words, left = _length(length_nm), room - length_px - 10
+    if not isotropic and width_px(f"{words} horizontally", TEXT_SIZE) <= left:
+        words += " horizontally"  # else the line below says it
+    pen.write((x + length_px + 10, y), words, TEXT_SIZE, INK, room=left)
     pixel = f"{across_nm:.4g} nm per pixel" + ("" if isotropic else f" across, {down_nm:.4g} nm down")
     pen.write((x, y + 23), pixel, SMALL_SIZE, FAINT_INK, room=room)
 
@@ -311,9 +317,9 @@ def _draw_colour_bar(
     middle = start + round(CONTOUR_LEVEL * width)
     pen.draw.rectangle((middle - 2, y - 10, middle + 2, y + 9), fill=PAPER)
     pen.draw.rectangle((middle - 1, y - 10, middle + 1, y + 9), fill=CONTOUR_COLOUR)
-    pen.write((start + width + 8, y), f"{evidence.peak:.3g}", TEXT_SIZE, INK)
+    pen.write((start + width + 8, y), f"{evidence.scale:.3g}", TEXT_SIZE, INK)
     unit = " (logits)" if cam.method == "cam" else ""
-    words = f"evidence for {cam.label}{unit}, line: half the peak"
+    words = f"evidence for {cam.label}{unit}, line: half the scale"
     pen.write((x, y + 23), words, SMALL_SIZE, FAINT_INK, room=room)
 
 

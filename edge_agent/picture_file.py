@@ -28,6 +28,9 @@ MAGIC: Final = {
 
 # Modes that are already one real number a pixel; everything else goes through RGB.
 _GREY_MODES: Final = frozenset({"L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
+_COLOUR_STEP: Final = 32
+_MOST_COLOURED: Final = 0.1
+"""An export of a grey micrograph may carry a coloured scale bar or letters; more than that is a map in colours."""
 _PNG_END: Final = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _MOST_PAGES: Final = 100_000
 _CHUNK_BYTES: Final = 1024 * 1024
@@ -97,7 +100,16 @@ def _grey(image: Image.Image) -> np.ndarray:
     red, green, blue = colours.split()
     if red.tobytes() == green.tobytes() == blue.tobytes():
         return np.asarray(red)
+    share = _coloured_share(np.asarray(colours))
+    if share > _MOST_COLOURED:
+        raise NotAnImage(f"is a colour picture or map ({share:.0%} of its pixels are coloured)")
     return np.asarray(colours.convert("L"))  # luminance, ITU-R 601-2
+
+
+def _coloured_share(channels: np.ndarray) -> float:
+    """Return the share of pixels whose channels differ by more than JPEG makes them, from every fourth row."""
+    rows = channels[::4].astype(np.int16)
+    return float((rows.max(axis=2) - rows.min(axis=2) > _COLOUR_STEP).mean())
 
 
 def _pixel_size_nm(image: Image.Image) -> tuple[float, float] | None:

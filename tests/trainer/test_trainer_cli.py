@@ -370,7 +370,8 @@ def test_without_the_training_stack_it_says_how_to_get_it(
     code, out, said = run("train", "data", "--run", "r")
     assert (code, out) == (2, "")
     assert (
-        said == f"edge-trainer needs {', '.join(missing)}; install it with: pip install 'scopewatch[train]'"
+        said
+        == f"edge-trainer needs {', '.join(missing)}; install them, in the clone: pip install -e '.[train]'"
     )
 
 
