@@ -343,6 +343,8 @@ def _interval(
 ) -> tuple[float, float]:
     draw = np.random.default_rng(seed)
     names, members = np.unique(groups, return_inverse=True)
+    if len(names) < 2:  # one sample, one session: nothing is known of how others would differ
+        return 0.0, 1.0
     by_group = [np.nonzero(members == index)[0] for index in range(len(names))]
     classes, values = len(np.unique(true)), []
     for _ in range(BOOTSTRAP_ROUNDS):
