@@ -83,7 +83,7 @@ class Classifier:
         options.log_severity_level = 3
         # Left to itself it would also take its own format, which nobody has looked into.
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        # Inputs change their shape with the micrograph's proportions, and the arena would keep every size.
+        # Inputs change their shape with the micrograph's proportions: a plan for each shape would be kept for ever.
         options.enable_mem_pattern = False
         try:
             self._session = onnxruntime.InferenceSession(
