@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 STATE_VARIABLE: Final = "SCOPEWATCH_STATE"
 DEFAULT_INCLUDE: Final = ("*.dm3", "*.dm4")
@@ -44,12 +44,31 @@ class AgentConfig(BaseModel):
     """Name of a shipped bundle, or the path of one; None is the shipped default."""
     include: tuple[str, ...] = DEFAULT_INCLUDE
     """Patterns of file names that are micrographs; upper and lower case are the same."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of file names, or of the names of folders, that are left alone whatever `include` says."""
     quiet_seconds: float = Field(default=1.0, ge=0.05, le=600)
-    """A file is read once its size and time have not changed for so long. 3 suits network shares."""
+    """A file is read once its size and time have not changed for so long; longer where writers pause."""
+    share_quiet_seconds: float = Field(default=3.0, ge=0.05, le=600)
+    """The same for folders on a network share, where sizes and times arrive late."""
     scan_seconds: float = Field(default=10.0, ge=0.1, le=3600)
-    """How often the folders are listed in full; between scans the system's change events are the hints."""
-    wall_limit_seconds: float = Field(default=120.0, ge=1, le=3600)
-    """A file that takes the worker longer than this is given up for the moment, and the worker replaced."""
+    """How often the folders are looked over; between scans the system's change events are the hints."""
+    cold_scan_seconds: float = Field(default=600.0, ge=0.1, le=86400)
+    """How often each file is looked at in a folder where nothing was saved or changed for a while."""
+    newest_first: bool = False
+    """While a backlog is worked off, take the newest file first instead of the oldest."""
+    wall_limit_seconds: float = Field(default=30.0, ge=1, le=3600)
+    """A file that takes the worker longer than this (and longer than its size explains) is given up for the
+    moment, and the worker replaced."""
+    memory_limit_mib: int = Field(default=4096, ge=512)
+    """The worker may not ask for more memory than this."""
+    recycle_files: int = Field(default=1000, ge=1)
+    """The worker is replaced by a fresh one after so many files."""
+    low_priority: bool = True
+    """Run below normal priority, with disk access only when nobody else wants it."""
+    yield_above_cpu_percent: float | None = Field(default=None, ge=1, le=100)
+    """Pause while other programs use more than this share of all processors; None is never."""
+    free_space_floor_mib: int = Field(default=1024, ge=0)
+    """Nothing is written to a disk with less free space than this: the room belongs to the instrument."""
     stalled_seconds: float = Field(default=600.0, ge=1)
     """A file that stays incomplete for so long gets a sidecar that says so, until it changes."""
     snapshot_limit_mib: int = Field(default=512, ge=1)
@@ -59,10 +78,10 @@ class AgentConfig(BaseModel):
     state: Path = Field(default_factory=state_folder)
     """Where the journal, the status and the lock are kept: a local disk, never the share that is watched."""
 
-    @field_validator("include")
+    @field_validator("include", "exclude")
     @classmethod
-    def _patterns_name_files(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        if not patterns:
+    def _patterns_name_files(cls, patterns: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not patterns and info.field_name == "include":
             raise ValueError('must name at least one pattern, for example "*.dm3"')
         for pattern in patterns:
             if not pattern or "/" in pattern or "\\" in pattern:
@@ -72,7 +91,12 @@ class AgentConfig(BaseModel):
     @field_validator("folders")
     @classmethod
     def _folders_once(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(dict.fromkeys(folders))
+        once = tuple(dict.fromkeys(folders))
+        for inner in once:
+            for outer in once:
+                if inner != outer and inner.is_relative_to(outer):
+                    raise ValueError(f"{inner} lies in {outer}, which is watched with everything below it")
+        return once
 
 
 def configure(file: Path | None = None, **overrides: object) -> AgentConfig:

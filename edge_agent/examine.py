@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_agent import __version__
 from edge_agent.decision import Decision, decide
-from edge_agent.files import FileStamp, stamp_of, system_path, write_durably
+from edge_agent.files import FileStamp, stamp_of, write_durably
 from edge_agent.heatmap import draw_heatmap
 from edge_agent.micrograph import (
     IncompleteFile,
@@ -28,6 +28,7 @@ from edge_agent.micrograph import (
     UnusableFile,
     read_micrograph,
 )
+from edge_agent.shared_opening import system_path
 from edge_agent.sidecar import (
     AgentRecord,
     CamRecord,

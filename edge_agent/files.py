@@ -1,7 +1,7 @@
 """Every byte that enters or leaves the agent goes through here.
 
-Only this module knows how to open an acquisition file without disturbing the program that writes it,
-and how to write a file so that it is either whole or absent after a crash. Everything above works on
+Only this module knows how to take a file's bytes as they were at one moment, and how to write a file so that
+it is either whole or absent after a crash. Everything above works on
 the private copy, or the bounded read handle, that `snapshot` hands out, and writes with `write_durably`.
 """
 
@@ -13,42 +13,27 @@ import hashlib
 import io
 import os
 import secrets
-import stat
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from edge_agent.shared_opening import PASSING_WINDOWS_ERRORS, open_shared, system_path
 
 if TYPE_CHECKING:
-    import ctypes
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 FINGERPRINT_BLOCK_BYTES: Final = 64 * 1024
 
-# ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION: what os.replace raises while an
-# antivirus or an indexer holds one of the two files (zarr-python PR #4358 measured 4 % of replaces).
-_PASSING_WINDOWS_ERRORS: Final = frozenset({5, 32, 33})
-_HELD_WINDOWS_ERRORS: Final = frozenset({32, 33})
 _REPLACE_PAUSES_SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 0.64, 0.64)
 _TEMPORARY_PREFIX: Final = ".scopewatch-"
 _TEMPORARY_SUFFIX: Final = ".tmp"
-_LONG_WINDOWS_PATH: Final = 240  # MAX_PATH is 260, and a folder must leave room for an 8.3 name
-
-_GENERIC_READ: Final = 0x80000000
-_FILE_SHARE_READ_WRITE_DELETE: Final = 0x1 | 0x2 | 0x4
-_OPEN_EXISTING: Final = 3
-_FILE_FLAG_SEQUENTIAL_SCAN: Final = 0x08000000
-_FILE_TYPE_DISK: Final = 1
 
 
 class SourceChanged(OSError):
     """The file changed between the start and the end of a read: somebody is still writing it."""
-
-
-class NotARegularFile(OSError):
-    """The path names a folder, FIFO, socket or device, which is never opened or waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +71,6 @@ def stamp_of(path: Path) -> FileStamp:
     return _stamp(Path(system_path(path)).stat())
 
 
-def open_shared(path: Path) -> BinaryIO:
-    """Open `path` for reading so that its writer may go on as if we were not there.
-
-    The writer can write, rename, replace and delete meanwhile, on Windows as well. Raises NotARegularFile
-    for anything that could block or has no end, and OSError as `open` does.
-    """
-    kind = stat.S_IFMT(Path(system_path(path)).stat().st_mode)
-    if kind != stat.S_IFREG:
-        raise _not_regular(path, kind)
-    if sys.platform == "win32":
-        return open_on_windows(path, Kernel32())
-    return _open_on_posix(path)
-
-
-def is_held_by_writer(error: OSError) -> bool:
-    """Whether Windows refused because another program holds the file: a reason to wait, not a fault."""
-    return getattr(error, "winerror", None) in _HELD_WINDOWS_ERRORS
-
-
 @contextmanager
 def snapshot(path: Path, limit_bytes: int) -> Iterator[Snapshot]:
     """Give the file's bytes as they were at one moment.
@@ -133,8 +99,14 @@ def snapshot(path: Path, limit_bytes: int) -> Iterator[Snapshot]:
 class FileLayer:
     """The operating system as `write_durably` sees it; tests replace one call at a time.
 
-    Paths are as the caller gave them; the long-path form of Windows is added here.
+    Paths are as the caller gave them; the long-path form of Windows is added here. `owner` (letters and
+    digits) stands in the names of temporary files, so that their writer can clear them up after a crash.
     """
+
+    owner: str = ""
+
+    def __init__(self, owner: str = "") -> None:
+        self.owner = owner
 
     def create(self, path: Path) -> int:
         """Create a new file for writing and return its descriptor; never follows or overwrites anything."""
@@ -182,16 +154,17 @@ class FileLayer:
         time.sleep(seconds)
 
 
-_SYSTEM: Final = FileLayer()
+SYSTEM_FILES: Final = FileLayer()
 
 
-def write_durably(path: Path, data: bytes, layer: FileLayer = _SYSTEM) -> None:
+def write_durably(path: Path, data: bytes, layer: FileLayer = SYSTEM_FILES) -> None:
     """Write `data` to `path` so that after a crash at any moment the old file or the whole new one is there.
 
     A temporary file in the same folder is written, forced to the disk and put into place, then the folder
     is forced to the disk. The temporary file is removed on any failure. Raises OSError.
     """
-    temporary = path.parent / f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+    owner = f"{layer.owner}-" if layer.owner else ""
+    temporary = path.parent / f"{_TEMPORARY_PREFIX}{owner}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
     descriptor = layer.create(temporary)
     try:
         try:
@@ -212,132 +185,24 @@ def is_our_temporary(path: Path) -> bool:
     return path.name.startswith(_TEMPORARY_PREFIX) and path.name.endswith(_TEMPORARY_SUFFIX)
 
 
-def system_path(path: Path, platform: str = sys.platform) -> str:
-    r"""Return the path as the system wants it: on Windows a long one needs the `\\?\` form."""
-    text = str(path)
-    if platform != "win32" or len(text) < _LONG_WINDOWS_PATH or text.startswith("\\\\?\\"):
-        return text
-    text = os.path.abspath(text) if sys.platform == "win32" else text  # noqa: PTH100 - `\\?\` takes no ".."
-    return f"\\\\?\\UNC\\{text[2:]}" if text.startswith("\\\\") else f"\\\\?\\{text}"
+def is_leftover(name: str, owner: str) -> bool:
+    """Whether a file name is a temporary one of this `owner`; when it writes nothing, it is a leftover."""
+    return name.startswith(f"{_TEMPORARY_PREFIX}{owner}-") and name.endswith(_TEMPORARY_SUFFIX)
 
 
-class WindowsFiles(Protocol):
-    """The three calls of Windows that `open_on_windows` needs."""
+def remove_leftovers(folder: Path, owner: str) -> int:
+    """Remove what a crash of `owner` left in `folder`, and return how many files; never raises OSError.
 
-    def open_for_reading(self, path: str) -> int:
-        """Return a handle opened for reading with every kind of sharing; raise OSError."""
-
-    def is_disk_file(self, handle: int) -> bool:
-        """Whether the handle is a file on a disk, and no pipe or console."""
-
-    def close(self, handle: int) -> None:
-        """Close a handle that has no descriptor."""
-
-    def descriptor_of(self, handle: int) -> int:
-        """Turn the handle into a C descriptor that owns it."""
-
-
-class Kernel32:
-    """`WindowsFiles` by ctypes. The three arguments are the operating system; tests pass their own."""
-
-    def __init__(
-        self,
-        library: ctypes.CDLL | None = None,
-        open_osfhandle: Callable[[int, int], int] | None = None,
-        last_error: Callable[[], int] | None = None,
-    ) -> None:
-        import ctypes
-
-        if sys.platform == "win32":
-            import msvcrt
-
-            library = library or ctypes.WinDLL("kernel32", use_last_error=True)
-            open_osfhandle = open_osfhandle or msvcrt.open_osfhandle
-            last_error = last_error or ctypes.get_last_error
-        if library is None or open_osfhandle is None or last_error is None:
-            raise OSError(errno.ENOSYS, "kernel32 exists on Windows only")
-        library.CreateFileW.restype = ctypes.c_void_p
-        library.CreateFileW.argtypes = [
-            ctypes.c_wchar_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p,
-            ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p,
-        ]  # fmt: skip
-        library.GetFileType.argtypes = library.CloseHandle.argtypes = [ctypes.c_void_p]
-        self._library = library
-        self._open_osfhandle = open_osfhandle
-        self._last_error = last_error
-        self._invalid_handle = ctypes.c_void_p(-1).value
-
-    def open_for_reading(self, path: str) -> int:
-        """Open with read, write and delete sharing, so that the writer's rename and delete still work."""
-        handle = self._library.CreateFileW(
-            path, _GENERIC_READ, _FILE_SHARE_READ_WRITE_DELETE, None,
-            _OPEN_EXISTING, _FILE_FLAG_SEQUENTIAL_SCAN, None,
-        )  # fmt: skip
-        if handle is None or handle == self._invalid_handle:
-            raise windows_error(self._last_error(), path)
-        return int(handle)
-
-    def is_disk_file(self, handle: int) -> bool:
-        """Ask GetFileType."""
-        return bool(self._library.GetFileType(handle) == _FILE_TYPE_DISK)
-
-    def close(self, handle: int) -> None:
-        """Close a handle that has no descriptor."""
-        self._library.CloseHandle(handle)
-
-    def descriptor_of(self, handle: int) -> int:
-        """Hand the handle over to the C runtime."""
-        flags = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)
-        return self._open_osfhandle(handle, os.O_RDONLY | flags)
-
-
-def open_on_windows(path: Path, system: WindowsFiles) -> BinaryIO:
-    """Open as `open_shared` does on Windows. Python's own `open` refuses the writer a rename or delete."""
-    handle = system.open_for_reading(system_path(path))
-    try:
-        if not system.is_disk_file(handle):
-            raise _not_regular(path, 0)
-        descriptor = system.descriptor_of(handle)
-    except BaseException:
-        system.close(handle)
-        raise
-    return os.fdopen(descriptor, "rb")
-
-
-def windows_error(code: int, path: str) -> OSError:
-    """Return the OSError of a Windows error code; `winerror` is set on every system."""
-    if sys.platform == "win32":
-        import ctypes
-
-        return OSError(None, ctypes.FormatError(code), path, code)
-    error = OSError(errno.EACCES if code in _PASSING_WINDOWS_ERRORS else errno.EIO, f"WinError {code}", path)
-    error.winerror = code  # type: ignore[attr-defined]  # only the interpreter of Windows declares it
-    return error
-
-
-def _open_on_posix(path: Path) -> BinaryIO:
-    """Open without waiting: between stat and open the file may have become a FIFO, whose open blocks."""
-    if sys.platform == "win32":
-        raise OSError(errno.ENOSYS, "not on Windows")
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-        if kind != stat.S_IFREG:
-            raise _not_regular(path, kind)
-        os.set_blocking(descriptor, True)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return os.fdopen(descriptor, "rb")
-
-
-def _not_regular(path: Path, kind: int) -> NotARegularFile:
-    names = {
-        stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
-    }  # fmt: skip
-    seen = names.get(kind, "no file on a disk")
-    return NotARegularFile(errno.EINVAL, f"is {seen}, not a regular file, and was not opened", str(path))
+    To be called while `owner` writes nothing there.
+    """
+    removed = 0
+    with contextlib.suppress(OSError):
+        for path in Path(system_path(folder)).iterdir():
+            if is_leftover(path.name, owner):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    removed += 1
+    return removed
 
 
 def _stamp(found: os.stat_result) -> FileStamp:
@@ -386,7 +251,7 @@ def _replace_patiently(source: Path, target: Path, layer: FileLayer) -> None:
         try:
             layer.replace(source, target)
         except OSError as error:
-            if getattr(error, "winerror", None) not in _PASSING_WINDOWS_ERRORS:
+            if getattr(error, "winerror", None) not in PASSING_WINDOWS_ERRORS:
                 raise
             layer.pause(pause_seconds)
         else:

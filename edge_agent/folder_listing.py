@@ -14,7 +14,8 @@ from fnmatch import translate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_agent.files import FileStamp, is_our_temporary, system_path
+from edge_agent.files import FileStamp, is_our_temporary
+from edge_agent.shared_opening import system_path
 from edge_agent.sidecar import is_own_output
 
 if TYPE_CHECKING:

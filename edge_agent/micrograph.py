@@ -18,9 +18,10 @@ from edge_agent.axis_units import nm_per_pixel
 from edge_agent.data_kind import Kind, kind_of, real_dtype
 from edge_agent.dm_file import DataSet, DMContents, Tags, read_contents
 from edge_agent.dm_tags import MAGIC as DM_MAGIC
-from edge_agent.files import NotARegularFile, Snapshot, SourceChanged, SourceFile, is_held_by_writer, snapshot
+from edge_agent.files import Snapshot, SourceChanged, SourceFile, snapshot
 from edge_agent.picture_file import MAGIC as PICTURE_MAGIC
 from edge_agent.picture_file import read_picture
+from edge_agent.shared_opening import NotARegularFile, is_held_by_writer
 from edge_agent.unusable_file import DamagedFile, IncompleteFile, NotAnImage, UnusableFile
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from edge_agent.sidecar import OutputPlan
+from edge_agent.sidecar import OutputPlan, Twin
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +23,27 @@ class WorkerSettings:
     plan: OutputPlan
     heatmap: bool = True
     snapshot_limit_mib: int = 512
+    memory_limit_mib: int | None = None
+    low_priority: bool = False
+    owner: str = ""
+    """Stands in the names of temporary files (see `files.FileLayer`)."""
+    supervisor_pid: int | None = None
+    """Who must be alive for the worker to live."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One file to examine. With `incomplete_is_final` an incomplete file is recorded as unreadable."""
+    """One file to examine. With `incomplete_is_final` an incomplete file is recorded as unreadable.
+
+    An answer to one of `twins` is taken over when the content is the same. With `quarantine` (a reason) the
+    file is not parsed, only hashed and recorded as quarantined.
+    """
 
     path: Path
     settled: datetime | None = None
     incomplete_is_final: bool = False
+    twins: tuple[Twin, ...] = ()
+    quarantine: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,8 @@ def read_job(line: str) -> Job:
     """Read what `job_line` wrote."""
     values = json.loads(line)
     settled = None if values["settled"] is None else datetime.fromisoformat(values["settled"])
-    return Job(Path(values["path"]), settled, values["incomplete_is_final"])
+    twins = tuple(Twin(Path(twin["path"]), twin["sha256"]) for twin in values["twins"])
+    return Job(Path(values["path"]), settled, values["incomplete_is_final"], twins, values["quarantine"])
 
 
 def greeting_line(greeting: Ready | Refused) -> str:

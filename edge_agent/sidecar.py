@@ -16,7 +16,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from edge_agent.files import FileStamp, system_path, write_durably
+from edge_agent.files import FileStamp, write_durably
+from edge_agent.shared_opening import system_path
 
 SCHEMA: Final = "scopewatch.sidecar/1"
 SIDECAR_SUFFIX: Final = ".json"
@@ -36,10 +37,12 @@ FindingOutcome = Literal[
     "refused",
     "failed",
     "crashed",
+    "interrupted",
 ]
-"""What one examination can come to. Of the last five no sidecar is written: `incomplete` (somebody is still
+"""What one examination can come to. Of the last six no sidecar is written: `incomplete` (somebody is still
 writing), `vanished` (deleted meanwhile), `refused` (its outputs have no possible name), `failed` (the outputs
-could not be written, or a fault of ours), `crashed` (the worker died of it, or took too long)."""
+could not be written, or a fault of ours), `crashed` (the worker died of it, or took too long), `interrupted`
+(the worker was ended while it waited for a disk, or to let other files pass: nothing against the file)."""
 RECORDED: Final[frozenset[str]] = frozenset({"classified", "not_an_image", "unreadable", "quarantined"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -194,6 +197,14 @@ class Finding:
         values["stamp"] = None if values["stamp"] is None else FileStamp(**values["stamp"])
         values["reasons"] = tuple(values["reasons"])
         return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """An earlier file of the same size and time whose answer holds for equal content (`sha256`) as well."""
+
+    path: Path
+    sha256: str
 
 
 class NameTooLong(Exception):

@@ -12,20 +12,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge_agent import files
+from edge_agent import files, shared_opening
 from edge_agent.files import (
     FileLayer,
-    Kernel32,
-    NotARegularFile,
     SourceChanged,
-    is_held_by_writer,
     is_our_temporary,
-    open_on_windows,
-    open_shared,
     snapshot,
     stamp_of,
-    system_path,
     write_durably,
+)
+from edge_agent.shared_opening import (
+    Kernel32,
+    NotARegularFile,
+    is_held_by_writer,
+    open_on_windows,
+    open_shared,
+    system_path,
 )
 
 MIB = 2**20
@@ -73,7 +75,7 @@ def test_a_fifo_that_comes_between_stat_and_open_does_not_hang(tmp_path):
     path = tmp_path / "a.dm3"
     os.mkfifo(path)
     with pytest.raises(NotARegularFile, match="is a FIFO"):
-        files._open_on_posix(path)
+        shared_opening._open_on_posix(path)
     assert str(path) not in open_paths()
 
 

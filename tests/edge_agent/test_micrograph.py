@@ -20,10 +20,9 @@ import pytest
 from dm_builder import Hole, Image, dm_bytes, dm_pieces, document, image_of, thumbnail, write_pieces
 from PIL import Image as PillowImage
 
-from edge_agent import files, micrograph
+from edge_agent import files, micrograph, shared_opening
 from edge_agent.dm_tags import read_tags
 from edge_agent.dm_writer import Axis, Picture, write_dm3
-from edge_agent.files import open_shared
 from edge_agent.micrograph import (
     DamagedFile,
     IncompleteFile,
@@ -33,6 +32,7 @@ from edge_agent.micrograph import (
     UnusableFile,
     read_micrograph,
 )
+from edge_agent.shared_opening import open_shared
 
 RAMP = np.arange(12, dtype="uint16").reshape(3, 4)
 NOTHING = Instrument(None, None, None, None, None, None)
@@ -560,7 +560,7 @@ def test_a_file_that_changes_while_it_is_read_is_incomplete(tmp_path, monkeypatc
 
 def test_a_file_that_its_writer_still_holds_is_incomplete(tmp_path, monkeypatch):
     def held(path: Path, limit_bytes: int):
-        raise files.windows_error(32, str(path))
+        raise shared_opening.windows_error(32, str(path))
 
     monkeypatch.setattr(micrograph, "snapshot", held)
     assert refused(tmp_path / "a.dm3", IncompleteFile) == "is held open by the program that writes it"
