@@ -1,6 +1,6 @@
-"""The command `edge-agent`: what a person can ask for, and the exit code of each answer.
+"""The command `edge-agent`: what a person can ask for.
 
-Only this module knows options and exit codes. Everything heavy is imported inside the command that needs it,
+Only this module knows the options. Everything heavy is imported inside the command that needs it,
 so that `--help` and `status` answer at once.
 """
 
@@ -11,32 +11,35 @@ import json
 import logging
 import os
 import sys
-import traceback
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from edge_agent.logs import OnceAMinute, log_to_terminal
 from edge_agent.terminal import (
     counts_text,
     finding_line,
     finding_text,
-    printable,
     progress,
     say,
     status_lines,
+    untidy_lines,
+)
+from edge_agent.verdicts import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    PROGRAM,
+    CommandFailed,
+    explain,
+    without_verbose,
 )
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
     from edge_agent.sidecar import Finding
 
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_HELD: Final = 3
-EXIT_INTERRUPTED: Final = 130
-PROGRAM: Final = "edge-agent"
 
 ModelOption = Annotated[
     str | None,
@@ -111,6 +114,8 @@ def watch(
 ) -> None:
     """Watch folders and classify every new file until Ctrl-C. Folders may also stand in the configuration."""
     from edge_agent.config import ConfigRefused, configure
+    from edge_agent.logs import log_to_file
+    from edge_agent.process_limits import lower_priority
     from edge_agent.service import Service
 
     settings = configure(config, folders=tuple(folders or ()), model=model, output=output)
@@ -121,6 +126,9 @@ def watch(
             raise ConfigRefused(f"{folder}: is a file, not a folder; `classify` takes files")
         if not folder.is_dir():
             say(f"{folder}: is not there yet; watching for it to appear", sys.stderr)
+    if settings.low_priority:
+        lower_priority()
+    log_to_file(settings.state)
     service = Service(
         settings,
         on_finding=_tell_live,
@@ -177,9 +185,9 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     try:
         numbers = running_status(state)
     except ValueError as error:
-        raise _Failed(str(error)) from error
+        raise CommandFailed(str(error)) from error
     if numbers is None:
-        raise _Failed(f"no agent is running on the state folder {state}")
+        raise CommandFailed(f"no agent is running on the state folder {state}")
     if as_json:
         _print_json(numbers.model_dump_json())
     else:
@@ -197,7 +205,7 @@ def check(model: ModelOption = None) -> None:
         bundle = open_bundle(model)
         replay = Classifier(bundle).replay_golden()
     except BundleRefused as error:
-        raise _Failed(str(error)) from error
+        raise CommandFailed(str(error)) from error
     say(f"{bundle.path}: {bundle.manifest.name} {bundle.manifest.version}, every file as its manifest says")
     verdict = "passed" if replay.passed else "FAILED"
     apart = f"{replay.probabilities:.1e} in probabilities, {replay.cam:.1e} in cam"
@@ -224,6 +232,60 @@ def simulate(
         say(f"{saved.path}  drawn {saved.drawn}")
 
 
+@app.command()
+def tidy(
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="FOLDER", show_default=False)] = None,
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+) -> None:
+    """List sidecars and heatmaps whose micrograph is gone; with --yes, remove them."""
+    from edge_agent.config import ConfigRefused, configure
+    from edge_agent.tidy import look_for_orphans, remove
+
+    settings = configure(config, folders=tuple(folders or ()), output=output)
+    if not settings.folders:
+        raise ConfigRefused("no folder to tidy: name one, or set `folders` in the configuration")
+    untidy = look_for_orphans(settings.folders, settings.output)
+    for line in untidy_lines(untidy):
+        say(line)
+    if yes:
+        removed, failed = remove(untidy)
+        say(f"{removed} files removed")
+        for path, reason in failed:
+            say(f"{PROGRAM}: {path}: cannot be removed: {reason}", sys.stderr)
+        if failed:
+            raise typer.Exit(EXIT_FAILED)
+    elif untidy.orphans or untidy.abandoned:
+        say("nothing was removed; --yes removes these")
+
+
+@app.command()
+def selftest(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False)],
+    state: Annotated[
+        Path | None, typer.Option("--state", metavar="DIR", help="Where the agent will keep its state.")
+    ] = None,
+    as_json: JsonOption = False,
+    model: ModelOption = None,
+) -> None:
+    """Try on this PC, in a sub-folder of FOLDER that is removed afterwards, what the agent relies on."""
+    from edge_agent.selftest import check_json, check_lines, run_selftest, summary_line
+
+    done = []
+    with contextlib.closing(run_selftest(folder.absolute(), state=state, model=model)) as checks:
+        for item in checks:
+            done.append(item)
+            if as_json:
+                _print_json(check_json(item))
+            else:
+                for line in check_lines(item):
+                    say(line)
+    say(summary_line(done), sys.stderr)
+    if any(item.verdict == "failed" for item in done):
+        raise typer.Exit(EXIT_FAILED)
+
+
 @models_app.command("list")
 def models_list() -> None:
     """List the shipped models; the last one is the default."""
@@ -235,7 +297,7 @@ def models_list() -> None:
         default = "  (default)" if folder == shipped[-1] else ""
         say(f"{folder.name}  {', '.join(manifest.labels)}{default}")
     if not shipped:
-        raise _Failed("no model is shipped with this installation; give a bundle with --model PATH")
+        raise CommandFailed("no model is shipped with this installation; give a bundle with --model PATH")
 
 
 @models_app.command("show")
@@ -268,97 +330,37 @@ def config_schema(
 
 def main() -> None:
     """Run a command. Errors that a user can cause are one line on stderr; `--verbose` adds the traceback."""
-    arguments, verbose = _without_verbose(sys.argv[1:])
+    arguments, verbose = without_verbose(sys.argv[1:])
     # Before NumPy is imported: its BLAS starts a pool of threads otherwise, on a PC that is acquiring.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    _set_up_logging(verbose=verbose)
+    log_to_terminal(verbose=verbose)
     try:
         code = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # Typer turns KeyboardInterrupt into this, and says nothing
             say(f"{PROGRAM}: interrupted; what was finished stays", sys.stderr)
     except Exception as error:
-        code = _explain(error, verbose=verbose)
+        code = explain(error, verbose=verbose)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-class _Failed(Exception):
-    """The command did not reach its aim; the text says why."""
-
-
-def _explain(error: Exception, *, verbose: bool) -> int:
-    if (
-        type(error).__name__ == "NoArgsIsHelpError"
-    ):  # Typer carries Click inside and does not export the class
-        sys.stdout.write(str(error) + "\n")
-        return EXIT_USAGE
-    if _was_interrupted(error):
-        say(f"{PROGRAM}: interrupted; what was finished stays", sys.stderr)
-        return EXIT_INTERRUPTED
-    if verbose:
-        traceback.print_exception(error)
-    code, message = _verdict(error)
-    for line in message.splitlines() or [""]:
-        say(f"{PROGRAM}: {line}", sys.stderr)
-    return code
-
-
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C stands behind an error: in the middle of an import it comes out as an ImportError."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _verdict(error: Exception) -> tuple[int, str]:
-    """Return exit code and message. The classes are imported here because only an error needs them."""
-    from edge_agent.config import ConfigRefused
-    from edge_agent.status import AlreadyRunning
-    from edge_agent.supervisor import ModelRefused, WorkerFailed
-
-    if isinstance(error, AlreadyRunning):
-        return EXIT_HELD, str(error)
-    if isinstance(error, ConfigRefused | ModelRefused) or type(error).__name__ in (
-        "BundleRefused",
-        "NothingToDo",
-    ):
-        return EXIT_USAGE, str(error)
-    if isinstance(error, typer.TyperException):
-        return EXIT_USAGE, f"{error.format_message()} (see {PROGRAM} --help)"
-    if isinstance(error, _Failed | WorkerFailed):
-        return EXIT_FAILED, str(error)
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return EXIT_FAILED, f"{where}{error.strerror or error}"
-    return EXIT_FAILED, f"unforeseen {type(error).__name__}: {error} (--verbose shows where)"
-
-
-def _without_verbose(arguments: list[str]) -> tuple[list[str], bool]:
-    """Take `--verbose` out wherever it stands before a `--`, so that nobody has to know its place."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    options = [argument for argument in arguments[:end] if argument != "--verbose"]
-    return options + arguments[end:], len(options) < end
-
-
-class _PrintableFormatter(logging.Formatter):
-    """Log lines hold names of files: nothing in them may steer the terminal."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name in logging
-        return printable(super().formatMessage(record))
-
-
-def _set_up_logging(*, verbose: bool) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    if verbose:
-        logging.getLogger("edge_agent").setLevel(logging.DEBUG)
+_standing: Final = OnceAMinute()
+_log = logging.getLogger(__name__)
 
 
 def _tell_live(finding: Finding) -> None:
-    if finding.outcome not in ("incomplete", "vanished"):
-        say(f"{datetime.now():%H:%M:%S}  {finding_line(finding, finding.path)}")
+    """Say what was found; of what fails again and again for one reason, one line a minute."""
+    if finding.outcome in ("incomplete", "vanished"):
+        return
+    line = finding_line(finding, finding.path)
+    held_back = 0
+    if finding.outcome in ("failed", "interrupted", "crashed"):
+        admitted = _standing.admit((finding.outcome, finding.reason))
+        if admitted is None:
+            return
+        held_back = admitted
+    more = f"  ({held_back} more like this held back)" if held_back else ""
+    _log.info("%s%s", line, more)
+    say(f"{datetime.now():%H:%M:%S}  {line}{more}")
 
 
 def _tell_classified(finding: Finding, *, as_json: bool) -> None:

@@ -89,7 +89,13 @@ def run_demo(plan: DemoPlan) -> bool:
     )
     with tempfile.TemporaryDirectory(prefix="scopewatch-state-") as state:
         config = AgentConfig(
-            folders=(folder,), model=plan.model, state=Path(state), quiet_seconds=0.5, scan_seconds=2.0
+            folders=(folder,),
+            model=plan.model,
+            state=Path(state),
+            quiet_seconds=0.5,
+            scan_seconds=2.0,
+            # Asked for by the person in front of it, for a few files, on whatever disk there is.
+            free_space_floor_mib=0,
         )
         service = Service(config, on_finding=session.add_found, on_ready=lambda model: _greet(model, folder))
 

@@ -6,20 +6,29 @@ outcome.
 
 from __future__ import annotations
 
-import contextlib
-import math
 import platform
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from edge_agent import __version__
 from edge_agent.decision import Decision, decide
-from edge_agent.files import FileStamp, stamp_of, write_durably
+from edge_agent.earlier_answer import earlier_answer, is_worth_hashing
+from edge_agent.files import (
+    SYSTEM_FILES,
+    FileLayer,
+    FileStamp,
+    SourceChanged,
+    SourceFile,
+    identify,
+    make_folders,
+    remove_durably,
+    stamp_of,
+    write_durably,
+)
 from edge_agent.heatmap import draw_heatmap
 from edge_agent.micrograph import (
     IncompleteFile,
@@ -28,41 +37,43 @@ from edge_agent.micrograph import (
     UnusableFile,
     read_micrograph,
 )
-from edge_agent.shared_opening import system_path
+from edge_agent.output_places import NameTooLong, OutputPlan, Place
+from edge_agent.record_building import cam_record, micrograph_record, prediction_record
+from edge_agent.shared_opening import is_held_by_writer
 from edge_agent.sidecar import (
     AgentRecord,
     CamRecord,
     Finding,
     FindingOutcome,
-    InstrumentRecord,
     MicrographRecord,
     Milliseconds,
     ModelRecord,
-    NameTooLong,
     Outcome,
-    OutputPlan,
-    Place,
     PredictionRecord,
     Sidecar,
     SourceRecord,
-    TileRecord,
+    Twin,
+    as_text,
     finding_of,
+    is_about,
+    read_record,
     source_record,
     write_record,
 )
 
 if TYPE_CHECKING:
-    from edge_agent.classifier import Classifier, Prediction
+    from pathlib import Path
 
-_DIGITS: Final = 7
-"""Significant digits kept of probabilities and map values: all that float32 has."""
+    from edge_agent.classifier import Classifier, Prediction
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """How to examine: where outputs go, and whether an incomplete file is worth waiting for.
 
-    With `incomplete_is_final`, what cannot be read yet is recorded as `unreadable` at once.
+    With `incomplete_is_final`, what cannot be read yet is recorded as `unreadable` at once. When the content
+    is that of one of `twins`, its answer holds and nothing is inferred. With `quarantine` (a reason) the file
+    is hashed and recorded as quarantined, and no parser sees it. All writes go through `layer`.
     """
 
     plan: OutputPlan
@@ -70,6 +81,9 @@ class Request:
     snapshot_limit_mib: int = 512
     incomplete_is_final: bool = False
     settled: datetime | None = None
+    twins: tuple[Twin, ...] = ()
+    quarantine: str | None = None
+    layer: FileLayer = SYSTEM_FILES
 
 
 class _NoRecord(Exception):
@@ -83,10 +97,12 @@ class _NoRecord(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Answered:
-    micrograph: Micrograph
-    prediction: Prediction
-    decision: Decision
+class _Content:
+    """What a record says of a micrograph; the map names no heatmap yet."""
+
+    micrograph: MicrographRecord | None = None
+    prediction: PredictionRecord | None = None
+    cam: CamRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +114,32 @@ class _Seen:
     source: SourceRecord
     stamp: FileStamp
     times: Milliseconds
-    answered: _Answered | None = None
+    content: _Content = _Content()
+    picture: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One file, where its outputs go, and with what it is examined."""
+
+    path: Path
+    place: Place
+    classifier: Classifier
+    request: Request
 
 
 def examine(path: Path, classifier: Classifier, request: Request) -> Finding:
     """Examine one file and write its outputs; return what became of it.
 
     Nothing that a file contains raises, nor does a failing disk: both are findings. What raises is a fault of
-    ours.
+    ours, or that the memory does not suffice.
     """
     started = time.perf_counter()
     try:
-        place = _place_of(path, request.plan)
-        seen = _look_at(path, classifier, request)
+        job = _Job(path, _place_of(path, request.plan), classifier, request)
+        seen = _look_at(job)
         _require_same(path, seen.stamp)
-        record = _commit(seen, place, classifier, request)
+        record = _commit(seen, job)
     except _NoRecord as ended:
         return Finding(
             path=path,
@@ -121,7 +148,7 @@ def examine(path: Path, classifier: Classifier, request: Request) -> Finding:
             stamp=ended.stamp,
             milliseconds=_since(started),
         )
-    return finding_of(path, seen.stamp, place, record, _since(started))
+    return finding_of(path, seen.stamp, job.place, record, _since(started))
 
 
 def _place_of(path: Path, plan: OutputPlan) -> Place:
@@ -131,47 +158,118 @@ def _place_of(path: Path, plan: OutputPlan) -> Place:
         raise _NoRecord("refused", str(error), _stamp_or_vanished(path)) from None
 
 
-def _look_at(path: Path, classifier: Classifier, request: Request) -> _Seen:
+def _look_at(job: _Job) -> _Seen:
+    if job.request.quarantine is not None:
+        return _quarantined(job, job.request.quarantine)
+    started = time.perf_counter()
+    renamed = _renamed(job)
+    if renamed is not None:
+        return renamed
+    try:
+        micrograph = read_micrograph(job.path, snapshot_limit_mib=job.request.snapshot_limit_mib)
+    except UnusableFile as error:
+        return _unusable(job, error, Milliseconds(read=_since(started)))
+    except OSError as error:
+        return _not_read(job, error, Milliseconds(read=_since(started)))
+    times = Milliseconds(read=_since(started))
+    return _known(job, micrograph.source, times) or _classified(job, micrograph, times)
+
+
+def _classified(job: _Job, micrograph: Micrograph, times: Milliseconds) -> _Seen:
+    manifest = job.classifier.bundle.manifest
+    prediction = job.classifier.classify(micrograph)
+    decision = decide(prediction, manifest)
+    started = time.perf_counter()
+    picture = _picture(job, micrograph, prediction, decision)
+    times = Milliseconds(
+        read=times.read,
+        preprocess=_rounded(prediction.preprocess_ms),
+        infer=_rounded(prediction.infer_ms),
+        heatmap=None if picture is None else _since(started),
+    )
+    found = micrograph.source
+    novelty_threshold = manifest.thresholds.novelty if manifest.thresholds else None
+    content = _Content(
+        micrograph_record(micrograph),
+        prediction_record(prediction, decision, novelty_threshold),
+        cam_record(prediction),
+    )
+    source = source_record(job.path, found.stamp, found.sha256, found.fingerprint)
+    return _Seen("classified", None, source, found.stamp, times, content, picture)
+
+
+def _picture(job: _Job, micrograph: Micrograph, prediction: Prediction, decision: Decision) -> bytes | None:
+    if not job.request.heatmap:
+        return None
+    manifest = job.classifier.bundle.manifest
+    return draw_heatmap(micrograph, prediction, decision, model=f"{manifest.name} {manifest.version}")
+
+
+def _renamed(job: _Job) -> _Seen | None:
+    """Look first whether a file that is gone from its place has come here; a poisonous one may have, too."""
+    if not is_worth_hashing(job.request.twins):
+        return None
     started = time.perf_counter()
     try:
-        micrograph = read_micrograph(path, snapshot_limit_mib=request.snapshot_limit_mib)
-    except UnusableFile as error:
-        return _unusable(path, error, request, Milliseconds(read=_since(started)))
-    except OSError as error:
-        return _not_read(path, error, request, Milliseconds(read=_since(started)))
-    read = _since(started)
-    prediction = classifier.classify(micrograph)
-    times = Milliseconds(
-        read=read, preprocess=_rounded(prediction.preprocess_ms), infer=_rounded(prediction.infer_ms)
+        found = identify(job.path, job.request.snapshot_limit_mib * 2**20)
+    except OSError:
+        # Whatever it is, reading says it better.
+        return None
+    return _known(job, found, Milliseconds(read=_since(started)))
+
+
+def _known(job: _Job, found: SourceFile, times: Milliseconds) -> _Seen | None:
+    """Return the answer that is known already for these bytes."""
+    request = job.request
+    answer = earlier_answer(
+        found.sha256,
+        request.twins,
+        (request.plan, job.place),
+        job.classifier.bundle.sha256,
+        heatmap=request.heatmap,
     )
-    answered = _Answered(micrograph, prediction, decide(prediction, classifier.bundle.manifest))
-    found = micrograph.source
-    source = source_record(path, found.stamp, found.sha256, found.fingerprint)
-    return _Seen("classified", None, source, found.stamp, times, answered)
+    if answer is None:
+        return None
+    record = answer.record
+    content = _Content(record.micrograph, record.prediction, record.cam)
+    source = source_record(job.path, found.stamp, found.sha256, found.fingerprint)
+    return _Seen(record.outcome, record.reason, source, found.stamp, times, content, answer.picture)
 
 
-def _unusable(path: Path, error: UnusableFile, request: Request, times: Milliseconds) -> _Seen:
+def _quarantined(job: _Job, reason: str) -> _Seen:
+    started = time.perf_counter()
+    try:
+        found = identify(job.path, job.request.snapshot_limit_mib * 2**20)
+    except OSError as error:
+        return _not_read(job, error, Milliseconds(read=_since(started)))
+    source = source_record(job.path, found.stamp, found.sha256, found.fingerprint)
+    return _Seen("quarantined", reason, source, found.stamp, Milliseconds(read=_since(started)))
+
+
+def _unusable(job: _Job, error: UnusableFile, times: Milliseconds) -> _Seen:
     reason = error.reason
     if isinstance(error, IncompleteFile):
-        if not request.incomplete_is_final:
+        if not job.request.incomplete_is_final:
             raise _NoRecord("incomplete", reason, error.source.stamp if error.source else None)
         reason = f"incomplete: {reason}"
     outcome: Outcome = "not_an_image" if isinstance(error, NotAnImage) else "unreadable"
     if error.source is None:
-        stamp = _stamp_or_vanished(path)
-        return _Seen(outcome, reason, source_record(path, stamp, None, None), stamp, times)
+        stamp = _stamp_or_vanished(job.path)
+        return _Seen(outcome, reason, source_record(job.path, stamp, None, None), stamp, times)
     found = error.source
-    source = source_record(path, found.stamp, found.sha256, found.fingerprint)
+    source = source_record(job.path, found.stamp, found.sha256, found.fingerprint)
     return _Seen(outcome, reason, source, found.stamp, times)
 
 
-def _not_read(path: Path, error: OSError, request: Request, times: Milliseconds) -> _Seen:
+def _not_read(job: _Job, error: OSError, times: Milliseconds) -> _Seen:
     """Access denied, an input/output error, a lost share: these pass, so they are worth another try."""
-    stamp = _stamp_or_vanished(path)
+    stamp = _stamp_or_vanished(job.path)
+    if isinstance(error, SourceChanged) or is_held_by_writer(error):
+        raise _NoRecord("incomplete", "is still being written", stamp)
     reason = f"cannot be opened: {error.strerror or error}"
-    if not request.incomplete_is_final:
+    if not job.request.incomplete_is_final:
         raise _NoRecord("failed", reason, stamp)
-    return _Seen("unreadable", reason, source_record(path, stamp, None, None), stamp, times)
+    return _Seen("unreadable", reason, source_record(job.path, stamp, None, None), stamp, times)
 
 
 def _stamp_or_vanished(path: Path) -> FileStamp:
@@ -189,127 +287,71 @@ def _require_same(path: Path, stamp: FileStamp) -> None:
         raise _NoRecord("incomplete", "changed while it was examined", stamp)
 
 
-def _commit(seen: _Seen, place: Place, classifier: Classifier, request: Request) -> Sidecar:
-    picture, times = _draw(seen, classifier, request)
+def _commit(seen: _Seen, job: _Job) -> Sidecar:
+    """Write the heatmap, or take an earlier one away, and then the sidecar: with it the file is done."""
+    place, layer, times = job.place, job.request.layer, seen.times
     try:
-        if request.plan.output is not None:
-            Path(system_path(place.sidecar.parent)).mkdir(parents=True, exist_ok=True)
+        if job.request.plan.output is not None:
+            make_folders(place.sidecar.parent, layer)
         started = time.perf_counter()
-        if picture is None:
+        _withdraw_record_of_another_picture(seen, place, layer)
+        if seen.picture is None:
             # Before the sidecar: after it, a crash would leave an earlier file's picture beside it for ever.
-            with contextlib.suppress(FileNotFoundError):
-                Path(system_path(place.heatmap)).unlink()
+            remove_durably(place.heatmap, layer)
         else:
-            write_durably(place.heatmap, picture)
+            write_durably(place.heatmap, seen.picture, layer)
             times = times.model_copy(update={"write": _since(started)})
-        record = _record(replace(seen, times=times), place, picture, classifier, request)
-        write_record(place, record)
+        record = _record(replace(seen, times=times), job)
+        write_record(place, record, layer)
     except OSError as error:
         reason = f"outputs cannot be written to {place.sidecar.parent}: {error.strerror or error}"
         raise _NoRecord("failed", reason, seen.stamp) from None
     return record
 
 
-def _draw(seen: _Seen, classifier: Classifier, request: Request) -> tuple[bytes | None, Milliseconds]:
-    if seen.answered is None or not request.heatmap:
-        return None, seen.times
-    started = time.perf_counter()
-    answered, manifest = seen.answered, classifier.bundle.manifest
-    picture = draw_heatmap(
-        answered.micrograph,
-        answered.prediction,
-        answered.decision,
-        model=f"{manifest.name} {manifest.version}",
-    )
-    return picture, seen.times.model_copy(update={"heatmap": _since(started)})
+def _withdraw_record_of_another_picture(seen: _Seen, place: Place, layer: FileLayer) -> None:
+    """Keep a crash between the two writes from leaving a new picture beside an old record that counts.
+
+    An old record counts only when it is about this very state of the file, as after another model's answer.
+    All others may stay until they are replaced: whoever finds them sees by size and time that they are old.
+    """
+    earlier = read_record(place.sidecar)
+    if earlier is not None and is_about(earlier, seen.stamp):
+        named = earlier.cam.heatmap_sha256 if earlier.cam else None
+        if named != _hash_of(seen.picture):
+            remove_durably(place.sidecar, layer)
 
 
-def _record(
-    seen: _Seen, place: Place, picture: bytes | None, classifier: Classifier, request: Request
-) -> Sidecar:
-    manifest, answered = classifier.bundle.manifest, seen.answered
+def _record(seen: _Seen, job: _Job) -> Sidecar:
+    bundle = job.classifier.bundle
+    heatmap = None if seen.picture is None else as_text(job.place.heatmap.name)
+    named = {"heatmap": heatmap, "heatmap_sha256": _hash_of(seen.picture)}
+    content = seen.content
     return Sidecar(
         outcome=seen.outcome,
         reason=seen.reason,
         source=seen.source,
-        micrograph=_micrograph_record(answered.micrograph) if answered else None,
-        prediction=_prediction_record(answered, classifier) if answered else None,
-        cam=_cam_record(answered.prediction, place, picture) if answered else None,
-        model=ModelRecord(name=manifest.name, version=manifest.version, sha256=classifier.bundle.sha256),
+        micrograph=content.micrograph,
+        prediction=content.prediction,
+        cam=content.cam.model_copy(update=named) if content.cam else None,
+        model=ModelRecord(name=bundle.manifest.name, version=bundle.manifest.version, sha256=bundle.sha256),
         agent=AgentRecord(
             version=__version__,
             host=_host(),
-            settled=request.settled,
+            settled=job.request.settled,
             finished=datetime.now(UTC),
             milliseconds=seen.times,
         ),
     )
 
 
-def _micrograph_record(micrograph: Micrograph) -> MicrographRecord:
-    instrument = {key: _known(value) for key, value in asdict(micrograph.instrument).items()}
-    rows, columns = micrograph.pixels.shape
-    return MicrographRecord(
-        shape=(rows, columns),
-        dtype=micrograph.pixels.dtype.name,
-        pixel_size_nm=micrograph.pixel_size_nm,
-        dataset_index=micrograph.dataset_index,
-        frame_index=micrograph.frame_index,
-        datasets=micrograph.datasets,
-        acquired=micrograph.acquired,
-        acquired_text=micrograph.acquired_text,
-        instrument=InstrumentRecord(**instrument),
-    )
-
-
-def _prediction_record(answered: _Answered, classifier: Classifier) -> PredictionRecord:
-    prediction, thresholds = answered.prediction, classifier.bundle.manifest.thresholds
-    tiles = (
-        TileRecord(box_px=tile.box_px, probabilities=_named(prediction, tile.probabilities))
-        for tile in prediction.tiles
-    )
-    return PredictionRecord(
-        label=prediction.label,
-        decision=answered.decision.decision,
-        reasons=answered.decision.reasons,
-        probabilities=_named(prediction, prediction.probabilities),
-        novelty=None if prediction.novelty is None else _shortened(prediction.novelty),
-        novelty_threshold=thresholds.novelty if thresholds else None,
-        tiles=tuple(tiles),
-    )
-
-
-def _cam_record(prediction: Prediction, place: Place, picture: bytes | None) -> CamRecord:
-    cam = prediction.cam
-    rows, columns = cam.values.shape
-    return CamRecord(
-        label=cam.label,
-        method=cam.method,
-        box_px=cam.box_px,
-        grid=(rows, columns),
-        values=tuple(tuple(_shortened(value) for value in row) for row in cam.values.tolist()),
-        composition=cam.composition,
-        heatmap=None if picture is None else place.heatmap.name,
-        heatmap_sha256=None if picture is None else sha256(picture).hexdigest(),
-    )
-
-
-def _named(prediction: Prediction, probabilities: tuple[float, ...]) -> dict[str, float]:
-    return {label: _shortened(value) for label, value in zip(prediction.labels, probabilities, strict=True)}
-
-
-def _known(value: object) -> object:
-    """Tags can hold NaN; unknown is null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _hash_of(picture: bytes | None) -> str | None:
+    return None if picture is None else sha256(picture).hexdigest()
 
 
 @cache
 def _host() -> str:
     return platform.node()
-
-
-def _shortened(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
 
 
 def _since(started: float) -> float:

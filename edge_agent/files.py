@@ -13,10 +13,11 @@ import hashlib
 import io
 import os
 import secrets
+import stat
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FINGERPRINT_BLOCK_BYTES: Final = 64 * 1024
+_HASH_BLOCK_BYTES: Final = 2**20
 
 _REPLACE_PAUSES_SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 0.64, 0.64)
 _TEMPORARY_PREFIX: Final = ".scopewatch-"
@@ -96,6 +98,22 @@ def snapshot(path: Path, limit_bytes: int) -> Iterator[Snapshot]:
         _require_unchanged(path, before, None)
 
 
+def identify(path: Path, limit_bytes: int) -> SourceFile:
+    """Return which bytes a file holds without keeping them; up to `limit_bytes` with their SHA-256.
+
+    Raises as `snapshot` does.
+    """
+    with snapshot(path, 0) as copy:
+        source = copy.source
+        if source.sha256 is None and source.stamp.size_bytes <= limit_bytes:
+            copy.handle.seek(0)
+            digest = hashlib.sha256()
+            while block := copy.handle.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+            source = replace(source, sha256=digest.hexdigest())
+    return source
+
+
 class FileLayer:
     """The operating system as `write_durably` sees it; tests replace one call at a time.
 
@@ -135,6 +153,10 @@ class FileLayer:
         """Remove a file."""
         Path(system_path(path)).unlink()
 
+    def make_folder(self, folder: Path) -> None:
+        """Make one folder in an existing one; raises FileExistsError when its name is taken."""
+        Path(system_path(folder)).mkdir()
+
     def fsync_folder(self, folder: Path) -> None:
         """Force the folder's entries to the disk, where the system has such a call."""
         if sys.platform == "win32":
@@ -155,6 +177,37 @@ class FileLayer:
 
 
 SYSTEM_FILES: Final = FileLayer()
+
+
+def read_whole(path: Path, limit_bytes: int) -> bytes | None:
+    """Return the bytes of a small file that is no micrograph, or None where there is none to be had.
+
+    Whoever may write into a folder of micrographs could plant something there: links are not followed, pipes
+    and devices not waited for, and nothing longer than `limit_bytes` is read.
+    """
+    try:
+        found = os.lstat(system_path(path))
+        if not stat.S_ISREG(found.st_mode) or found.st_size > limit_bytes:
+            return None
+        if sys.platform == "win32":
+            with open_shared(path) as handle:
+                return handle.read(found.st_size)
+        # Without Python's file objects: a start without a journal reads 100,000 of these.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            return os.read(descriptor, found.st_size)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None
+
+
+def is_regular_file(path: Path) -> bool:
+    """Whether a regular file is there, and no link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(system_path(path)).st_mode)
+    except OSError:
+        return False
 
 
 def write_durably(path: Path, data: bytes, layer: FileLayer = SYSTEM_FILES) -> None:
@@ -178,6 +231,28 @@ def write_durably(path: Path, data: bytes, layer: FileLayer = SYSTEM_FILES) -> N
             layer.unlink(temporary)
         raise
     layer.fsync_folder(path.parent)
+
+
+def remove_durably(path: Path, layer: FileLayer = SYSTEM_FILES) -> None:
+    """Remove `path` if it is there, so that it does not come back after a crash. Raises OSError."""
+    try:
+        layer.unlink(path)
+    except FileNotFoundError:
+        return
+    layer.fsync_folder(path.parent)
+
+
+def make_folders(folder: Path, layer: FileLayer = SYSTEM_FILES) -> None:
+    """Make `folder` and what is missing above it, so that they are there after a crash. Raises OSError."""
+    if Path(system_path(folder)).is_dir():
+        return
+    make_folders(folder.parent, layer)
+    try:
+        layer.make_folder(folder)
+    except FileExistsError:
+        # Made by another at the same moment, or it is no folder: then the first write into it says so.
+        return
+    layer.fsync_folder(folder.parent)
 
 
 def is_our_temporary(path: Path) -> bool:

@@ -1,8 +1,9 @@
 """The journal: which files are done, in which state they were, and with what outcome.
 
-A SQLite file in the local state folder. It spares the scan from opening sidecars, and nothing more depends on
-it: the sidecars hold the truth, so a missing, damaged or newer journal is moved aside and fills itself again.
-Only this module knows SQL. One `Journal` may be used from several threads.
+It spares the scan from opening sidecars, and nothing more depends on it: the sidecars hold the truth, so a
+journal that is missing, damaged or newer fills itself again. No failure of its file reaches the caller: what
+cannot be read is unknown, what cannot be written waits in memory, and a file that turns out damaged while the
+agent runs is replaced. One `Journal` may be used from several threads; no call holds the others up for long.
 """
 
 from __future__ import annotations
@@ -10,64 +11,73 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sqlite3
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from edge_agent.sidecar import RECORDED, Finding
+from edge_agent.attempts import Attempts, Key
+from edge_agent.journal_file import UNUSABLE, JournalFile, JournalState, is_damage
+from edge_agent.journal_queries import (
+    Row,
+    Seen,
+    delete_rows,
+    is_storable,
+    key_of,
+    path_of,
+    read_counts,
+    read_finding,
+    read_folder,
+    read_folders_below,
+    read_state,
+    read_trials,
+    read_twins,
+    write_rows,
+    write_trials,
+)
+from edge_agent.sidecar import RECORDED, Finding, Twin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import sqlite3
+    from collections.abc import Callable, Iterable
     from pathlib import Path
     from types import TracebackType
 
     from edge_agent.files import FileStamp
 
-JOURNAL_NAME: Final = "journal.sqlite"
+__all__ = ["JOURNALED", "Journal", "JournalState", "Seen"]
+
 JOURNALED: Final = RECORDED | {"refused"}
 """Outcomes that stand until the file changes; all others are tried again."""
-_VERSION: Final = 1
-_TABLE: Final = """
-CREATE TABLE IF NOT EXISTS files (
-    folder BLOB NOT NULL, name BLOB NOT NULL,
-    size_bytes INTEGER NOT NULL, modified_ns INTEGER NOT NULL,
-    outcome TEXT NOT NULL, model_sha256 TEXT, finding TEXT NOT NULL,
-    PRIMARY KEY (folder, name)
-) WITHOUT ROWID
-"""
+_BATCH: Final = 1000
+_MOST_WAITING: Final = 20_000
+"""Rows that wait for a disk that takes none; beyond that the oldest are dropped, and a scan finds them."""
+_RETRY_SECONDS: Final = 5.0
+_STANDING_FAULT_SECONDS: Final = 60.0
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The state in which a file was examined. No device and inode: a remounted share changes them."""
-
-    size_bytes: int
-    modified_ns: int
-
-
 class Journal:
-    """Open the journal in `folder`, which is created; use as a context manager, or `close` it."""
+    """Open the journal in `folder`, which is created; use as a context manager, or `close` it.
+
+    `model_sha256` is the model that answers, None while that is not known: a file that was quarantined with
+    another one counts as not done. After `close` everything is unknown and nothing is kept. Raises OSError
+    when the folder cannot be made.
+    """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / JOURNAL_NAME
-        self._lock = threading.Lock()
-        self.rebuilt = False
-        try:
-            self._connection = _open(self.path)
-        except (sqlite3.DatabaseError, _NewerJournal) as error:
-            aside = _move_aside(self.path)
-            _log.warning(
-                "journal %s cannot be used (%s); moved to %s, started anew", self.path, error, aside.name
-            )
-            self.rebuilt = True
-            self._connection = _open(self.path)
+        self.model_sha256: str | None = None
+        self._lock = threading.RLock()
+        self._file = JournalFile(folder)
+        self._waiting: dict[Key, Row] = {}
+        self._attempts = Attempts()
+        self._closed = False
+        self._asking_due = self._writing_due = self._complaint_due = self._renewal_due = float("-inf")
+        self._counts: Counter[str] = Counter()
         # Counted once: the status is asked for every second, and a count in SQL reads the whole table.
-        self._counts = _count(self._connection)
+        self._counts = self._ask(read_counts, Counter())
+        self._attempts = Attempts(self._ask(read_trials, []))
 
     def __enter__(self) -> Self:
         return self
@@ -77,135 +87,262 @@ class Journal:
     ) -> None:
         self.close()
 
+    @property
+    def path(self) -> Path:
+        """Where the journal is kept at this moment."""
+        return self._file.path
+
+    @property
+    def state(self) -> JournalState:
+        """Whether the journal is an earlier run's ("kept"), or why it is not."""
+        return self._file.state
+
     def close(self) -> None:
         """Commit and close; calling it twice does no harm."""
-        with self._lock, contextlib.suppress(sqlite3.ProgrammingError):
-            self._connection.commit()
-            self._connection.close()
+        with self._lock:
+            if not self._closed:
+                self._writing_due = float("-inf")
+                self._write_waiting()
+            self._closed = True
+            self._file.close()
 
     def of(self, path: Path) -> Seen | None:
         """Return the state in which `path` was done, or None."""
+        key = key_of(path)
         with self._lock:
-            row = self._connection.execute(
-                "SELECT size_bytes, modified_ns FROM files WHERE folder = ? AND name = ?", _key(path)
-            ).fetchone()
-        return None if row is None else Seen(*row)
+            state = self._state(key)
+        if state is None:
+            return None
+        size_bytes, modified_ns, outcome, model_sha256 = state
+        if self._is_another_models(outcome, model_sha256):
+            return None
+        return Seen(size_bytes, modified_ns, outcome in RECORDED)
 
     def in_folder(self, folder: Path) -> dict[str, Seen]:
         """Return all files of one folder that are done, by name: one query, however many they are."""
+        inside = os.fsencode(folder)
+        nothing: dict[str, Seen] = {}
+        seen = self._ask_aside(lambda reader: read_folder(reader, inside, self.model_sha256), nothing)
         with self._lock:
-            rows = self._connection.execute(
-                "SELECT name, size_bytes, modified_ns FROM files WHERE folder = ?", (os.fsencode(folder),)
-            ).fetchall()
-        return {os.fsdecode(name): Seen(size_bytes, modified_ns) for name, size_bytes, modified_ns in rows}
+            waiting = [(name, row) for (place, name), row in self._waiting.items() if place == inside]
+        for name, row in waiting:
+            seen.pop(os.fsdecode(name), None)
+            if not self._is_another_models(row.outcome, row.model_sha256):
+                seen[os.fsdecode(name)] = Seen(row.size_bytes, row.modified_ns, row.outcome in RECORDED)
+        return seen
+
+    def folders_below(self, root: Path) -> tuple[Path, ...]:
+        """Return the folders in which files are done: `root`, and those below it."""
+        inside = os.fsencode(root)
+        return self._ask_aside(lambda reader: read_folders_below(reader, inside), ())
 
     def finding(self, path: Path) -> Finding | None:
         """Return the last finding on `path`, or None."""
+        key = key_of(path)
         with self._lock:
-            row = self._connection.execute(
-                "SELECT finding FROM files WHERE folder = ? AND name = ?", _key(path)
-            ).fetchone()
-        return None if row is None else Finding.from_json(row[0])
+            row = self._waiting.get(key)
+            text = row.finding if row else self._ask(lambda connection: read_finding(connection, key), None)
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return None if text is None else Finding.from_json(text)
+        return None
+
+    def twins(self, path: Path, stamp: FileStamp) -> tuple[Twin, ...]:
+        """Return other files of the same size and time, nearest in time first: `path` may be one of them.
+
+        A moved file keeps its time, to the nanosecond or, on some disks, to two seconds.
+        """
+        key = key_of(path)
+        if not is_storable(stamp):
+            return ()
+        with self._lock:
+            self._write_waiting()
+            return self._ask(lambda connection: read_twins(connection, key, stamp), ())
 
     def counts(self) -> dict[str, int]:
         """Return how many files there are of each outcome."""
-        with self._lock:
-            return dict(
-                self._connection.execute("SELECT outcome, COUNT(*) FROM files GROUP BY outcome").fetchall()
-            )
+        # A copy of a small dictionary, made in one go: the lock may be held by somebody who waits for a disk.
+        return {outcome: count for outcome, count in self._counts.copy().items() if count > 0}
 
     def record(self, finding: Finding, *, durable: bool = True) -> None:
         """Note a finding that stands, in place of an earlier one of the same path.
 
-        Rows that only repeat a sidecar need not be `durable`: they are committed with the next that is, or by
-        `flush`, so that taking over 100,000 sidecars does not force the disk 100,000 times. A full disk is
-        not fatal: the row is missing, and the next scan finds the sidecar instead.
+        Rows that only repeat a sidecar need not be `durable`: they are written by the hundred, or by `flush`,
+        so that taking over 100,000 sidecars is quick. Raises ValueError for a finding that does not stand.
         """
-        if finding.outcome not in JOURNALED or finding.stamp is None:
+        stamp = finding.stamp
+        if finding.outcome not in JOURNALED or stamp is None:
             raise ValueError(f"{finding.path}: {finding.outcome} is no outcome to be kept in the journal")
-        row = (
-            *_key(finding.path),
-            *_state(finding.stamp),
+        key = key_of(finding.path)
+        row = Row(
+            stamp.size_bytes,
+            stamp.modified_ns,
             finding.outcome,
             finding.model_sha256,
+            finding.sha256,
             finding.to_json(),
         )
-        with self._lock, self._surviving_a_full_disk():
-            earlier = self._connection.execute(
-                "SELECT outcome FROM files WHERE folder = ? AND name = ?", _key(finding.path)
-            ).fetchone()
-            self._connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            self._counts[finding.outcome] += 1
+        with self._lock:
+            if self._closed:
+                return
+            earlier = self._state(key)
             if earlier is not None:
-                self._counts[earlier[0]] -= 1
-            if durable:
-                self._connection.commit()
+                self._counts[earlier[2]] -= 1
+            self._counts[row.outcome] += 1
+            self._waiting[key] = row
+            self._attempts.drop(key)
+            if durable or len(self._waiting) >= _BATCH:
+                self._write_waiting()
 
     def flush(self) -> None:
-        """Commit the rows that were not durable."""
-        with self._lock, self._surviving_a_full_disk():
-            self._connection.commit()
+        """Write the rows that wait."""
+        with self._lock:
+            self._write_waiting()
 
-    @contextlib.contextmanager
-    def _surviving_a_full_disk(self) -> Iterator[None]:
+    def forget(self, paths: Iterable[Path]) -> None:
+        """Take files off the list: they are gone, and nothing stands for them any more."""
+        keys = [key_of(path) for path in paths]
+        for start in range(0, len(keys), _BATCH):
+            with self._lock:
+                self._write_waiting()
+                self._forget(keys[start : start + _BATCH])
+
+    def open_attempt(self, path: Path, stamp: FileStamp) -> None:
+        """Note, before the worker is asked about a file, that it will be."""
+        with self._lock:
+            self._attempts.open(key_of(path), stamp)
+            self._write_waiting()
+
+    def close_attempt(self, path: Path) -> None:
+        """Note that the worker answered. Written with the next row: until then the file is only suspected."""
+        with self._lock:
+            self._attempts.close(key_of(path))
+
+    def open_attempts(self) -> tuple[Path, ...]:
+        """Return the files that an earlier run was cut short in, except for those closed since."""
+        with self._lock:
+            return tuple(path_of(key) for key in self._attempts.left_open())
+
+    def count_death(self, path: Path, stamp: FileStamp, model_sha256: str | None) -> int:
+        """Count a death of the worker over this state of the file with this model; return how many so far."""
+        with self._lock:
+            deaths = self._attempts.count_death(key_of(path), stamp, model_sha256)
+            self._write_waiting()
+        return deaths
+
+    def deaths(self, path: Path, stamp: FileStamp, model_sha256: str | None) -> int:
+        """Return how many deaths of the worker this state of the file has cost with this model."""
+        with self._lock:
+            return self._attempts.deaths(key_of(path), stamp, model_sha256)
+
+    def _is_another_models(self, outcome: str, model_sha256: str | None) -> bool:
+        return outcome == "quarantined" and self.model_sha256 not in (None, model_sha256)
+
+    def _state(self, key: Key) -> tuple[int, int, str, str | None] | None:
+        row = self._waiting.get(key)
+        if row is not None:
+            return row.size_bytes, row.modified_ns, row.outcome, row.model_sha256
+        return self._ask(lambda connection: read_state(connection, key), None)
+
+    def _ask(self, question: Callable[[sqlite3.Connection], _T], unknown: _T) -> _T:
+        """Put one question to the file; where it cannot be answered, `unknown` is the answer."""
+        for _ in range(2):
+            if self._closed or time.monotonic() < self._asking_due:
+                break
+            try:
+                return question(self._file.connection)
+            except UNUSABLE as error:
+                self._asking_due = self._after(error)
+        return unknown
+
+    def _ask_aside(self, question: Callable[[sqlite3.Connection], _T], unknown: _T) -> _T:
+        """The same for what takes long: others go on meanwhile. Rows recorded until now are in the answer."""
+        with self._lock:
+            self._write_waiting()
+            if self._closed or time.monotonic() < self._asking_due:
+                return unknown
+            generation = self._file.generation
         try:
-            yield
-        except sqlite3.OperationalError as error:
-            self._connection.rollback()
-            self._counts = _count(self._connection)
+            with self._file.reader() as reader:
+                return question(reader)
+        except UNUSABLE as error:
+            with self._lock:
+                # Another thread may have met the same damage first, and the file be another by now.
+                if not self._closed and generation == self._file.generation:
+                    self._asking_due = self._after(error)
+        return unknown
+
+    def _write_waiting(self) -> None:
+        # The rows that SQLite cannot hold stay where they are.
+        rows = [(key, row) for key, row in self._waiting.items() if is_storable(row)]
+        while self._write(rows[:_BATCH]):
+            for key, _row in rows[:_BATCH]:
+                del self._waiting[key]
+            del rows[:_BATCH]
+        while len(self._waiting) > _MOST_WAITING:
+            del self._waiting[next(iter(self._waiting))]
+
+    def _write(self, rows: list[tuple[Key, Row]]) -> bool:
+        """Write some rows, and what changed of the attempts; return whether something was written."""
+        for _ in range(2):
+            trials = [
+                (key, trial) for key, trial in self._attempts.changes() if not trial or is_storable(trial)
+            ]
+            nothing_to_do = not rows and not trials
+            if nothing_to_do or self._closed or time.monotonic() < self._writing_due:
+                break
+            try:
+                with self._file.transaction() as connection:
+                    write_rows(connection, rows)
+                    write_trials(connection, trials)
+            except UNUSABLE as error:
+                self._writing_due = self._after(error)
+                continue
+            self._attempts.written()
+            return True
+        return False
+
+    def _forget(self, keys: list[Key]) -> None:
+        known = [state for key in keys if (state := self._state(key)) is not None]
+        if self._closed or time.monotonic() < self._writing_due:
+            return
+        try:
+            with self._file.transaction() as connection:
+                delete_rows(connection, keys)
+        except UNUSABLE as error:
+            # They stay on the list, and the next listing of their folder finds them gone again.
+            self._writing_due = self._after(error)
+            return
+        self._counts.subtract(state[2] for state in known)
+        for key in keys:
+            self._waiting.pop(key, None)
+            self._attempts.drop(key)
+
+    def _after(self, error: Exception) -> float:
+        """Replace a damaged file; return when such a thing may be tried again.
+
+        Faults that pass are not asked about all the time, and a disk that damages every new file as well is
+        left alone for a minute, like any standing fault.
+        """
+        now = time.monotonic()
+        if is_damage(error) and now >= self._renewal_due:
+            self._renewal_due = now + _STANDING_FAULT_SECONDS
+            try:
+                self._file.renew(error)
+            except (OSError, *UNUSABLE) as another:
+                error = another
+            else:
+                self._attempts.nothing_is_written()
+                self._counts = Counter(row.outcome for row in self._waiting.values())
+                return float("-inf")
+        self._complain(error)
+        return now + _RETRY_SECONDS
+
+    def _complain(self, error: Exception) -> None:
+        now = time.monotonic()
+        if now >= self._complaint_due:
+            self._complaint_due = now + _STANDING_FAULT_SECONDS
             _log.warning(
-                "journal %s cannot be written (%s); the sidecars stand, it catches up at a later scan",
-                self.path,
+                "journal %s cannot be used now (%s); the sidecars stand, it catches up later",
+                self._file.path,
                 error,
             )
-
-
-class _NewerJournal(Exception):
-    """A later version of the agent wrote this journal."""
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, check_same_thread=False, timeout=5)
-    try:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > _VERSION:
-            raise _NewerJournal(f"written by a later version: schema {version}, this one reads {_VERSION}")
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(_TABLE)
-        connection.execute(
-            "SELECT folder, name, size_bytes, modified_ns, outcome, model_sha256, finding FROM files LIMIT 0"
-        )
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-        connection.commit()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _count(connection: sqlite3.Connection) -> Counter[str]:
-    return Counter(
-        dict(connection.execute("SELECT outcome, COUNT(*) FROM files GROUP BY outcome").fetchall())
-    )
-
-
-def _move_aside(path: Path) -> Path:
-    aside = path.with_name(f"{path.name}.aside-{time.strftime('%Y%m%d-%H%M%S')}")
-    # The write-ahead log belongs to the damaged file: left behind, SQLite would replay it into the new one.
-    for suffix in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).replace(aside.with_name(aside.name + suffix))
-    return aside
-
-
-def _key(path: Path) -> tuple[bytes, bytes]:
-    # Blobs, because a name that is no UTF-8 cannot be stored as text.
-    return os.fsencode(path.parent), os.fsencode(path.name)
-
-
-def _state(stamp: FileStamp) -> tuple[int, int]:
-    return stamp.size_bytes, stamp.modified_ns

@@ -111,9 +111,6 @@ def _read(copy: Snapshot, pixel_limit: int) -> Micrograph:
         return _read_export(copy.handle, source, format_name, pixel_limit)
     except UnusableFile as error:
         raise error.about(source.path, source) from error
-    except MemoryError as error:
-        reason = "needs more memory than this process may use; lower the pixel limit or give it more"
-        raise DamagedFile(reason, source.path, source) from error
 
 
 def _format_of(head: bytes, size_bytes: int) -> str:

@@ -6,20 +6,22 @@ being written from a damaged one. Colour becomes luminance; of several pages the
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edge_agent.axis_units import nm_per_pixel
 from edge_agent.unusable_file import DamagedFile, IncompleteFile, NotAnImage, UnusableFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 MAGIC: Final = {
     b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG",
@@ -33,6 +35,10 @@ _MOST_COLOURED: Final = 0.1
 """An export of a grey micrograph may carry a coloured scale bar or letters; more than that is a map in colours."""
 _PNG_END: Final = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _MOST_PAGES: Final = 100_000
+_MOST_PIXELS_PER_BYTE: Final = 4096
+"""No compression gives more (deflate 1,032, LZW about 2,700); headers that claim more claim too much."""
+_MOST_SCANS: Final = 100
+"""Progressive JPEGs have about ten; each costs the decoder a pass over the whole picture."""
 _CHUNK_BYTES: Final = 1024 * 1024
 
 # Private tags in which DigitalMicrograph keeps the calibration of its TIFF exports: units, then scales.
@@ -56,18 +62,21 @@ def read_picture(handle: BinaryIO, size_bytes: int, format_name: str, pixel_limi
     """Read the middle page of an open file of `size_bytes` whose first bytes say `format_name`.
 
     Raises IncompleteFile when the format's own end is missing, NotAnImage for a bilevel mask, DamagedFile
-    for anything that Pillow cannot read or that has more than `pixel_limit` pixels (Pillow's own limit
-    against decompression bombs, about 179 million, holds as well), and OSError when the disk fails.
+    for anything that Pillow cannot read, that has more than `pixel_limit` pixels (Pillow's own limit against
+    decompression bombs, about 179 million, holds as well) or more than its bytes can hold, and OSError when
+    the disk fails.
     """
     _require_whole(handle, size_bytes, format_name)
     handle.seek(0)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _silence(format_name):
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which is none of our business
             with Image.open(handle, formats=(format_name,)) as image:
-                return _middle_page(image, pixel_limit)
+                return _middle_page(image, size_bytes, pixel_limit)
     except UnusableFile:
         raise
+    except UnidentifiedImageError as error:  # its text names an object in memory
+        raise DamagedFile(f"cannot be read as {format_name}: its header makes no sense") from error
     except OSError as error:
         if error.errno is not None:  # a disk that fails, not a file that is damaged
             raise
@@ -77,7 +86,27 @@ def read_picture(handle: BinaryIO, size_bytes: int, format_name: str, pixel_limi
         raise DamagedFile(f"cannot be read as {format_name}: {seen}") from error
 
 
-def _middle_page(image: Image.Image, pixel_limit: int) -> Picture:
+@contextmanager
+def _silence(format_name: str) -> Iterator[None]:
+    """Send what libtiff prints on the standard error away: no setting of Pillow's stops it."""
+    try:
+        kept = os.dup(2) if format_name == "TIFF" else None
+    except OSError:  # a program without a console
+        kept = None
+    if kept is None:
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _middle_page(image: Image.Image, size_bytes: int, pixel_limit: int) -> Picture:
     pages = getattr(image, "n_frames", 1)
     page = pages // 2 if pages > 1 else None
     if page is not None:
@@ -85,6 +114,8 @@ def _middle_page(image: Image.Image, pixel_limit: int) -> Picture:
     columns, rows = image.size
     if columns * rows > pixel_limit:
         raise DamagedFile(f"has {rows} x {columns} pixels, more than the limit of {pixel_limit}")
+    if columns * rows > _MOST_PIXELS_PER_BYTE * size_bytes:
+        raise DamagedFile(f"claims {rows} x {columns} pixels, more than its {size_bytes} bytes can hold")
     if image.mode == "1":
         raise NotAnImage("is a mask of yes and no")
     return Picture(_grey(image), page, _pixel_size_nm(image))
@@ -180,17 +211,21 @@ def _jpeg_end(handle: BinaryIO, size_bytes: int) -> str | None:
         if place > size_bytes:
             return "a scan"
         if head[1] == 0xDA:
-            return None if _contains(handle, place, b"\xff\xd9") else "its end marker"
+            return _jpeg_scans_end(handle, place)
 
 
-def _contains(handle: BinaryIO, place: int, wanted: bytes) -> bool:
+def _jpeg_scans_end(handle: BinaryIO, place: int) -> str | None:
     handle.seek(place)
-    before = b""
+    before, scans = b"", 1
     while block := handle.read(_CHUNK_BYTES):
-        if wanted in before + block:
-            return True
-        before = block[-len(wanted) + 1 :]
-    return False
+        block = before + block
+        scans += block.count(b"\xff\xda")
+        if scans > _MOST_SCANS:
+            raise DamagedFile(f"is a JPEG file of more than {_MOST_SCANS} scans, which no program writes")
+        if b"\xff\xd9" in block:
+            return None
+        before = block[-1:]
+    return "its end marker"
 
 
 def _tiff_end(handle: BinaryIO, size_bytes: int) -> str | None:
@@ -224,7 +259,7 @@ def _tiff_layout(handle: BinaryIO) -> _TiffLayout:
 
 def _tiff_ends(handle: BinaryIO, size_bytes: int) -> Iterator[int]:
     layout = _tiff_layout(handle)
-    directory, seen = layout.first, set[int]()
+    directory, seen, referred_bytes = layout.first, set[int](), 0
     if directory == 0:  # a writer's placeholder
         yield size_bytes + 1
     while directory and directory not in seen and len(seen) < _MOST_PAGES:
@@ -235,18 +270,23 @@ def _tiff_ends(handle: BinaryIO, size_bytes: int) -> Iterator[int]:
         end = directory + count_bytes + entries * layout.entry_bytes
         yield end + offset_bytes
         block = handle.read(entries * layout.entry_bytes)
-        yield from _tiff_entry_ends(handle, layout, block)
+        referred_bytes += yield from _tiff_entry_ends(handle, layout, block)
+        if referred_bytes > _MOST_REFERENCES * size_bytes + _CHUNK_BYTES:
+            raise DamagedFile("is a TIFF file that refers to the same bytes again and again")
         handle.seek(end)
         directory = struct.unpack(layout.order + layout.offset, handle.read(offset_bytes))[0]
 
 
+_MOST_REFERENCES: Final = 4
+"""How often the values of all directories may cover the file: writers lay each down once."""
 _TIFF_TYPE_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
 _TIFF_TYPE_CODES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
-def _tiff_entry_ends(handle: BinaryIO, layout: _TiffLayout, block: bytes) -> Iterator[int]:
+def _tiff_entry_ends(handle: BinaryIO, layout: _TiffLayout, block: bytes) -> Generator[int, None, int]:
+    """Yield where the values of a directory end, and the data they point at; return the values' length."""
     found: dict[int, tuple[int, ...]] = {}
-    inline_bytes = struct.calcsize(layout.offset)
+    inline_bytes, referred_bytes = struct.calcsize(layout.offset), 0
     for place in range(0, len(block), layout.entry_bytes):
         entry = block[place : place + layout.entry_bytes]
         tag, kind, count = struct.unpack(f"{layout.order}HH{layout.offset}", entry[: 4 + inline_bytes])
@@ -255,10 +295,13 @@ def _tiff_entry_ends(handle: BinaryIO, layout: _TiffLayout, block: bytes) -> Ite
         if length > inline_bytes:
             offset = struct.unpack(layout.order + layout.offset, value)[0]
             yield offset + length
+            referred_bytes += length
             handle.seek(offset)
-            value = handle.read(length) if tag in _DATA_TAGS or tag in _DATA_TAGS.values() else b""
-        if value and kind in _TIFF_TYPE_CODES:
+            is_wanted = tag not in found and (tag in _DATA_TAGS or tag in _DATA_TAGS.values())
+            value = handle.read(length) if is_wanted else b""
+        if value and kind in _TIFF_TYPE_CODES and tag not in found:
             found[tag] = struct.unpack(f"{layout.order}{count}{_TIFF_TYPE_CODES[kind]}", value[:length])
     for offsets, counts in _DATA_TAGS.items():
         for start, length in zip(found.get(offsets, ()), found.get(counts, ()), strict=False):
             yield start + length
+    return referred_bytes

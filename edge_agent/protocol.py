@@ -1,18 +1,32 @@
 """What supervisor and worker say to each other: one JSON object a line, over the worker's stdin and stdout.
 
 The supervisor first sends `WorkerSettings` and hears `Ready` or `Refused`; then each `Job` is answered by
-exactly one `Finding`. Nothing here knows a parser or ONNX Runtime, so both processes can import it.
+exactly one `Finding`, which is the worker's last word when its outcome is `crashed`. An empty line asks the
+worker to end when it is done; a pipe that ends without it means that the supervisor is gone. Nothing here
+knows a parser or ONNX Runtime, so both processes can import it.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
-from edge_agent.sidecar import OutputPlan, Twin
+from edge_agent.output_places import OutputPlan
+from edge_agent.sidecar import Finding, FindingOutcome, Twin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GOODBYE: Final = ""
+_OUTCOMES: Final = frozenset(get_args(FindingOutcome))
+_Message = TypeVar("_Message")
+
+
+class NotUnderstood(ValueError):
+    """A line that says nothing in this protocol; the text says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +42,7 @@ class WorkerSettings:
     owner: str = ""
     """Stands in the names of temporary files (see `files.FileLayer`)."""
     supervisor_pid: int | None = None
-    """Who must be alive for the worker to live."""
+    """Who must be alive for the worker to live. None: nobody, it works off its stdin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,8 @@ class Ready:
     name: str
     version: str
     sha256: str
+    pid: int | None = field(default=None, compare=False)
+    """The worker itself: on Windows the process that was started can be a launcher (that of a venv)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +84,8 @@ def settings_line(settings: WorkerSettings) -> str:
 
 
 def read_settings(line: str) -> WorkerSettings:
-    """Read what `settings_line` wrote."""
-    values: dict[str, Any] = json.loads(line)
-    plan = values.pop("plan")
-    output = None if plan["output"] is None else Path(plan["output"])
-    return WorkerSettings(plan=OutputPlan(output, tuple(Path(root) for root in plan["roots"])), **values)
+    """Read what `settings_line` wrote. Raises NotUnderstood on anything else."""
+    return _understood(_settings, line)
 
 
 def job_line(job: Job) -> str:
@@ -81,11 +94,8 @@ def job_line(job: Job) -> str:
 
 
 def read_job(line: str) -> Job:
-    """Read what `job_line` wrote."""
-    values = json.loads(line)
-    settled = None if values["settled"] is None else datetime.fromisoformat(values["settled"])
-    twins = tuple(Twin(Path(twin["path"]), twin["sha256"]) for twin in values["twins"])
-    return Job(Path(values["path"]), settled, values["incomplete_is_final"], twins, values["quarantine"])
+    """Read what `job_line` wrote. Raises NotUnderstood on anything else."""
+    return _understood(_job, line)
 
 
 def greeting_line(greeting: Ready | Refused) -> str:
@@ -94,7 +104,43 @@ def greeting_line(greeting: Ready | Refused) -> str:
 
 
 def read_greeting(line: str) -> Ready | Refused:
-    """Read what `greeting_line` wrote. Raises ValueError, KeyError or TypeError on anything else."""
+    """Read what `greeting_line` wrote. Raises NotUnderstood on anything else."""
+    return _understood(_greeting, line)
+
+
+def read_finding(line: str, job: Job) -> Finding:
+    """Read the answer to `job`, a `Finding.to_json`. Raises NotUnderstood on anything else."""
+    finding = _understood(Finding.from_json, line)
+    if finding.outcome not in _OUTCOMES:
+        raise NotUnderstood(f"there is no outcome {finding.outcome!r}")
+    if finding.path != job.path:
+        raise NotUnderstood(f"answered for {finding.path}")
+    return finding
+
+
+def _understood(read: Callable[[str], _Message], line: str) -> _Message:
+    try:
+        return read(line)
+    # RecursionError: JSON that opens a thousand brackets.
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise NotUnderstood(f"{type(error).__name__}: {error}, at {line[:80]!r}") from None
+
+
+def _settings(line: str) -> WorkerSettings:
+    values: dict[str, Any] = json.loads(line)
+    plan = values.pop("plan")
+    output = None if plan["output"] is None else Path(plan["output"])
+    return WorkerSettings(plan=OutputPlan(output, tuple(Path(root) for root in plan["roots"])), **values)
+
+
+def _job(line: str) -> Job:
+    values = json.loads(line)
+    settled = None if values["settled"] is None else datetime.fromisoformat(values["settled"])
+    twins = tuple(Twin(Path(twin["path"]), twin["sha256"]) for twin in values["twins"])
+    return Job(Path(values["path"]), settled, values["incomplete_is_final"], twins, values["quarantine"])
+
+
+def _greeting(line: str) -> Ready | Refused:
     values = json.loads(line)
     return Ready(**values) if values.pop("ready") else Refused(**values)
 

@@ -1,40 +1,44 @@
 """The live agent: startup, main loop, shutdown, each spelled out.
 
-Three threads with one job each. The watcher's finds quiet files and takes over what a sidecar already
-answers; the desk's asks the worker about one file after the other; the main thread publishes the numbers and
-listens for the end. Signals only set a flag. Nothing here waits for the network, a share or the worker
-without a limit.
+Every watched folder has a thread of its own that finds quiet files and takes over what a sidecar already
+answers, and a clerk that looks after what is gone; so a share that stalls keeps nobody else. The desk's
+thread asks the worker about one file after the other. The main thread publishes the numbers and listens for
+the end. Signals only set a flag. Nothing in the main thread touches a watched folder.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
+import platform
 import signal
 import threading
 import time
-from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_agent import __version__
-from edge_agent.journal import JOURNALED, Journal
-from edge_agent.protocol import Job, WorkerSettings
-from edge_agent.sidecar import Finding, OutputPlan, finding_on_record, readable_path
+from edge_agent.clerk import Clerk
+from edge_agent.desk import Desk, Errand
+from edge_agent.files import remove_leftovers
+from edge_agent.journal import Journal
+from edge_agent.protocol import WorkerSettings
+from edge_agent.room import Room
+from edge_agent.sidecar import NameTooLong, OutputPlan, finding_on_record, readable_path
 from edge_agent.status import (
-    MOST_TROUBLES,
     AgentStatus,
+    DiskStatus,
     FolderStatus,
-    LastFile,
     ModelStatus,
-    Trouble,
     WorkerStatus,
     publish,
     sole_agent,
 )
-from edge_agent.supervisor import WORKER_COMMAND, RetryRule, Stopped, Supervisor
-from edge_agent.watcher import BATCH, QuietFile, Watcher
+from edge_agent.supervisor import WORKER_COMMAND, Stopped, Supervisor
+from edge_agent.watcher import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,16 +48,36 @@ if TYPE_CHECKING:
     from edge_agent.change_events import Hints
     from edge_agent.config import AgentConfig
     from edge_agent.protocol import Ready
+    from edge_agent.sidecar import Finding
 
-_TICK_SECONDS: Final = 0.1
+_TICK_SECONDS: Final = 0.25
 _PUBLISH_SECONDS: Final = 1.0
-_SHUTDOWN_SECONDS: Final = 2.7
+_PUBLISH_UNCHANGED_SECONDS: Final = 5.0
+"""Nobody needs the same numbers every second, and each time costs a file."""
+_SHUTDOWN_SECONDS: Final = 2.5
 _log = logging.getLogger(__name__)
 
 
 def output_plan(config: AgentConfig) -> OutputPlan:
     """Return where the outputs of this configuration go."""
     return OutputPlan(config.output, config.folders)
+
+
+def owner_of(state: Path) -> str:
+    """Return eight hex digits that stand for this agent in the names of its temporary files."""
+    return sha256(f"{platform.node()}\n{state.resolve()}".encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class _Agent:
+    """What one run of the service is made of."""
+
+    journal: Journal
+    supervisor: Supervisor
+    room: Room
+    desk: Desk
+    watchers: tuple[Watcher, ...]
+    clerks: tuple[Clerk, ...]
 
 
 class Service:
@@ -70,23 +94,15 @@ class Service:
     ) -> None:
         self._config = config
         self._plan = output_plan(config)
+        self._owner = owner_of(config.state)
         self._on_finding = on_finding
         self._on_ready = on_ready
+        self._worker_command = worker_command
         self._hints = hints
-        settings = WorkerSettings(config.model, self._plan, config.heatmap, config.snapshot_limit_mib)
-        self._supervisor = Supervisor(
-            settings, wall_limit_seconds=config.wall_limit_seconds, command=worker_command
-        )
-        self._retry = RetryRule()
-        self._queue: queue.Queue[QuietFile] = queue.Queue(maxsize=BATCH)
         self._stop = threading.Event()
         self._signalled = False
         self._failure: BaseException | None = None
-        self._troubles: dict[Path, Trouble] = {}
-        self._counts: Counter[str] = Counter()
-        self._last: LastFile | None = None
         self._started = datetime.now(UTC)
-        self._next_publish = 0.0
 
     @property
     def interrupted(self) -> bool:
@@ -114,42 +130,107 @@ class Service:
             raise self._failure
 
     def _run_with(self, journal: Journal) -> None:
-        config = self._config
-        watcher = Watcher(
-            config.folders,
-            journal,
-            include=config.include,
-            quiet_seconds=config.quiet_seconds,
-            scan_seconds=config.scan_seconds,
-            hints=self._hints,
-        )
-        threads = self._startup(watcher, journal)
+        self._clear_up_after_the_last_run(journal)
+        agent = self._assemble(journal)
+        threads = self._startup(agent)
         try:
-            self._main_loop(watcher, journal)
+            self._main_loop(agent)
         finally:
             self._shutdown(threads)
-            self._publish(watcher, journal)
+            self._publish(self._status(agent))
 
-    def _startup(self, watcher: Watcher, journal: Journal) -> list[threading.Thread]:
-        work = {
-            "watcher": lambda: self._watch(watcher, journal),
-            "desk": lambda: self._ask_all(watcher, journal),
-        }
+    def _assemble(self, journal: Journal) -> _Agent:
+        config = self._config
+        supervisor = Supervisor(
+            WorkerSettings(
+                model=config.model,
+                plan=self._plan,
+                heatmap=config.heatmap,
+                snapshot_limit_mib=config.snapshot_limit_mib,
+                memory_limit_mib=config.memory_limit_mib,
+                low_priority=config.low_priority,
+                owner=self._owner,
+                supervisor_pid=os.getpid(),
+            ),
+            wall_limit_seconds=config.wall_limit_seconds,
+            recycle_files=config.recycle_files,
+            command=self._worker_command,
+        )
+        room = Room(
+            config.state,
+            floor_mib=config.free_space_floor_mib,
+            yield_above_percent=config.yield_above_cpu_percent,
+            worker_pid=lambda: supervisor.health().pid,
+        )
+        watchers = tuple(self._watcher_of(folder, journal) for folder in config.folders)
+        desk = Desk(
+            config,
+            supervisor,
+            journal,
+            room,
+            watchers,
+            on_finding=self._on_finding,
+            on_ready=self._on_ready,
+        )
+        clerks = tuple(
+            Clerk(watcher, journal, self._plan, room, config.output or folder)
+            for watcher, folder in zip(watchers, config.folders, strict=True)
+        )
+        return _Agent(journal, supervisor, room, desk, watchers, clerks)
+
+    def _watcher_of(self, folder: Path, journal: Journal) -> Watcher:
+        config = self._config
+        return Watcher(
+            (folder,),
+            journal,
+            include=config.include,
+            exclude=config.exclude,
+            quiet_seconds=config.quiet_seconds,
+            share_quiet_seconds=max(config.quiet_seconds, config.share_quiet_seconds),
+            scan_seconds=config.scan_seconds,
+            cold_scan_seconds=config.cold_scan_seconds,
+            newest_first=config.newest_first,
+            sidecars_beside=config.output is None,
+            owner=self._owner,
+            hints=self._hints,
+        )
+
+    def _clear_up_after_the_last_run(self, journal: Journal) -> None:
+        """Remove what a kill in the middle of a write left behind: only files in hand can have left any."""
+        for path in journal.open_attempts():
+            try:
+                remove_leftovers(self._plan.place(path).sidecar.parent, self._owner)
+            except NameTooLong:
+                continue
+
+    def _startup(self, agent: _Agent) -> list[threading.Thread]:
+        pairs = tuple(zip(agent.watchers, agent.clerks, strict=True))
+        work: list[tuple[str, Callable[[], None]]] = [
+            ("desk", partial(agent.desk.run, self._stop)),
+            *(("watcher", partial(self._watch, watcher, clerk, agent)) for watcher, clerk in pairs),
+            *(("clerk", partial(clerk.run, self._stop)) for clerk in agent.clerks),
+        ]
         # Daemons: a thread that hangs in the kernel on a dead share must not keep the process alive.
         threads = [
-            threading.Thread(target=self._guarded, args=(job,), name=name, daemon=True)
-            for name, job in work.items()
+            threading.Thread(target=self._guarded, args=(job,), name=name, daemon=True) for name, job in work
         ]
         for thread in threads:
             thread.start()
         return threads
 
-    def _main_loop(self, watcher: Watcher, journal: Journal) -> None:
+    def _main_loop(self, agent: _Agent) -> None:
+        said, next_look, next_word = None, 0.0, 0.0
         while not self._signalled and not self._stop.wait(_TICK_SECONDS):
-            if time.monotonic() >= self._next_publish:
-                self._next_publish = time.monotonic() + _PUBLISH_SECONDS
-                journal.flush()
-                self._publish(watcher, journal)
+            now = time.monotonic()
+            if now < next_look:
+                continue
+            next_look = now + _PUBLISH_SECONDS
+            agent.journal.flush()
+            numbers = self._status(agent)
+            unchanged = numbers.model_copy(update={"updated": self._started, "oldest_waiting_seconds": None})
+            if unchanged != said or now >= next_word:
+                said, next_word = unchanged, now + _PUBLISH_UNCHANGED_SECONDS
+                self._publish(numbers)
 
     def _shutdown(self, threads: list[threading.Thread]) -> None:
         self._stop.set()
@@ -181,88 +262,31 @@ class Service:
         finally:
             self._stop.set()
 
-    def _watch(self, watcher: Watcher, journal: Journal) -> None:
+    def _watch(self, watcher: Watcher, clerk: Clerk, agent: _Agent) -> None:
         for quiet in watcher.watch(self._stop):
-            known = finding_on_record(quiet.path, quiet.stamp, self._plan)
-            if known is not None:
-                # Its sidecar was there before us: the journal is new, or we were stopped between the two.
-                journal.record(known, durable=False)
-                self._counts["taken_over"] += 1
-                watcher.release(quiet.path)
+            model_sha256 = agent.journal.model_sha256
+            known = finding_on_record(quiet.path, quiet.stamp, self._plan, model_sha256)
+            if known is not None and not agent.desk.wants(quiet.path):
+                agent.desk.take_over(known, watcher)
             else:
-                self._put(quiet)
+                agent.desk.put(Errand(quiet, watcher, clerk), self._stop)
 
-    def _put(self, quiet: QuietFile) -> None:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(quiet, timeout=_TICK_SECONDS)
-            except queue.Full:
-                continue
-            return
-
-    def _ask_all(self, watcher: Watcher, journal: Journal) -> None:
+    def _publish(self, numbers: AgentStatus) -> None:
         try:
-            self._on_ready(self._supervisor.start(self._stop))
-            while not self._stop.is_set():
-                try:
-                    quiet = self._queue.get(timeout=_TICK_SECONDS)
-                except queue.Empty:
-                    continue
-                self._settle(self._supervisor.ask(self._job(quiet), self._stop), watcher, journal)
-        finally:
-            self._supervisor.close()
-
-    def _job(self, quiet: QuietFile) -> Job:
-        stalled = self._retry.incomplete_seconds(quiet.path, time.monotonic()) >= self._config.stalled_seconds
-        return Job(quiet.path, quiet.settled, incomplete_is_final=stalled)
-
-    def _settle(self, finding: Finding, watcher: Watcher, journal: Journal) -> None:
-        """Note what became of a file: done, gone, to be tried again, or left alone until it changes."""
-        self._counts[finding.outcome] += 1
-        if finding.outcome in JOURNALED or finding.outcome == "vanished":
-            self._finish(finding, journal)
-            watcher.release(finding.path)
-        else:
-            pause = self._retry.pause_after(finding, time.monotonic())
-            self._troubles[finding.path] = Trouble(
-                path=readable_path(finding.path),
-                outcome=finding.outcome,
-                reason=finding.reason,
-                given_up=pause is None,
-            )
-            if pause is None:
-                watcher.park(finding.path)
-            else:
-                watcher.rearm(finding.path, pause)
-        self._on_finding(finding)
-
-    def _finish(self, finding: Finding, journal: Journal) -> None:
-        self._retry.forget(finding.path)
-        self._troubles.pop(finding.path, None)
-        if finding.outcome == "vanished":
-            return
-        journal.record(finding)
-        self._last = LastFile(
-            path=readable_path(finding.path),
-            outcome=finding.outcome,
-            label=finding.label,
-            probability=finding.probability,
-            decision=finding.decision,
-            finished=datetime.now(UTC),
-        )
-
-    def _publish(self, watcher: Watcher, journal: Journal) -> None:
-        try:
-            publish(self._config.state, self._status(watcher, journal))
+            publish(self._config.state, numbers)
         except OSError as error:
             # A full disk: the work goes on without the numbers.
             _log.debug("status cannot be published: %s", error)
 
-    def _status(self, watcher: Watcher, journal: Journal) -> AgentStatus:
-        watching, worker, done = watcher.health(), self._supervisor.health(), journal.counts()
-        troubles = list(self._troubles.values())
+    def _status(self, agent: _Agent) -> AgentStatus:
+        watching = [watcher.health() for watcher in agent.watchers]
+        worker, desk, done = agent.supervisor.health(), agent.desk.numbers(), agent.journal.counts()
+        waiting = sum(health.waiting + health.in_hand for health in watching)
+        ages = [
+            health.oldest_waiting_seconds for health in watching if health.oldest_waiting_seconds is not None
+        ]
+        scans = [health.last_scan_seconds for health in watching if health.last_scan_seconds is not None]
         model = worker.model
-        waiting = watching.waiting + watching.in_hand
         return AgentStatus(
             version=__version__,
             pid=os.getpid(),
@@ -270,23 +294,46 @@ class Service:
             updated=datetime.now(UTC),
             state=str(self._config.state),
             folders=tuple(
-                FolderStatus(path=readable_path(folder.path), present=folder.present, events=folder.events)
-                for folder in watching.folders
+                FolderStatus(
+                    path=readable_path(folder.path),
+                    present=folder.present,
+                    events=folder.events,
+                    share=folder.share,
+                )
+                for health in watching
+                for folder in health.folders
             ),
             output=None if self._config.output is None else readable_path(self._config.output),
+            disks=tuple(
+                DiskStatus(folder=readable_path(space.folder), free_mib=space.free_mib, low=space.low)
+                for space in (
+                    agent.room.free_space(self._config.state),
+                    *(clerk.space for clerk in agent.clerks),
+                )
+                if space is not None
+            ),
+            paused=desk.paused,
             model=ModelStatus(name=model.name, version=model.version, sha256=model.sha256) if model else None,
             worker=WorkerStatus(
-                pid=worker.pid, starts=worker.starts, deaths=worker.deaths, trouble=worker.trouble
+                pid=worker.pid,
+                starts=worker.starts,
+                deaths=worker.deaths,
+                recycled=worker.recycled,
+                interrupted=worker.interrupted,
+                trouble=worker.trouble,
             ),
             seen=sum(done.values()) + waiting,
             waiting=waiting,
+            oldest_waiting_seconds=round(max(ages), 1) if ages else None,
             done=done,
-            since_start=dict(self._counts),
-            scans=watching.scans,
-            last_scan_seconds=watching.last_scan_seconds,
-            journal_rebuilt=journal.rebuilt,
-            last=self._last,
-            incomplete=sum(trouble.outcome == "incomplete" for trouble in troubles),
-            failing=sum(trouble.outcome != "incomplete" for trouble in troubles),
-            troubles=tuple(troubles[:MOST_TROUBLES]),
+            since_start=desk.counts,
+            incomplete=desk.incomplete,
+            stalled=desk.stalled,
+            failing=desk.failing,
+            orphaned=sum(clerk.orphaned for clerk in agent.clerks),
+            scans=sum(health.scans for health in watching),
+            last_scan_seconds=max(scans) if scans else None,
+            journal=agent.journal.state,
+            last=desk.last,
+            troubles=desk.troubles,
         )

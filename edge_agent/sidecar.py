@@ -1,29 +1,40 @@
-"""The sidecar: the JSON record beside a micrograph, its schema, its place, and the way it is written.
+"""The sidecar: the JSON record beside a micrograph, its schema, and the way it is written and believed.
 
 The JSON is the commit point: once it is in place a file is done, so the heatmap is written before it. Only
-this module knows the names of output files and the text format; `Finding` is the short form of a record that
-travels between processes and into the journal.
+this module knows the text format, and when a record on the disk counts; `Finding` is the short form of a
+record that travels between processes and into the journal.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from edge_agent.files import FileStamp, write_durably
-from edge_agent.shared_opening import system_path
+from edge_agent.files import (
+    SYSTEM_FILES,
+    FileLayer,
+    FileStamp,
+    is_regular_file,
+    read_whole,
+    write_durably,
+)
+from edge_agent.output_places import HEATMAP_SUFFIX as HEATMAP_SUFFIX
+from edge_agent.output_places import NAME_LIMIT as NAME_LIMIT
+from edge_agent.output_places import SIDECAR_SUFFIX as SIDECAR_SUFFIX
+from edge_agent.output_places import NameTooLong as NameTooLong
+from edge_agent.output_places import OutputPlan as OutputPlan
+from edge_agent.output_places import Place as Place
+from edge_agent.output_places import is_own_output as is_own_output
+from edge_agent.output_places import readable_path as readable_path
 
 SCHEMA: Final = "scopewatch.sidecar/1"
-SIDECAR_SUFFIX: Final = ".json"
-HEATMAP_SUFFIX: Final = ".heatmap.png"
-NAME_LIMIT: Final = 255
-"""Bytes of a name on Linux and macOS, UTF-16 units on Windows."""
+RECORD_LIMIT_BYTES: Final = 64 * 2**20
+"""No record of ours is as long; what is, is not read."""
 
 Outcome = Literal["classified", "not_an_image", "unreadable", "quarantined"]
 """What a sidecar can say of a file."""
@@ -47,8 +58,14 @@ RECORDED: Final[frozenset[str]] = frozenset({"classified", "not_an_image", "unre
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 BoxPx = tuple[int, int, int, int]
-Text = Annotated[str, AfterValidator(lambda text: text.encode("utf-8", "backslashreplace").decode())]
-"""Text from names and tags can hold lone surrogates, which no JSON file may."""
+
+
+def as_text(text: str) -> str:
+    """Return text from a name or a tag without the lone surrogates that it can hold, and no JSON file may."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+Text = Annotated[str, AfterValidator(as_text)]
 Utc = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 
 
@@ -165,6 +182,15 @@ class Sidecar(_Part):
     agent: AgentRecord
 
 
+def _as_json(value: object) -> object:
+    if isinstance(value, FileStamp):
+        return {name: getattr(value, name) for name in value.__slots__}
+    return str(value)
+
+
+_LINE: Final = json.JSONEncoder(default=_as_json, allow_nan=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What became of one file. `sidecar` and `heatmap` are None where none was written."""
@@ -186,7 +212,8 @@ class Finding:
 
     def to_json(self) -> str:
         """Return one line; names that are no UTF-8 survive, because JSON's escapes carry lone surrogates."""
-        return json.dumps(asdict(self), default=str, allow_nan=False)
+        # Not asdict, which copies everything deeply: a start without a journal needs 100,000 of these lines.
+        return _LINE.encode({name: getattr(self, name) for name in self.__slots__})
 
     @classmethod
     def from_json(cls, text: str) -> Finding:
@@ -207,71 +234,15 @@ class Twin:
     sha256: str
 
 
-class NameTooLong(Exception):
-    """The outputs' names would not fit into the file system; the text names the file and the limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the outputs of one micrograph go."""
-
-    sidecar: Path
-    heatmap: Path
-
-
-@dataclass(frozen=True, slots=True)
-class OutputPlan:
-    """Beside each micrograph, or mirrored below `output`.
-
-    Mirrored paths count from the folder that all `roots` have in common, so that two roots can never clash
-    and a single root is mirrored directly.
-    """
-
-    output: Path | None = None
-    roots: tuple[Path, ...] = ()
-
-    def place(self, source: Path) -> Place:
-        """Return where `source`'s outputs go. Raises NameTooLong: a name is never shortened."""
-        _require_room(source)
-        folder = source.parent if self.output is None else self.output / self._below_roots(source.parent)
-        return Place(folder / (source.name + SIDECAR_SUFFIX), folder / (source.name + HEATMAP_SUFFIX))
-
-    def _below_roots(self, folder: Path) -> Path:
-        try:
-            return folder.relative_to(os.path.commonpath(self.roots))
-        except ValueError:
-            # Roots on several drives of Windows have nothing in common, and a path may lie outside all roots.
-            drive = folder.drive.replace(":", "").strip("\\/").replace("\\", "/")
-            return Path(drive) / folder.relative_to(folder.anchor)
-
-
-def _require_room(source: Path) -> None:
-    name = source.name + HEATMAP_SUFFIX
-    length = (
-        len(name.encode("utf-16-le", "surrogatepass")) // 2 if os.name == "nt" else len(os.fsencode(name))
-    )
-    if length > NAME_LIMIT:
-        unit = "characters" if os.name == "nt" else "bytes"
-        raise NameTooLong(
-            f"the name has no room for {HEATMAP_SUFFIX!r}: {length} {unit} where {NAME_LIMIT} are possible; "
-            "rename the file"
-        )
-
-
-def is_own_output(name: str) -> bool:
-    """Whether a file name is one that this module gives out, and so never a micrograph."""
-    lowered = name.casefold()
-    return lowered.endswith((SIDECAR_SUFFIX, HEATMAP_SUFFIX))
-
-
-def readable_path(path: Path) -> str:
-    r"""Return the path as text that any JSON reader takes: bytes that are no UTF-8 become \xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def modified_utc(stamp: FileStamp) -> datetime:
-    """Return the stamp's modification time in UTC, to the microsecond, without rounding through a float."""
-    return _EPOCH + timedelta(microseconds=stamp.modified_ns // 1000)
+    """Return the stamp's modification time in UTC, to the microsecond, without rounding through a float.
+
+    Times that no calendar has (a file system can hold the year 30,000) are the nearest that it has.
+    """
+    try:
+        return _EPOCH + timedelta(microseconds=stamp.modified_ns // 1000)
+    except OverflowError:
+        return (datetime.max if stamp.modified_ns > 0 else datetime.min).replace(tzinfo=UTC)
 
 
 def source_record(path: Path, stamp: FileStamp, sha256: str | None, fingerprint: str | None) -> SourceRecord:
@@ -301,32 +272,49 @@ def sidecar_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA} | schema
 
 
-def write_record(place: Place, record: Sidecar) -> None:
+def write_record(place: Place, record: Sidecar, layer: FileLayer = SYSTEM_FILES) -> None:
     """Write the sidecar durably: from here on the file is done. Raises OSError."""
-    write_durably(place.sidecar, sidecar_json(record).encode("utf-8"))
+    write_durably(place.sidecar, sidecar_json(record).encode("utf-8"), layer)
 
 
 def read_record(path: Path) -> Sidecar | None:
     """Return the sidecar at `path`, or None when there is none or it is none of ours, whole and valid."""
+    text = read_whole(path, RECORD_LIMIT_BYTES)
     try:
-        return Sidecar.model_validate_json(Path(system_path(path)).read_bytes())
-    except (OSError, ValidationError):
+        return None if text is None else Sidecar.model_validate_json(text)
+    except ValidationError:
         return None
 
 
-def finding_on_record(path: Path, stamp: FileStamp, plan: OutputPlan) -> Finding | None:
-    """Return the finding that a valid sidecar holds for exactly this size and time of the file, else None."""
+def finding_on_record(
+    path: Path, stamp: FileStamp, plan: OutputPlan, model_sha256: str | None = None
+) -> Finding | None:
+    """Return the finding that a valid sidecar holds for exactly this size and time of the file, else None.
+
+    The heatmap it names must be there. A quarantine holds for the model that it names; with `model_sha256`
+    given, that of another model counts as none.
+    """
     try:
         place = plan.place(path)
     except NameTooLong:
         return None
     record = read_record(place.sidecar)
-    if record is None or (record.source.bytes, record.source.modified) != (
-        stamp.size_bytes,
-        modified_utc(stamp),
-    ):
+    if record is None or not is_about(record, stamp) or not _has_its_heatmap(record, place):
+        return None
+    if record.outcome == "quarantined" and model_sha256 not in (None, record.model.sha256):
         return None
     return finding_of(path, stamp, place, record)
+
+
+def is_about(record: Sidecar, stamp: FileStamp) -> bool:
+    """Whether a record was made from a file of exactly this size and time."""
+    source = record.source
+    return source.bytes == stamp.size_bytes and source.modified == modified_utc(stamp)
+
+
+def _has_its_heatmap(record: Sidecar, place: Place) -> bool:
+    named = record.cam.heatmap if record.cam else None
+    return named is None or (named == as_text(place.heatmap.name) and is_regular_file(place.heatmap))
 
 
 def finding_of(

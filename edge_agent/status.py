@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Final, Literal
 from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from edge_agent.files import FileLayer, write_durably
+from edge_agent.files import FileLayer, remove_leftovers, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 STATUS_NAME: Final = "status.json"
 LOCK_NAME: Final = "agent.lock"
+OWN: Final = "status"
+"""Owner of the temporary files in the state folder."""
 MOST_TROUBLES: Final = 20
 # `status` looks at the lock for an instant; an agent that starts just then waits it out.
 _LOCK_PATIENCE_SECONDS: Final = 0.5
@@ -39,11 +41,20 @@ class _Part(BaseModel):
 
 
 class FolderStatus(_Part):
-    """One watched folder; `events` is "on", or why no change events arrive (scans still find everything)."""
+    """One watched folder; `events` is "on", or why they cannot be relied on (scans still find everything)."""
 
     path: str
     present: bool
     events: str
+    share: bool
+
+
+class DiskStatus(_Part):
+    """A disk that the agent writes to; when it is `low` nothing is written there."""
+
+    folder: str
+    free_mib: int
+    low: bool
 
 
 class ModelStatus(_Part):
@@ -55,21 +66,22 @@ class ModelStatus(_Part):
 
 
 class WorkerStatus(_Part):
-    """The worker process; `trouble` is why there is none at the moment."""
+    """The worker process; `trouble` is why there is none at the moment, or why the last one ended."""
 
     pid: int | None
     starts: int
     deaths: int
+    recycled: int
+    interrupted: int
     trouble: str | None
 
 
 class Trouble(_Part):
-    """A file that has no sidecar yet although it was examined, and why."""
+    """A file that is tried again, and why; a `stalled` one has a sidecar that says so."""
 
     path: str
     outcome: str
     reason: str | None
-    given_up: bool
 
 
 class LastFile(_Part):
@@ -84,9 +96,13 @@ class LastFile(_Part):
 
 
 class AgentStatus(_Part):
-    """Everything `edge-agent status` prints. `done` counts the journal, `since_start` this run."""
+    """Everything `edge-agent status` prints. `done` counts the journal, `since_start` this run.
 
-    schema_name: Literal["scopewatch.status/1"] = "scopewatch.status/1"
+    `journal` says where the rows come from: "kept", "new" (there was none), or "moved aside" (it could not be
+    used); the last two are filled from the sidecars. `orphaned` counts sidecars whose micrograph is gone.
+    """
+
+    schema_name: Literal["scopewatch.status/2"] = "scopewatch.status/2"
     version: str
     pid: int
     started: AwareDatetime
@@ -94,18 +110,23 @@ class AgentStatus(_Part):
     state: str
     folders: tuple[FolderStatus, ...]
     output: str | None
+    disks: tuple[DiskStatus, ...]
+    paused: str | None
     model: ModelStatus | None
     worker: WorkerStatus
     seen: int
     waiting: int
+    oldest_waiting_seconds: float | None
     done: dict[str, int]
     since_start: dict[str, int]
+    incomplete: int
+    stalled: int
+    failing: int
+    orphaned: int
     scans: int
     last_scan_seconds: float | None
-    journal_rebuilt: bool
+    journal: str
     last: LastFile | None
-    incomplete: int
-    failing: int
     troubles: tuple[Trouble, ...]
 
 
@@ -118,8 +139,9 @@ def sole_agent(state: Path, folders: Iterable[Path]) -> Iterator[None]:
     state.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
         _hold(held, state / LOCK_NAME, f"the state folder {state}; stop it, or give this one another `state`")
-        # An earlier run's numbers are not this one's.
+        # An earlier run's numbers are not this one's, nor are the halves it left when it was killed.
         (state / STATUS_NAME).unlink(missing_ok=True)
+        remove_leftovers(state, OWN)
         for folder in folders:
             _hold(held, _lock_of_folder(folder), f"the folder {folder}; stop it, or watch another folder")
         yield
@@ -168,7 +190,7 @@ class _Unforced(FileLayer):
         """Leave it to the system."""
 
 
-_UNFORCED: Final = _Unforced()
+_UNFORCED: Final = _Unforced(OWN)
 
 
 def _hold(held: contextlib.ExitStack, lock: Path, what: str) -> None:

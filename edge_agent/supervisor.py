@@ -1,8 +1,8 @@
-"""The one worker process: started, asked, limited, replaced when it dies; and what is tried again when.
+"""The one worker process: started, asked, limited, relieved, replaced when it dies; and .
 
 Parsers and ONNX Runtime live in the worker only, so that whatever a file does to them, this process goes on.
-Only this module knows the worker as a process. There is never more than one, because a new one is started
-only after the old one is reaped.
+Only this module decides when a worker has to go and whether the file in its hand is to blame. At most one
+worker has a file in its hand; a second one exists only while it loads its model to relieve the first.
 """
 
 from __future__ import annotations
@@ -10,39 +10,43 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections import deque
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.protocol import Job, Ready, Refused, WorkerSettings, job_line, read_greeting, settings_line
-from edge_agent.sidecar import Finding, readable_path
+from edge_agent.job_object import JobLimits, WorkerJob, worker_job
+from edge_agent.output_places import NameTooLong, readable_path
+from edge_agent.patience import STORAGE_SILENT, SetAside, StorageStalls, Terms, answer_of
+from edge_agent.patience import Stopped as Stopped
+from edge_agent.protocol import (
+    Job,
+    NotUnderstood,
+    Ready,
+    Refused,
+    WorkerSettings,
+    job_line,
+    read_finding,
+    read_greeting,
+    settings_line,
+)
+from edge_agent.sidecar import Finding
+from edge_agent.storage_probe import StorageProbe, StorageSilent
+from edge_agent.worker_process import WORKER_COMMAND as WORKER_COMMAND
+from edge_agent.worker_process import WorkerEnded, WorkerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import threading
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-_PACKAGE_PARENT: Final = str(Path(__file__).resolve().parent.parent)
-# Not `-m`: that would put the current folder, perhaps one full of acquisitions, in front of the import path.
-WORKER_COMMAND: Final = (
-    sys.executable,
-    "-P",
-    "-c",
-    f"import sys; sys.path.append({_PACKAGE_PARENT!r}); from edge_agent.worker import main; main()",
-)
-ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""Environment that keeps NumPy's BLAS to one thread too: the PC is acquiring."""
-ATTEMPTS: Final = 3
-"""A file that the worker did not survive is tried so often, then left alone until it changes."""
-_POLL_SECONDS: Final = 0.1
+SLOW_DISK_BYTES_PER_SECOND: Final = 20_000_000
+"""So fast a disk or share is at least; larger files are given more time."""
+PATIENCE_SECONDS: Final = 8.0
+"""So long (and as long as its size explains) a file may keep others waiting."""
+_POLL_SECONDS: Final = 0.25
 _RESTART_PAUSES_SECONDS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_RETRY_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 _GRACE_SECONDS: Final = 1.5
+_MIB: Final = 1024 * 1024
 _log = logging.getLogger(__name__)
 
 
@@ -54,23 +58,31 @@ class WorkerFailed(Exception):
     """The worker did not start; the text says how it ended."""
 
 
-class Stopped(Exception):
-    """The stop event was set while waiting for the worker."""
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerHealth:
-    """The worker as a monitor sees it; `trouble` is why there is none, or why the last one ended."""
+    """The worker as a monitor sees it; `trouble` is why there is none, or why the last one ended.
+
+    `files` were answered by the present worker; `deaths` were not our doing, unlike what is counted as
+    `recycled` (relieved by a fresh one); `interrupted` counts findings of that outcome.
+    """
 
     pid: int | None
     model: Ready | None
     starts: int
     deaths: int
     trouble: str | None
+    files: int = 0
+    recycled: int = 0
+    interrupted: int = 0
 
 
 class Supervisor:
-    """Ask one worker process about one file at a time. `ask` and `start` belong to one thread."""
+    """Ask one worker process about one file at a time.
+
+    `start`, `ask`, `tend` and `close` belong to one thread, which must live as long as the worker: Linux ends
+    a worker with the thread that started it. A worker is relieved after `recycle_files` files as soon as no
+    others wait, at latest after twice as many; when the new one is refused, the old one goes on.
+    """
 
     def __init__(
         self,
@@ -79,223 +91,271 @@ class Supervisor:
         wall_limit_seconds: float = 120.0,
         start_limit_seconds: float = 120.0,
         command: Sequence[str] = WORKER_COMMAND,
+        patience_seconds: float = PATIENCE_SECONDS,
+        recycle_files: int = 1000,
+        storage_limit_seconds: float = 2.0,
     ) -> None:
-        self._settings = settings
+        self._settings = replace(settings, supervisor_pid=settings.supervisor_pid or os.getpid())
         self._wall_limit_seconds = wall_limit_seconds
         self._start_limit_seconds = start_limit_seconds
         self._command = tuple(command)
-        self._worker: _Worker | None = None
+        self._patience_seconds = patience_seconds
+        self._recycle_files = self._relief_due = recycle_files
+        self._storage = StorageProbe(settings.plan.roots, storage_limit_seconds)
+        self._job: WorkerJob | None = None
+        self._worker: WorkerProcess | None = None
+        self._loading: WorkerProcess | None = None
+        self._unburied: list[WorkerProcess] = []
+        self._uncleared: set[Path] = set()
         self._model: Ready | None = None
-        self._starts = self._deaths = self._failures_in_a_row = 0
+        self._starts = self._deaths = self._recycled = self._interrupted = 0
+        self._failures_in_a_row = 0
+        self._no_start_before = 0.0
         self._trouble: str | None = None
 
     def start(self, stop: threading.Event) -> Ready:
         """Start the worker and wait until its model is loaded. Raises ModelRefused, WorkerFailed, Stopped."""
-        self._starts += 1
-        self._worker = _Worker(self._command)
-        try:
-            self._worker.say(settings_line(self._settings))
-            greeting = read_greeting(self._worker.hear(self._start_limit_seconds, stop))
-        except (_WorkerEnded, ValueError, KeyError, TypeError) as error:
-            self._bury(f"the worker did not start: {error}")
-            raise WorkerFailed(self._trouble) from None
-        if isinstance(greeting, Refused):
-            self._bury(greeting.reason)
-            raise ModelRefused(greeting.reason)
-        self._model, self._trouble = greeting, None
-        return greeting
+        self._launch()
+        while not stop.is_set():
+            if (model := self._greet(_POLL_SECONDS)) is not None:
+                return model
+        raise Stopped
 
-    def ask(self, job: Job, stop: threading.Event) -> Finding:
-        """Return the worker's finding on one file; `crashed` when it died of it or took too long.
+    def ask(
+        self, job: Job, stop: threading.Event, *, give_way: Callable[[], bool] = lambda: False
+    ) -> Finding:
+        """Return the worker's finding on one file.
 
-        Waits for as long as no worker can be started. Raises Stopped.
+        `crashed` when the worker died of it or took too long, `interrupted` when it was ended for something
+        that is no fault of the file: others wait (`give_way`), the storage does not answer, the PC is too
+        busy. Waits for as long as no worker can be started. Raises Stopped, after which only `close` helps.
         """
-        worker = self._living_worker(stop)
         try:
-            worker.say(job_line(job))
-            finding = Finding.from_json(worker.hear(self._wall_limit_seconds, stop))
-            if finding.path != job.path:
-                raise ValueError(f"answered for {finding.path}")
-        except _WorkerEnded as error:
-            return self._crashed(job, str(error))
-        except (ValueError, KeyError, TypeError) as error:
-            return self._crashed(job, f"the worker's answer makes no sense ({error})")
-        self._failures_in_a_row = 0
+            terms = self._terms(job.path, give_way, stop)
+        except StorageSilent:
+            return self._set_aside(job, STORAGE_SILENT)
+        worker = self._living_worker(stop)
+        worker.say(job_line(job))
+        try:
+            finding = read_finding(answer_of(worker, terms, stop), job)
+        except WorkerEnded as error:
+            return self._blame(job, str(error), stop)
+        except NotUnderstood as error:
+            return self._blame(job, f"the worker's answer makes no sense ({error})", stop)
+        except SetAside as error:
+            self._dismiss(f"{error}, at {readable_path(job.path)}")
+            self._make_ready(job.path, stop, can_clear=not isinstance(error, StorageStalls))
+            return self._set_aside(job, str(error))
+        if finding.outcome == "crashed":
+            return self._blame(job, finding.reason or "the worker gave up", stop)
+        self._count_answer(worker, give_way)
         return finding
+
+    def tend(self, stop: threading.Event) -> None:
+        """See to the worker while no file waits: replace a dead one, let a loaded one relieve the old.
+
+        Returns at once; to be called now and then (it saves the next file the wait).
+        """
+        self._look_after()
+        if self._worker is None and not stop.is_set() and time.monotonic() >= self._no_start_before:
+            self._launch()
 
     def close(self) -> None:
         """End the worker: it may finish the file in hand for a moment, then it is killed."""
-        if self._worker is not None:
-            self._worker.end(_GRACE_SECONDS)
-            self._worker = None
+        for worker, grace_seconds in ((self._loading, 0.0), (self._worker, _GRACE_SECONDS)):
+            if worker is not None:
+                worker.end(grace_seconds)
+        self._worker = self._loading = None
+        if self._job is not None:
+            self._job.close()
+            self._job = None
 
     def health(self) -> WorkerHealth:
         """Return what can be said at this moment; may be called from any thread."""
-        worker = self._worker
-        pid = worker.pid if worker is not None and worker.exit_code() is None else None
-        return WorkerHealth(pid, self._model, self._starts, self._deaths, self._trouble)
+        worker = self._worker or self._loading
+        alive = worker is not None and worker.exit_code() is None
+        return WorkerHealth(
+            pid=worker.pid if worker is not None and alive else None,
+            model=self._model,
+            starts=self._starts,
+            deaths=self._deaths,
+            trouble=self._trouble,
+            files=worker.answered if worker is not None else 0,
+            recycled=self._recycled,
+            interrupted=self._interrupted,
+        )
 
-    def _living_worker(self, stop: threading.Event) -> _Worker:
+    def _terms(self, path: Path, give_way: Callable[[], bool], stop: threading.Event) -> Terms:
+        """Return how long the file may take. Raises StorageSilent, Stopped."""
+        outputs = self._folder_of_outputs(path)
+        try:
+            size_bytes = self._storage.size_of(path, stop)
+            if outputs in self._uncleared:
+                self._clear(outputs, stop)
+        except StorageSilent:
+            if stop.is_set():
+                raise Stopped from None
+            raise
+        # No more than that is read of a file.
+        read_bytes = min(size_bytes, self._settings.snapshot_limit_mib * _MIB)
+        reading_seconds = read_bytes / SLOW_DISK_BYTES_PER_SECOND
+        return Terms(
+            self._patience_seconds + reading_seconds,
+            self._wall_limit_seconds + reading_seconds,
+            give_way,
+            self._launch,
+            lambda: self._storage.answers(path, outputs, stop),
+        )
+
+    def _folder_of_outputs(self, path: Path) -> Path:
+        try:
+            return self._settings.plan.place(path).sidecar.parent
+        except NameTooLong:
+            return path.parent
+
+    def _living_worker(self, stop: threading.Event) -> WorkerProcess:
         while True:
-            if self._worker is not None and self._worker.exit_code() is not None:
-                self._bury(f"the worker ended while idle: {self._worker.last_words()}")
+            if stop.is_set():
+                raise Stopped
+            self._look_after()
             if self._worker is not None:
                 return self._worker
-            pause = _RESTART_PAUSES_SECONDS[min(self._failures_in_a_row, len(_RESTART_PAUSES_SECONDS)) - 1]
-            if stop.wait(pause if self._failures_in_a_row else 0.0):
+            if stop.wait(max(0.0, self._no_start_before - time.monotonic())):
                 raise Stopped
             try:
                 self.start(stop)
             except (ModelRefused, WorkerFailed) as error:
                 _log.warning("no worker at the moment, files wait: %s", error)
 
-    def _crashed(self, job: Job, reason: str) -> Finding:
+    def _look_after(self) -> None:
+        """Notice what happened since the last file; never waits, and blames no file."""
+        worker = self._worker
+        trouble = None if worker is None else worker.trouble_while_idle()
+        if worker is not None and trouble is not None:
+            self._bury(trouble)
+            if worker.answered == 0:
+                self._back_off()
+        if self._loading is not None:
+            try:
+                self._greet(0.0)
+            except (ModelRefused, WorkerFailed):
+                _log.warning("%s", self._trouble)
+
+    def _launch(self) -> None:
+        """Start a worker and send its settings; it loads its model meanwhile."""
+        if self._loading is not None:
+            return
+        self._unburied = [worker for worker in self._unburied if worker.exit_code() is None]
+        self._starts += 1
+        settings = self._settings
+        if self._job is None:
+            self._job = worker_job(JobLimits(settings.memory_limit_mib, settings.low_priority))
+        try:
+            self._loading = WorkerProcess(self._command)
+        except OSError as error:
+            self._start_failed(f"the worker did not start: {error}")
+            return
+        if self._job is not None:
+            self._job.take(self._loading.pid)
+        self._loading.say(settings_line(settings))
+
+    def _greet(self, seconds: float) -> Ready | None:
+        """Hear whether the worker that loads is ready; None while it loads."""
+        if self._loading is None:
+            raise WorkerFailed(self._trouble)
+        try:
+            line = self._loading.hear(seconds)
+            if line is None and self._loading.age_seconds() < self._start_limit_seconds:
+                return None
+            if line is None:
+                raise WorkerEnded(f"it took longer than {self._start_limit_seconds:g} s and was ended")
+            greeting = read_greeting(line)
+        except (WorkerEnded, NotUnderstood) as error:
+            raise WorkerFailed(self._start_failed(f"the worker did not start: {error}")) from None
+        if isinstance(greeting, Refused):
+            raise ModelRefused(self._start_failed(greeting.reason))
+        self._hand_over(self._loading, greeting)
+        return greeting
+
+    def _hand_over(self, worker: WorkerProcess, greeting: Ready) -> None:
+        if self._job is not None and greeting.pid not in (None, worker.pid):
+            self._job.take(greeting.pid)
+        worker.pid = greeting.pid or worker.pid
+        old, self._worker, self._loading = self._worker, worker, None
+        self._model, self._trouble, self._relief_due = greeting, None, self._recycle_files
+        if old is not None:
+            self._recycled += 1
+            self._end(old, _GRACE_SECONDS)
+
+    def _start_failed(self, trouble: str) -> str:
+        if self._loading is not None:
+            self._end(self._loading, 0.0)
+            self._loading = None
+        self._deaths += 1
+        self._back_off()
+        self._trouble = trouble
+        if self._worker is not None:
+            self._trouble = (
+                f"the worker is due for relief, but goes on, because the next one fails: {trouble}"
+            )
+            self._relief_due = self._worker.answered + self._recycle_files
+        return trouble
+
+    def _back_off(self) -> None:
+        """Wait longer and longer: for workers that cannot start, not for those that a file ended."""
+        self._failures_in_a_row += 1
+        pause = _RESTART_PAUSES_SECONDS[min(self._failures_in_a_row, len(_RESTART_PAUSES_SECONDS)) - 1]
+        self._no_start_before = time.monotonic() + pause
+
+    def _count_answer(self, worker: WorkerProcess, give_way: Callable[[], bool]) -> None:
+        worker.answered += 1
+        self._failures_in_a_row = 0
+        over = worker.answered - self._relief_due
+        if over >= self._recycle_files or (over >= 0 and not give_way()):
+            self._launch()
+
+    def _blame(self, job: Job, reason: str, stop: threading.Event) -> Finding:
+        if stop.is_set():
+            # Whoever ends us may have ended the worker first.
+            raise Stopped
         self._bury(f"{reason}, at {readable_path(job.path)}")
         _log.warning("%s", self._trouble)
+        self._make_ready(job.path, stop)
         return Finding(path=job.path, outcome="crashed", reason=reason)
 
+    def _set_aside(self, job: Job, reason: str) -> Finding:
+        self._interrupted += 1
+        _log.info("%s: %s", readable_path(job.path), reason)
+        return Finding(path=job.path, outcome="interrupted", reason=reason)
+
+    def _make_ready(self, path: Path, stop: threading.Event, *, can_clear: bool = True) -> None:
+        """After an end in the middle of a file: the next worker loads, what this one left is removed.
+
+        What cannot be removed now is removed before the next file with outputs in the same folder.
+        """
+        if not stop.is_set():
+            self._launch()
+        outputs = self._folder_of_outputs(path)
+        self._uncleared.add(outputs)
+        with contextlib.suppress(StorageSilent):
+            if can_clear:
+                self._clear(outputs, stop)
+
+    def _clear(self, outputs: Path, stop: threading.Event) -> None:
+        if self._settings.owner:
+            self._storage.clear(outputs, self._settings.owner, stop)
+        self._uncleared.discard(outputs)
+
     def _bury(self, trouble: str) -> None:
+        self._deaths += 1
+        self._dismiss(trouble)
+
+    def _dismiss(self, trouble: str) -> None:
         if self._worker is not None:
-            self._worker.end(0.0)
+            self._end(self._worker, 0.0)
             self._worker = None
-            self._deaths += 1
-        self._failures_in_a_row += 1
         self._trouble = trouble
 
-
-class RetryRule:
-    """What is tried again, and when: incomplete and failed files for ever, deadly ones `ATTEMPTS` times."""
-
-    def __init__(self) -> None:
-        self._tries: dict[Path, int] = {}
-        self._deaths: dict[Path, int] = {}
-        self._first: dict[Path, float] = {}
-
-    def pause_after(self, finding: Finding, now: float) -> float | None:
-        """Return after how many seconds to try again, or None to leave the file alone until it changes."""
-        tries = self._tries[finding.path] = self._tries.get(finding.path, 0) + 1
-        if finding.outcome == "incomplete":
-            self._first.setdefault(finding.path, now)
-        if finding.outcome == "crashed":
-            deaths = self._deaths[finding.path] = self._deaths.get(finding.path, 0) + 1
-            if deaths >= ATTEMPTS:
-                self.forget(finding.path)
-                return None
-        return _RETRY_PAUSES_SECONDS[min(tries, len(_RETRY_PAUSES_SECONDS)) - 1]
-
-    def incomplete_seconds(self, path: Path, now: float) -> float:
-        """Return for how long the file has been known as incomplete."""
-        return now - self._first.get(path, now)
-
-    def forget(self, path: Path) -> None:
-        """Start afresh with a file that is done."""
-        for counts in (self._tries, self._deaths, self._first):
-            counts.pop(path, None)
-
-
-class _WorkerEnded(Exception):
-    """The worker died, or was given up; the text says how."""
-
-
-class _Worker:
-    """One process with its two reading threads, which end when its pipes do."""
-
-    def __init__(self, command: tuple[str, ...]) -> None:
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | ONE_THREAD,
-            # Ctrl-C in the terminal is for us: the worker ends when we close its stdin.
-            start_new_session=os.name == "posix",
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._errors: deque[str] = deque(maxlen=20)
-        self._threads = [
-            threading.Thread(target=self._read_answers, name="worker-answers", daemon=True),
-            threading.Thread(target=self._read_errors, name="worker-errors", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def exit_code(self) -> int | None:
-        return self._process.poll()
-
-    def say(self, line: str) -> None:
-        pipe = self._process.stdin
-        try:
-            if pipe is not None:
-                pipe.write(line.encode("ascii") + b"\n")
-                pipe.flush()
-        except OSError:
-            raise _WorkerEnded(f"the worker ended: {self.last_words()}") from None
-
-    def hear(self, limit_seconds: float, stop: threading.Event) -> str:
-        deadline = time.monotonic() + limit_seconds
-        while True:
-            try:
-                line = self._lines.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                if stop.is_set():
-                    raise Stopped from None
-                if time.monotonic() >= deadline:
-                    raise _WorkerEnded(
-                        f"the worker took longer than {limit_seconds:g} s and was ended"
-                    ) from None
-                continue
-            if line is None:
-                raise _WorkerEnded(f"the worker ended: {self.last_words()}")
-            return line
-
-    def last_words(self) -> str:
-        """Say how the process ended, with the last line it wrote to stderr."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1)
-        code = self._process.poll()
-        how = "it closed its output" if code is None else _ending(code)
-        self._threads[1].join(timeout=1)
-        return f"{how} ({self._errors[-1]})" if self._errors else how
-
-    def end(self, grace_seconds: float) -> None:
-        """Close its stdin, wait, kill, reap."""
-        with contextlib.suppress(OSError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=grace_seconds)
-        if self._process.poll() is None:
-            self._process.kill()
-            # One that hangs in the kernel on a dead share is not waited for: killed, it runs no more code.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=1)
-        for thread, pipe in zip(self._threads, (self._process.stdout, self._process.stderr), strict=True):
-            thread.join(timeout=1)
-            if pipe is not None and not thread.is_alive():
-                pipe.close()
-
-    def _read_answers(self) -> None:
-        if self._process.stdout is not None:
-            for line in self._process.stdout:
-                self._lines.put(line.decode("ascii", "replace"))
-        self._lines.put(None)
-
-    def _read_errors(self) -> None:
-        if self._process.stderr is not None:
-            for line in self._process.stderr:
-                text = line.decode("utf-8", "replace").rstrip()
-                if text:
-                    self._errors.append(text)
-                    _log.debug("worker: %s", text)
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
+    def _end(self, worker: WorkerProcess, grace_seconds: float) -> None:
+        if not worker.end(grace_seconds):
+            self._unburied.append(worker)

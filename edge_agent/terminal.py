@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.sidecar import Finding
-    from edge_agent.status import AgentStatus
+    from edge_agent.status import AgentStatus, DiskStatus, FolderStatus
+    from edge_agent.tidy import Untidy
 
 _PLAIN_PROGRESS_SECONDS: Final = 30.0
 _WORDS: Final = {
@@ -25,7 +26,10 @@ _WORDS: Final = {
     "refused": "REFUSED",
     "failed": "FAILED",
     "crashed": "FAILED",
+    "interrupted": "POSTPONED",
+    "quarantined": "QUARANTINED",
 }
+_ALWAYS_COUNTED: Final = ("classified", "not_an_image", "unreadable", "quarantined")
 
 
 def printable(text: str) -> str:
@@ -75,33 +79,61 @@ def counts_text(outcomes: Counter[str], labels: Counter[str]) -> str:
 
 def status_lines(numbers: AgentStatus) -> list[str]:
     """Return what `edge-agent status` prints."""
-    model = numbers.model
-    done = (
-        ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in numbers.done.items())
-        or "nothing yet"
-    )
+    model, worker = numbers.model, numbers.worker
+    counted = {outcome: numbers.done.get(outcome, 0) for outcome in _ALWAYS_COUNTED} | numbers.done
     lines = [
-        f"running    since {numbers.started:%Y-%m-%d %H:%M:%S} UTC, process {numbers.pid}, {numbers.version}",
-        f"model      {f'{model.name} {model.version}' if model else 'not loaded'}",
-        *(
-            f"folder     {folder.path}  {'present' if folder.present else 'MISSING'}, events {folder.events}"
-            for folder in numbers.folders
-        ),
-        f"seen       {numbers.seen}",
-        f"waiting    {numbers.waiting}",
-        f"done       {done}",
-        f"incomplete {numbers.incomplete}",
-        f"failing    {numbers.failing}",
+        f"running       since {numbers.started:%Y-%m-%d %H:%M:%S} UTC, process {numbers.pid}, {numbers.version}",
+        f"model         {f'{model.name} {model.version}' if model else 'NOT LOADED'}",
+        *(f"folder        {_folder_text(folder)}" for folder in numbers.folders),
+        *(f"disk          {_disk_text(disk)}" for disk in numbers.disks),
+        f"seen          {numbers.seen}",
+        f"waiting       {numbers.waiting}{_age_text(numbers.oldest_waiting_seconds)}",
+        *(f"{_words(outcome):<14}{count}" for outcome, count in counted.items()),
+        f"stalled       {numbers.stalled}",
+        f"failing       {numbers.failing}",
+        f"orphaned      {numbers.orphaned}{'  (see `edge-agent tidy`)' if numbers.orphaned else ''}",
     ]
-    if numbers.worker.trouble is not None:
-        lines.append(f"worker     {numbers.worker.trouble}")
+    if numbers.paused is not None:
+        lines.append(f"PAUSED        {numbers.paused}")
+    if worker.trouble is not None:
+        lines.append(f"worker        {worker.trouble}")
     if numbers.last is not None:
-        lines.append(f"last       {numbers.last.path}  {numbers.last.label or numbers.last.outcome}")
-    lines += [
-        f"{'given up  ' if item.given_up else 'trouble   '} {item.path}  {item.outcome}: {item.reason}"
-        for item in numbers.troubles
-    ]
+        last = numbers.last
+        lines.append(f"last file     {last.path}  {last.label or last.outcome}, {last.finished:%H:%M:%S} UTC")
+    lines += [f"trouble       {item.path}  {item.outcome}: {item.reason}" for item in numbers.troubles]
     return lines
+
+
+def untidy_lines(untidy: Untidy) -> list[str]:
+    """Return what `edge-agent tidy` found."""
+    lines = [f"{path}: passed over: {reason}" for path, reason in untidy.passed_over]
+    for orphan in untidy.orphans:
+        lines += [str(path) for path in (orphan.sidecar, orphan.heatmap) if path is not None]
+    lines += [str(path) for path in untidy.abandoned]
+    heatmaps = sum(orphan.heatmap is not None for orphan in untidy.orphans)
+    lines.append(
+        f"{len(untidy.orphans)} sidecars and {heatmaps} heatmaps without their micrograph, "
+        f"{len(untidy.abandoned)} temporary files older than a day"
+    )
+    return lines
+
+
+def _words(outcome: str) -> str:
+    return outcome.replace("_", " ")
+
+
+def _folder_text(folder: FolderStatus) -> str:
+    share = " (share)" if folder.share else ""
+    return f"{folder.path}{share}  {'present' if folder.present else 'MISSING'}, events {folder.events}"
+
+
+def _disk_text(disk: DiskStatus) -> str:
+    low = "  LOW: nothing is written there" if disk.low else ""
+    return f"{disk.folder}  {disk.free_mib / 1024:.1f} GiB free{low}"
+
+
+def _age_text(seconds: float | None) -> str:
+    return "" if seconds is None else f", the oldest for {seconds:.0f} s"
 
 
 @contextmanager

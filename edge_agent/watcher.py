@@ -1,16 +1,14 @@
 """Folders -> quiet paths: which files are new or changed, and finished as far as `stat` can tell.
 
-The system's change events are hints that make it quick; a scan of its own, compared with what is already
-known, is the truth (events are lost by every system under load, often silently). Only this module knows when
-a file counts as quiet. It opens nothing: it lists folders and asks for sizes and times. All waits are on a
-monotonic clock.
+The system's change events are hints that make it quick; scans of its own, compared with what is already
+known, are the truth (events are lost by every system under load, often silently). It opens nothing: it lists
+folders and asks for sizes and times. All waits are on a monotonic clock. Here the parts meet: `watched_root`
+(is the folder there), `scanning` (what is not done), `settling` (when is it quiet).
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
-import logging
+import contextlib
 import os
 import queue
 import stat
@@ -19,28 +17,43 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from edge_agent.change_events import Hints, NativeHints
+from edge_agent.change_events import NativeHints
+from edge_agent.complaints import Complaints
 from edge_agent.config import DEFAULT_INCLUDE
-from edge_agent.folder_listing import list_folder, name_rule, regular_stamp
+from edge_agent.files import is_our_temporary
+from edge_agent.folder_listing import ListingRules, entry_rule, name_rule, regular_stamp
+from edge_agent.known import is_state
+from edge_agent.output_places import is_own_output
+from edge_agent.scan_rota import ScanRota
+from edge_agent.scanning import Candidate, FolderScan, ScanRules
+from edge_agent.settling import WaitingRoom
+from edge_agent.vanished import is_missing
+from edge_agent.volumes import Volume, volume_of
+from edge_agent.watched_root import RootRules, WatchedRoot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
+    from edge_agent.change_events import Hints
     from edge_agent.files import FileStamp
+    from edge_agent.known import Known
+    from edge_agent.settling import Waiting
+    from edge_agent.watched_root import FolderHealth
 
 BATCH: Final = 16
 """How many quiet files are handed out at once; the rest stay here, where they cost little."""
+NEWEST_BATCH: Final = 2
+"""The same when the newest goes first: what is handed out can no longer be overtaken."""
 MOST_PENDING: Final = 20_000
 """Files that are remembered as waiting; beyond that the next scan finds them again."""
-SCAN_DUTY: Final = 0.02
-"""At most this share of the time is spent scanning, however large the folders are."""
+_HINTS_AT_ONCE: Final = 500
 _ROOT_CHECK_SECONDS: Final = 1.0
 _LONGEST_WAIT_SECONDS: Final = 0.25
 _COALESCE_SECONDS: Final = 0.02
 _BLOCKED_SECONDS: Final = 5.0
-_log = logging.getLogger(__name__)
+_NEVER: Final = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,69 +65,31 @@ class QuietFile:
     settled: datetime
 
 
-class KnownState(Protocol):
-    """The state in which a file was done."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size in bytes."""
-
-    @property
-    def modified_ns(self) -> int:
-        """Modification time in ns since 1970."""
-
-
-class Known(Protocol):
-    """What is already done: the journal, or a test's dictionary."""
-
-    def of(self, path: Path) -> KnownState | None:
-        """Return the state in which one file was done."""
-
-    def in_folder(self, folder: Path) -> Mapping[str, KnownState]:
-        """Return the files of one folder that are done, by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class FolderHealth:
-    """One watched folder: whether it is there, and whether change events arrive ("on", or why not)."""
-
-    path: Path
-    present: bool
-    events: str
-
-
 @dataclass(frozen=True, slots=True)
 class WatchHealth:
-    """What the watcher is doing; `waiting` counts files not yet quiet or not yet asked for."""
+    """What the watcher is doing; `waiting` counts files not yet quiet or not yet asked for, `ready` those due.
+
+    `oldest_waiting_seconds` is how long the file has been unanswered that was seen first, handed out or not.
+    """
 
     folders: tuple[FolderHealth, ...]
     waiting: int
     in_hand: int
     scans: int
     last_scan_seconds: float | None
-
-
-@dataclass(slots=True)
-class _Root:
-    path: str
-    identity: tuple[int, int] | None = None
-    hints: Hints | None = None
-    events: str = "off: the folder is missing"
-
-
-@dataclass(slots=True)
-class _Pending:
-    stamp: FileStamp
-    due: float
-    again: bool
-    """Handed out before: whoever has it on a list hears of it even when it is gone by then."""
+    ready: int = 0
+    oldest_waiting_seconds: float | None = None
+    unreadable_folders: int = 0
 
 
 class Watcher:
-    """Watch `folders` with everything below them, for file names that match `include` (case is ignored).
+    """Watch `folders` with everything below them, for file names that match `include` and not `exclude`.
 
-    One thread runs `watch`; `release`, `rearm`, `park` and `health` may be called from any other. A file that
-    was handed out is not handed out again before one of the first three is called for it.
+    A folder whose name matches `exclude` is not entered. With `sidecars_beside` a file is done only while its
+    sidecar lies beside it. What a crash of `owner` left in the folders is removed.
+
+    One thread runs `watch`; all else but `step` may be called from any other. A file that was handed out is
+    not handed out again before `release`, `rearm` or `park` is called for it.
     """
 
     def __init__(
@@ -123,41 +98,65 @@ class Watcher:
         known: Known,
         *,
         include: Iterable[str] = DEFAULT_INCLUDE,
+        exclude: Iterable[str] = (),
         quiet_seconds: float = 1.0,
+        share_quiet_seconds: float = 3.0,
         scan_seconds: float = 10.0,
+        cold_scan_seconds: float = 600.0,
+        newest_first: bool = False,
+        sidecars_beside: bool = False,
+        owner: str = "",
         hints: Callable[[], Hints] | None = None,
+        volume: Callable[[Path], Volume] = volume_of,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._roots = [_Root(str(folder)) for folder in folders]
+        exclude = tuple(exclude)
         self._known = known
-        self._wanted = name_rule(include)
-        self._quiet_seconds = quiet_seconds
-        self._scan_seconds = scan_seconds
-        self._new_hints = hints or NativeHints
+        self._listing = ListingRules(
+            name_rule(include, exclude), entry_rule(exclude), sidecars=sidecars_beside, owner=owner
+        )
+        self._cold_scan_seconds = cold_scan_seconds
+        self._batch = NEWEST_BATCH if newest_first else BATCH
         self._clock = clock
+        self._complaints = Complaints(clock)
+        self._clean: set[str] = set()
+        rules = RootRules(
+            quiet_seconds=quiet_seconds,
+            share_quiet_seconds=share_quiet_seconds,
+            new_hints=hints or NativeHints,
+            volume_of=volume,
+            on_event=self._hint,
+            on_overflow=self._events_were_lost,
+            new_scan=self._new_scan,
+            complaints=self._complaints,
+            clock=clock,
+        )
+        self._roots = [WatchedRoot(folder, rules) for folder in folders]
+        self._rota = ScanRota(self._roots, scan_seconds=scan_seconds, clock=clock)
+        self._room = WaitingRoom(newest_first=newest_first)
+        self._in_hand: dict[str, FileStamp] = {}
+        self._parked: dict[str, FileStamp] = {}
         self._wake = threading.Event()
         self._hinted: set[str] = set()
         self._answers: queue.SimpleQueue[tuple[str, float | None]] = queue.SimpleQueue()
-        self._pending: dict[str, _Pending] = {}
-        self._order: list[tuple[float, int, str]] = []
-        self._count = itertools.count()
-        self._in_hand: dict[str, FileStamp] = {}
-        self._parked: dict[str, FileStamp] = {}
-        self._left_out = False
-        self._next_root_check = self._next_scan = float("-inf")
-        self._scans = 0
-        self._last_scan_seconds: float | None = None
-        self._complained: set[str] = set()
+        self._next_root_check = float("-inf")
+        self._undelivered = 0
+        self._oldest_since: float | None = None
+        self._next_due = _NEVER
 
     def watch(self, stop: threading.Event) -> Iterator[QuietFile]:
         """Yield quiet files until `stop` is set."""
         try:
             while not stop.is_set():
-                yield from self.step()
+                batch = self.step()
+                self._undelivered = len(batch)
+                for quiet in batch:
+                    self._undelivered -= 1
+                    yield quiet
                 self._wait(stop)
         finally:
             for root in self._roots:
-                self._stop_hints(root, "off: not watching")
+                root.stop_events("off: not watching")
 
     def release(self, path: Path) -> None:
         """Say that a file handed out is done; if it changed since, it will come again."""
@@ -169,45 +168,84 @@ class Watcher:
 
     def park(self, path: Path) -> None:
         """Give a file up until it changes."""
-        self._answer(path, float("inf"))
+        self._answer(path, _NEVER)
+
+    def expect_event(self, path: Path) -> None:
+        """Say that `path` was just written below a root: when no event tells of it, events are not relied on."""
+        root = self._root_of(str(path))
+        if root is not None and root.has_events:
+            root.trust.expect(str(path))
+
+    def busy(self) -> bool:
+        """Whether a file could be handed out at this moment."""
+        return self._undelivered > 0 or self._room.ripe > 0 or self._next_due <= self._clock()
+
+    def gone(self) -> dict[str, frozenset[str]]:
+        """Return names that are known and no longer there, by folder, as far as the scans have seen."""
+        scans = [scan for root in self._roots if (scan := root.scan)]
+        return {folder: names for scan in scans for folder, names in scan.gone().items()}
 
     def health(self) -> WatchHealth:
         """Return what can be said at this moment."""
-        folders = tuple(
-            FolderHealth(Path(root.path), root.identity is not None, root.events) for root in self._roots
-        )
+        since = self._oldest_since
         return WatchHealth(
-            folders, len(self._pending), len(self._in_hand), self._scans, self._last_scan_seconds
+            tuple(root.health() for root in self._roots),
+            len(self._room),
+            len(self._in_hand),
+            self._rota.scans,
+            self._rota.last_scan_seconds,
+            ready=self._room.ripe,
+            oldest_waiting_seconds=None if since is None else max(0.0, self._clock() - since),
+            unreadable_folders=sum(scan.unreadable_folders for root in self._roots if (scan := root.scan)),
         )
 
     def step(self) -> list[QuietFile]:
-        """Look once at everything that is due, without waiting; return at most `BATCH` quiet files."""
+        """Look once at everything that is due, without waiting; return at most a batch of quiet files."""
         self._take_answers()
         if self._clock() >= self._next_root_check:
-            self._check_roots()
-        if self._clock() >= self._next_scan or (self._left_out and len(self._pending) < MOST_PENDING // 2):
-            self._scan_all()
+            self._next_root_check = self._clock() + _ROOT_CHECK_SECONDS
+            for root in self._roots:
+                if root.check():
+                    self._rota.look_at_everything()
         self._take_hints()
-        return self._take_quiet()
+        if self._rota.go_on(has_room=self._has_room()):
+            self._look_after_parked()
+        quiet = self._take_quiet()
+        self._oldest_since, self._next_due = self._room.oldest_since, self._room.next_due
+        return quiet
 
     def _answer(self, path: Path, after_seconds: float | None) -> None:
         self._answers.put((str(path), after_seconds))
         self._wake.set()
 
     def _hint(self, path: str) -> None:
-        # Called in the event source's thread. Beyond the limit a scan is cheaper than that many single looks.
+        # Called in the event source's thread, for our own writes as well, which are not worth waking up for.
+        if is_own_output(path) or (path.endswith(".tmp") and is_our_temporary(Path(path))):
+            return
+        # Beyond the limit a scan is cheaper than that many single looks.
         if len(self._hinted) < MOST_PENDING:
             self._hinted.add(path)
+            self._wake.set()
         else:
-            self._next_scan = float("-inf")
+            self._events_were_lost()
+
+    def _events_were_lost(self) -> None:
+        for root in self._roots:
+            root.trust.events_were_lost()
+        self._rota.look_at_everything()
         self._wake.set()
 
-    def _wait(self, stop: threading.Event) -> None:
-        now = self._clock()
-        until = min(
-            self._next_scan, self._next_root_check, self._order[0][0] if self._order else float("inf")
+    def _root_of(self, path: str) -> WatchedRoot | None:
+        return max(
+            (root for root in self._roots if root.holds(path)), key=lambda root: len(root.path), default=None
         )
-        if self._wake.wait(min(max(until - now, 0.0), _LONGEST_WAIT_SECONDS)):
+
+    def _wait(self, stop: threading.Event) -> None:
+        if self._rota.at_work or self._hinted or self._room.ripe:
+            return
+        next_scan = self._rota.next_scan(has_room=self._has_room())
+        pause = min(next_scan, self._next_root_check, self._room.next_due) - self._clock()
+        if self._wake.wait(min(max(pause, 0.0), _LONGEST_WAIT_SECONDS)):
             self._wake.clear()
             # A writer causes events by the hundred: gather some before looking.
             stop.wait(_COALESCE_SECONDS)
@@ -219,166 +257,141 @@ class Watcher:
             except queue.Empty:
                 return
             stamp = self._in_hand.pop(path, None)
-            if stamp is not None and after_seconds == float("inf"):
-                self._parked[path] = stamp
-            elif stamp is not None and after_seconds is not None:
-                self._set_due(path, stamp, after_seconds, again=True)
-            # Events that came while the file was in hand were passed over: look again now.
-            self._hinted.add(path)
+            if stamp is not None:
+                self._take_answer(path, stamp, after_seconds)
+
+    def _take_answer(self, path: str, stamp: FileStamp, after_seconds: float | None) -> None:
+        if after_seconds is None or after_seconds == _NEVER:
+            self._room.forget(path)
+        else:
+            self._room.put(path, stamp, self._clock(), self._clock() + after_seconds, again=True)
+        if after_seconds == _NEVER:
+            self._parked[path] = stamp
+        # Events that came while the file was in hand were passed over.
+        with contextlib.suppress(OSError):
+            now = regular_stamp(path)
+            if now is not None and now != stamp and not self._is_known(path, now):
+                self._offer(Candidate(path, now))
 
     def _take_hints(self) -> None:
-        for path in [self._hinted.pop() for _ in range(len(self._hinted))]:
-            if os.path.isdir(path):  # noqa: PTH112 - a Path for each event costs more
-                self._offer_all(self._candidates(path))
-            elif self._wanted(os.path.basename(path)):  # noqa: PTH119
-                stamp = _stamp_or_none(path)
-                if stamp is not None and not _is_done(stamp, self._known.of(Path(path))):
-                    self._offer(path, stamp)
+        for path in [self._hinted.pop() for _ in range(min(len(self._hinted), _HINTS_AT_ONCE))]:
+            root = self._root_of(path)
+            if root is None or root.scan is None:
+                continue
+            if all(self._listing.entered(name) for name in root.folders_on_the_way(path)):
+                self._follow(path, root, root.scan)
 
-    def _check_roots(self) -> None:
-        self._next_root_check = self._clock() + _ROOT_CHECK_SECONDS
-        for root in self._roots:
-            identity = _identity(root.path)
-            if identity != root.identity:
-                # Appeared, vanished, or another disk is mounted in its place: old watches see nothing of it.
-                _log.info("folder %s %s", root.path, "is missing" if identity is None else "is there")
-                root.identity = identity
-                self._stop_hints(root, "off: the folder is missing")
-                self._next_scan = float("-inf")
-            if identity is not None and (root.hints is None or not root.hints.alive()):
-                self._start_hints(root)
-
-    def _start_hints(self, root: _Root) -> None:
-        self._stop_hints(root, "off: not started")
-        hints = self._new_hints()
+    def _follow(self, path: str, root: WatchedRoot, scan: FolderScan) -> None:
+        name = os.path.basename(path)  # noqa: PTH119 - a Path for each event costs more
         try:
-            hints.start(Path(root.path), self._hint)
-        except OSError as error:
-            # No more watches to be had, for example: scans go on, and the next root check tries again.
-            hints.stop()
-            self._complain_once(
-                f"{root.path}: no change events ({error.strerror or error}); found by scans only"
-            )
-            root.events = f"off: {error.strerror or error}"
+            stamp = regular_stamp(path)
+            is_folder = stamp is None and stat.S_ISDIR(os.lstat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
             return
-        root.hints, root.events = hints, "on"
-        # What was saved between the last scan and the first event would else wait for the next scan.
-        self._next_scan = float("-inf")
+        except OSError:
+            scan.look_again(path)
+            return
+        if is_folder and path != root.path and self._listing.entered(name):
+            self._rota.enter(scan, path)
+        elif stamp is not None and self._listing.wanted(name):
+            root.trust.heard_of_input()
+            scan.note_activity(path)
+            waiting = self._room.get(path)
+            if waiting is not None:
+                waiting.unhinted = False
+            if not self._is_known(path, stamp) and not self._offer(Candidate(path, stamp)):
+                scan.look_again(path)
 
-    def _stop_hints(self, root: _Root, why: str) -> None:
-        if root.hints is not None:
-            root.hints.stop()
-        root.hints, root.events = None, why
+    def _is_known(self, path: str, stamp: FileStamp) -> bool:
+        known = self._known.of(Path(path))
+        return known is not None and is_state(stamp, known)
 
-    def _scan_all(self) -> None:
-        started = self._clock()
-        self._left_out = False
-        for root in self._roots:
-            if root.identity is not None:
-                self._offer_all(self._candidates(root.path))
-        self._look_after_parked()
-        self._scans += 1
-        self._last_scan_seconds = self._clock() - started
-        self._next_scan = self._clock() + max(self._scan_seconds, self._last_scan_seconds / SCAN_DUTY)
+    def _new_scan(self, root: str, volume: Volume) -> FolderScan:
+        rules = ScanRules(self._listing, self._cold_scan_seconds, volume.folder_times)
+        return FolderScan(
+            root,
+            self._known,
+            rules,
+            self._offer,
+            clean=self._clean,
+            complaints=self._complaints,
+            clock=self._clock,
+        )
+
+    def _has_room(self) -> bool:
+        return len(self._room) < MOST_PENDING // 2
 
     def _look_after_parked(self) -> None:
         """Hand out once more what was given up and is gone, so that it is taken off the lists."""
         for path, stamp in list(self._parked.items()):
-            if not os.path.lexists(path):
+            root = self._root_of(path)
+            if is_missing(path) and root is not None and root.is_still_there():
                 del self._parked[path]
-                self._set_due(path, stamp, 0.0, again=True)
+                self._room.put(path, stamp, self._clock(), self._clock(), again=True)
 
-    def _candidates(self, top: str) -> Iterator[tuple[str, FileStamp]]:
-        folders = [top]
-        while folders:
-            folder = folders.pop()
-            try:
-                names, below = list_folder(folder, self._wanted)
-            except OSError as error:
-                if not isinstance(error, FileNotFoundError | NotADirectoryError):
-                    self._complain_once(f"{folder}: cannot be listed ({error.strerror or error})")
-                continue
-            folders.extend(below)
-            known = self._known.in_folder(Path(folder)) if names else {}
-            for name in names:
-                path = os.path.join(folder, name)  # noqa: PTH118 - 10,000 names a scan
-                stamp = _stamp_or_none(path)
-                if stamp is not None and not _is_done(stamp, known.get(name)):
-                    yield path, stamp
-
-    def _offer_all(self, candidates: Iterable[tuple[str, FileStamp]]) -> None:
-        # Oldest first, so that a backlog is worked off in the order in which it was saved.
-        for path, stamp in sorted(candidates, key=lambda candidate: candidate[1].modified_ns):
-            self._offer(path, stamp)
-
-    def _offer(self, path: str, stamp: FileStamp) -> None:
+    def _offer(self, candidate: Candidate) -> bool:
+        """Have a file wait until it is quiet; return False when there is no room for it."""
+        path, stamp, now = candidate.path, candidate.stamp, self._clock()
+        root = self._root_of(path)
+        if root is None:
+            return True
+        root.window.looked_at(path, stamp, now)
         if path in self._in_hand or self._parked.get(path) == stamp:
-            return
+            return True
         self._parked.pop(path, None)
-        pending = self._pending.get(path)
-        if pending is None and len(self._pending) >= MOST_PENDING:
-            self._left_out = True
-        elif pending is None or pending.stamp != stamp:
-            self._set_due(path, stamp, self._quiet_seconds)
+        earlier = self._room.get(path)
+        if earlier is None and len(self._room) >= MOST_PENDING:
+            self._rota.left_out = True
+            return False
+        if earlier is None or earlier.stamp != stamp:
+            self._wait_for_quiet(root, path, stamp, forced=candidate.lacks_sidecar)
+            if candidate.is_news and root.has_events:
+                self._room.mark_unhinted(path)
+        return True
 
-    def _set_due(self, path: str, stamp: FileStamp, after_seconds: float, *, again: bool = False) -> None:
-        due = self._clock() + after_seconds
-        earlier = self._pending.get(path)
-        self._pending[path] = _Pending(stamp, due, again or (earlier is not None and earlier.again))
-        heapq.heappush(self._order, (due, next(self._count), path))
+    def _wait_for_quiet(
+        self, root: WatchedRoot, path: str, stamp: FileStamp, *, forced: bool = False
+    ) -> None:
+        now = self._clock()
+        window_seconds = root.window.seconds_for(stamp, self._room.waited_seconds(path, now))
+        self._room.put(path, stamp, now, now + window_seconds, forced=forced)
 
     def _take_quiet(self) -> list[QuietFile]:
         quiet: list[QuietFile] = []
-        now = self._clock()
-        while self._order and self._order[0][0] <= now and len(quiet) < BATCH:
-            due, _, path = heapq.heappop(self._order)
-            pending = self._pending.get(path)
-            # Entries of the heap that were overtaken by a later change are passed over here.
-            if pending is not None and pending.due == due and self._is_quiet(path, pending):
-                del self._pending[path]
-                self._in_hand[path] = pending.stamp
-                quiet.append(QuietFile(Path(path), pending.stamp, datetime.now(UTC)))
+        self._room.ripen(self._clock())
+        while len(quiet) < self._batch and (path := self._room.next_ripe()) is not None:
+            root, waiting = self._root_of(path), self._room.get(path)
+            if root is not None and waiting is not None and self._is_quiet(root, path, waiting):
+                self._hand_out(root, path, waiting)
+                quiet.append(QuietFile(Path(path), waiting.stamp, datetime.now(UTC)))
         return quiet
 
-    def _is_quiet(self, path: str, pending: _Pending) -> bool:
-        """Compare with the stamp at the start of the window; start a new window when it differs."""
+    def _is_quiet(self, root: WatchedRoot, path: str, waiting: Waiting) -> bool:
+        """Compare with the stamp at the start of the window; have the file wait on, or forget it."""
+        now = self._clock()
         try:
-            stamp = regular_stamp(path)
+            stamp, is_readable = regular_stamp(path), True
         except (FileNotFoundError, NotADirectoryError):
-            stamp = None
+            stamp, is_readable = None, root.is_still_there()
         except OSError:
-            self._set_due(path, pending.stamp, _BLOCKED_SECONDS)
-            return False
-        if stamp is None and not pending.again:
-            del self._pending[path]
-        elif stamp is not None and stamp != pending.stamp:
-            self._set_due(path, stamp, self._quiet_seconds)
-        return stamp == pending.stamp or (stamp is None and pending.again)
+            stamp, is_readable = None, False
+        if not is_readable:
+            # A share that does not answer says nothing about its files.
+            self._room.put(path, waiting.stamp, now, now + _BLOCKED_SECONDS)
+        elif stamp is not None and stamp != waiting.stamp:
+            root.window.looked_at(path, stamp, now)
+            self._wait_for_quiet(root, path, stamp)
+        elif waiting.again or (stamp is not None and (waiting.forced or not self._is_known(path, stamp))):
+            return True
+        else:
+            self._room.forget(path)
+        return False
 
-    def _complain_once(self, message: str) -> None:
-        if message not in self._complained:
-            self._complained.add(message)
-            _log.warning("%s", message)
-
-
-def _identity(folder: str) -> tuple[int, int] | None:
-    """Return device and inode of a folder, which a mount in its place changes; None when missing."""
-    try:
-        found = os.stat(folder)  # noqa: PTH116
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
-
-
-def _stamp_or_none(path: str) -> FileStamp | None:
-    try:
-        return regular_stamp(path)
-    except OSError:
-        return None
-
-
-def _is_done(stamp: FileStamp, known: KnownState | None) -> bool:
-    return known is not None and (known.size_bytes, known.modified_ns) == (
-        stamp.size_bytes,
-        stamp.modified_ns,
-    )
+    def _hand_out(self, root: WatchedRoot, path: str, waiting: Waiting) -> None:
+        if waiting.unhinted:
+            root.trust.missed_a_file()
+        if root.scan is not None:
+            root.scan.clear_leftovers(os.path.dirname(path))  # noqa: PTH120
+        root.window.counted_as_quiet(path, waiting.stamp, waiting.seen, self._clock())
+        self._room.take(path)
+        self._in_hand[path] = waiting.stamp

@@ -1,7 +1,8 @@
-"""The worker program (`python -m edge_agent.worker`): takes paths, examines the files, answers with findings.
+"""The worker program: takes paths, examines the files, answers with findings.
 
-The only process with a parser and ONNX Runtime in it. It speaks `protocol` on its own stdin and stdout, loads
-the bundle once, survives every exception, and ends when its stdin does, because then its supervisor is gone.
+The only process with a parser and ONNX Runtime in it. It speaks `protocol` on its own stdin and stdout, holds
+itself to its limits, loads the bundle once, and survives every exception but a lack of memory. Ctrl-C and
+SIGTERM are its supervisor's business; it ends when that one says so, and dies at once when that one is gone.
 """
 
 from __future__ import annotations
@@ -12,59 +13,157 @@ import queue
 import signal
 import sys
 import threading
-import time
 import traceback
 from typing import TYPE_CHECKING, Final, TextIO
 
+from edge_agent import process_limits
 from edge_agent.classifier import Classifier
 from edge_agent.examine import Request, examine
+from edge_agent.files import FileLayer
 from edge_agent.model_bundle import BundleRefused, open_bundle
-from edge_agent.protocol import Job, Ready, Refused, WorkerSettings, greeting_line, read_job, read_settings
+from edge_agent.protocol import (
+    Job,
+    NotUnderstood,
+    Ready,
+    Refused,
+    WorkerSettings,
+    greeting_line,
+    read_job,
+    read_settings,
+)
 from edge_agent.sidecar import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ORPHAN_SECONDS: Final = 10.0
+_SHORTAGE_TEXTS: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory")
+"""What ONNX Runtime's own exceptions say when there is no memory."""
 
 
 def main() -> None:
-    """Run until stdin ends."""
-    _ignore_interrupts()
+    """Run until the supervisor says goodbye, or is gone."""
+    _leave_signals_to_supervisor()
     jobs, answers = _take_over_pipes()
     # A supervisor that is gone breaks the pipe; there is nobody left to tell.
-    with contextlib.suppress(BrokenPipeError):
-        _serve(_lines_until_orphaned(jobs), answers)
+    with contextlib.suppress(BrokenPipeError, process_limits.SupervisorGone):
+        _serve(_Inbox(jobs), answers)
 
 
-def _serve(lines: Iterator[str], answers: TextIO) -> None:
+class _Inbox:
+    """The lines of stdin as they come, until an empty one or the end.
+
+    With `depends` set, the end without an empty line means that the supervisor was killed: then this process
+    ends at once, in the middle of whatever it does, so that the next agent's worker never finds it writing.
+    """
+
+    def __init__(self, jobs: TextIO) -> None:
+        self.depends = False
+        self._jobs = jobs
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="stdin", daemon=True).start()
+
+    def __iter__(self) -> Iterator[str]:
+        while (line := self._lines.get()) is not None:
+            yield line
+
+    def _read(self) -> None:
+        for line in self._jobs:
+            if not line.strip():
+                break
+            self._lines.put(line)
+        else:
+            if self.depends:
+                os._exit(1)
+        self._lines.put(None)
+
+
+def _serve(inbox: _Inbox, answers: TextIO) -> None:
+    lines = iter(inbox)
     first = next(lines, None)
     if first is None:
         return
-    settings = read_settings(first)
+    try:
+        settings = read_settings(first)
+    except NotUnderstood as error:
+        sys.exit(f"the settings make no sense: {error}")
+    inbox.depends = settings.supervisor_pid is not None
+    _accept_limits(settings)
+    classifier = _load(settings, answers)
+    if classifier is None:
+        return
+    for line in lines:
+        try:
+            job = read_job(line)
+        except NotUnderstood as error:
+            sys.stderr.write(f"this is no job: {error}\n")
+            continue
+        finding = _answer(job, classifier, settings)
+        _say(answers, finding.to_json())
+        if finding.outcome == "crashed":
+            return
+
+
+def _accept_limits(settings: WorkerSettings) -> None:
+    if settings.supervisor_pid is not None:
+        process_limits.die_with(settings.supervisor_pid)
+    process_limits.crash_quietly()
+    process_limits.be_first_to_go()
+    if settings.low_priority:
+        process_limits.lower_priority()
+    if settings.memory_limit_mib is not None:
+        process_limits.limit_memory(settings.memory_limit_mib)
+
+
+def _load(settings: WorkerSettings, answers: TextIO) -> Classifier | None:
+    """Load the model and say so. It has answered once then: a model that cannot work blames no file."""
     try:
         classifier = Classifier(open_bundle(settings.model))
-    except BundleRefused as error:
+    except (BundleRefused, MemoryError) as error:
+        if _is_shortage(error):
+            sys.exit(f"the model cannot be loaded: {_shortage(settings)}")
         _say(answers, greeting_line(Refused(str(error))))
-        return
+        return None
     bundle = classifier.bundle
-    _say(answers, greeting_line(Ready(bundle.manifest.name, bundle.manifest.version, bundle.sha256)))
-    for line in lines:
-        _say(answers, _answer(read_job(line), classifier, settings).to_json())
+    ready = Ready(bundle.manifest.name, bundle.manifest.version, bundle.sha256, os.getpid())
+    _say(answers, greeting_line(ready))
+    return classifier
 
 
 def _answer(job: Job, classifier: Classifier, settings: WorkerSettings) -> Finding:
     try:
         return examine(job.path, classifier, _request(job, settings))
     except Exception as error:
+        with contextlib.suppress(MemoryError):
+            traceback.print_exc(file=sys.stderr)
+        if _is_shortage(error):
+            # What failed half-way may hold on to memory, here or in a library: a fresh process is safer.
+            return Finding(path=job.path, outcome="crashed", reason=_shortage(settings))
         # A fault of ours, not of the file: no sidecar claims otherwise, and the next file gets its turn.
-        traceback.print_exc(file=sys.stderr)
         return Finding(path=job.path, outcome="failed", reason=f"unforeseen {type(error).__name__}: {error}")
 
 
 def _request(job: Job, settings: WorkerSettings) -> Request:
     return Request(
-        settings.plan, settings.heatmap, settings.snapshot_limit_mib, job.incomplete_is_final, job.settled
+        plan=settings.plan,
+        heatmap=settings.heatmap,
+        snapshot_limit_mib=settings.snapshot_limit_mib,
+        incomplete_is_final=job.incomplete_is_final,
+        settled=job.settled,
+        twins=job.twins,
+        quarantine=job.quarantine,
+        layer=FileLayer(settings.owner),
+    )
+
+
+def _is_shortage(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _SHORTAGE_TEXTS)
+
+
+def _shortage(settings: WorkerSettings) -> str:
+    if settings.memory_limit_mib is None:
+        return "the worker needed more memory than this PC has to give"
+    return (
+        f"the worker needed more memory than its limit of {settings.memory_limit_mib} MiB (memory_limit_mib)"
     )
 
 
@@ -75,7 +174,8 @@ def _say(answers: TextIO, line: str) -> None:
 
 def _take_over_pipes() -> tuple[TextIO, TextIO]:
     """Keep stdin and stdout to ourselves: what a library prints goes to stderr, what it reads is empty."""
-    jobs = os.fdopen(os.dup(0), "r", encoding="ascii")
+    # What is no ASCII is no line of the protocol, and must not end the reading of the next.
+    jobs = os.fdopen(os.dup(0), "r", encoding="ascii", errors="replace", newline="\n")
     answers = os.fdopen(os.dup(1), "w", encoding="ascii", newline="\n")
     os.dup2(2, 1)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -85,24 +185,9 @@ def _take_over_pipes() -> tuple[TextIO, TextIO]:
     return jobs, answers
 
 
-def _lines_until_orphaned(jobs: TextIO) -> Iterator[str]:
-    """Yield lines as they come; when stdin ends during an examination, do not outlive it for long."""
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in jobs:
-            lines.put(line)
-        lines.put(None)
-        time.sleep(_ORPHAN_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=read, name="stdin", daemon=True).start()
-    while (line := lines.get()) is not None:
-        yield line
-
-
-def _ignore_interrupts() -> None:
-    for name in ("SIGINT", "SIGBREAK"):
+def _leave_signals_to_supervisor() -> None:
+    """Service managers send SIGTERM to every process at once, a terminal SIGINT; an end is ordered by pipe."""
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 

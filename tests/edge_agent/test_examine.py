@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
+import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -15,13 +18,17 @@ from edge_agent import __version__
 from edge_agent import examine as examine_module
 from edge_agent.classifier import Classifier
 from edge_agent.examine import Request, examine
-from edge_agent.files import stamp_of
+from edge_agent.files import FileLayer, SourceChanged, stamp_of
+from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import open_bundle
-from edge_agent.sidecar import OutputPlan, read_record
+from edge_agent.output_places import OutputPlan
+from edge_agent.sidecar import Twin, finding_on_record, read_record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+LONG = "SCOPEWATCH_LONG" in os.environ
+"""Every byte offset instead of every tenth."""
 BESIDE = Request(OutputPlan())
 AT_ONCE = Request(OutputPlan(), incomplete_is_final=True)
 
@@ -200,23 +207,415 @@ def test_nothing_is_written_about_a_file_that_changed_during_inference(
     assert not saved.with_name("a.dm3.heatmap.png").exists()
 
 
-def test_the_heatmap_is_written_before_the_sidecar(saved, classifier, monkeypatch):
-    order = []
-    write_durably, write_record = examine_module.write_durably, examine_module.write_record
-    monkeypatch.setattr(
-        examine_module,
-        "write_durably",
-        lambda path, data: (order.append(path.name), write_durably(path, data)),
-    )
-    monkeypatch.setattr(
-        examine_module,
-        "write_record",
-        lambda place, r: (order.append(place.sidecar.name), write_record(place, r)),
-    )
+class Recorder(FileLayer):
+    """Notes what is done to which file, in order."""
 
+    def __init__(self):
+        super().__init__("0a1b2c3d")
+        self.calls = []
+        self.temporary = {}
+
+    def create(self, path):
+        descriptor = super().create(path)
+        assert path.name.startswith(".scopewatch-0a1b2c3d-")
+        self.temporary[descriptor] = path.name
+        self.calls.append("create")
+        return descriptor
+
+    def fsync(self, descriptor):
+        self.calls.append("fsync")
+        super().fsync(descriptor)
+
+    def replace(self, source, target):
+        self.calls.append(f"replace {target.name}")
+        super().replace(source, target)
+
+    def unlink(self, path):
+        super().unlink(path)
+        self.calls.append(f"unlink {path.name}")
+
+    def make_folder(self, folder):
+        self.calls.append(f"make {folder.name}")
+        super().make_folder(folder)
+
+    def fsync_folder(self, folder):
+        self.calls.append(f"fsync {folder.name}")
+        super().fsync_folder(folder)
+
+
+def written(name: str, folder: str) -> list[str]:
+    return ["create", "fsync", f"replace {name}", f"fsync {folder}"]
+
+
+def test_heatmap_then_sidecar_each_forced_to_the_disk_with_its_folder(saved, classifier):
+    layer = Recorder()
+
+    examine(saved, classifier, Request(OutputPlan(), layer=layer))
+
+    folder = saved.parent.name
+    assert layer.calls == written("a.dm3.heatmap.png", folder) + written("a.dm3.json", folder)
+
+
+def test_an_earlier_heatmap_is_gone_for_good_before_the_sidecar_says_so(saved, classifier, spectrum_bytes):
     examine(saved, classifier, BESIDE)
+    saved.write_bytes(spectrum_bytes)
+    layer = Recorder()
 
-    assert order == ["a.dm3.heatmap.png", "a.dm3.json"]
+    examine(saved, classifier, Request(OutputPlan(), layer=layer))
+
+    folder = saved.parent.name
+    assert layer.calls == ["unlink a.dm3.heatmap.png", f"fsync {folder}", *written("a.dm3.json", folder)]
+
+
+def test_folders_of_a_mirrored_tree_are_forced_to_the_disk_as_well(tmp_path, classifier, micrograph_bytes):
+    source = tmp_path / "scope" / "monday" / "a.dm3"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(micrograph_bytes)
+    layer = Recorder()
+    plan = OutputPlan(tmp_path / "out", (tmp_path / "scope",))
+
+    examine(source, classifier, Request(plan, layer=layer))
+
+    assert layer.calls[:4] == ["make out", f"fsync {tmp_path.name}", "make monday", "fsync out"]
+    assert layer.calls[4:] == written("a.dm3.heatmap.png", "monday") + written("a.dm3.json", "monday")
+
+
+class PowerCut(BaseException):
+    """Not even clearing up comes after it."""
+
+
+class Dying(FileLayer):
+    """The system up to one call, and nothing after it."""
+
+    def __init__(self, calls_left):
+        super().__init__()
+        self.calls_left = calls_left
+
+    def __getattribute__(self, name):
+        if name in ("create", "write", "fsync", "close", "replace", "unlink", "make_folder", "fsync_folder"):
+            if self.calls_left == 0:
+                raise PowerCut
+            self.calls_left -= 1
+        return super().__getattribute__(name)
+
+
+def restored(folder: Path, content: dict[str, bytes]) -> None:
+    for path in folder.iterdir():
+        if path.suffix != ".dm3":
+            path.unlink()
+    for name, data in content.items():
+        folder.joinpath(name).write_bytes(data)
+
+
+@pytest.mark.parametrize(("case", "calls"), [("new content", 12), ("same file, new model", 14)])
+def test_a_cut_before_any_call_leaves_what_belongs_together_or_is_done_again(
+    saved, classifier, other_micrograph_bytes, monkeypatch, case, calls
+):
+    examine(saved, classifier, BESIDE)
+    before = {name: saved.with_name(name).read_bytes() for name in outputs(saved.parent) if name != "a.dm3"}
+    if case == "new content":
+        saved.write_bytes(other_micrograph_bytes)
+    else:
+        monkeypatch.setattr(examine_module, "draw_heatmap", lambda *a, **k: b"another picture")
+    for calls_left in range(calls):
+        restored(saved.parent, before)
+        with pytest.raises(PowerCut):
+            examine(saved, classifier, Request(OutputPlan(), layer=Dying(calls_left)))
+        found = finding_on_record(saved, stamp_of(saved), OutputPlan())
+        if found is not None:
+            assert_belong_together(found)
+
+    restored(saved.parent, before)
+    assert_belong_together(examine(saved, classifier, Request(OutputPlan(), layer=Dying(calls))))
+
+
+def assert_belong_together(finding):
+    record = read_record(finding.sidecar)
+    assert sha256(finding.heatmap.read_bytes()).hexdigest() == record.cam.heatmap_sha256
+    assert record.model.sha256 == finding.model_sha256
+
+
+class FullDisk(FileLayer):
+    """A disk that takes so many bytes more, a few at a time."""
+
+    def __init__(self, room_bytes):
+        super().__init__()
+        self.room_bytes = room_bytes
+
+    def write(self, descriptor, data):
+        taken = min(len(data), self.room_bytes, 700)
+        if taken == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room_bytes -= taken
+        return super().write(descriptor, data[:taken])
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["first outputs", "earlier outputs are there"])
+def test_a_disk_that_fills_at_any_byte_leaves_no_half_file(
+    saved, classifier, other_micrograph_bytes, monkeypatch, earlier
+):
+    picture = bytes(range(256)) * 4
+    monkeypatch.setattr(examine_module, "draw_heatmap", lambda *a, **k: picture)
+    prediction = classifier.classify(read_micrograph(saved))
+    monkeypatch.setattr(classifier, "classify", lambda micrograph: prediction)
+    before = {}
+    if earlier:
+        examine(saved, classifier, BESIDE)
+        before = {
+            name: (saved.parent / name).read_bytes() for name in outputs(saved.parent) if name != "a.dm3"
+        }
+        saved.write_bytes(other_micrograph_bytes)
+        picture = picture[::-1]
+    whole = len(picture) + 3000
+    failed = 0
+    for room_bytes in range(0, whole, 1 if LONG else 10):
+        finding = examine(saved, classifier, Request(OutputPlan(), layer=FullDisk(room_bytes)))
+        if finding.outcome == "classified":
+            break
+        failed += 1
+        assert finding.outcome == "failed"
+        assert finding.reason == f"outputs cannot be written to {saved.parent}: No space left on device"
+        assert_nothing_half(saved, before, picture if room_bytes >= len(picture) else None)
+    assert finding.outcome == "classified"
+    assert_belong_together(finding)
+    assert failed > len(picture) / (1 if LONG else 10)
+
+
+def assert_nothing_half(saved, before, picture):
+    found = {path.name: path.read_bytes() for path in saved.parent.iterdir() if path != saved}
+    # The heatmap is whole or the earlier one; the sidecar is the earlier one, or not there.
+    expected = before | ({"a.dm3.heatmap.png": picture} if picture else {})
+    assert found == expected
+    assert finding_on_record(saved, stamp_of(saved), OutputPlan()) is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+@pytest.mark.parametrize("content", ["micrograph", "spectrum"])
+def test_links_planted_in_the_outputs_place_are_replaced_and_not_followed(
+    saved, classifier, spectrum_bytes, content
+):
+    if content == "spectrum":
+        saved.write_bytes(spectrum_bytes)
+    target = saved.with_name("precious")
+    target.write_bytes(b"somebody's")
+    place = OutputPlan().place(saved)
+    place.sidecar.symlink_to(target)
+    place.heatmap.symlink_to(target)
+
+    finding = examine(saved, classifier, BESIDE)
+
+    assert target.read_bytes() == b"somebody's"
+    assert not place.sidecar.is_symlink()
+    assert not place.heatmap.is_symlink()
+    assert place.heatmap.exists() == (finding.outcome == "classified")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_link_planted_where_the_temporary_file_goes_is_not_followed(saved, classifier, monkeypatch):
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "guessed")
+    target = saved.with_name("precious")
+    saved.with_name(".scopewatch-guessed.tmp").symlink_to(target)
+
+    finding = examine(saved, classifier, BESIDE)
+
+    assert (finding.outcome, finding.reason) == (
+        "failed",
+        f"outputs cannot be written to {saved.parent}: File exists",
+    )
+    assert not target.exists()
+
+
+def never_inferred(classifier, monkeypatch):
+    monkeypatch.setattr(classifier, "classify", lambda micrograph: pytest.fail("inferred"))
+
+
+def moved(saved):
+    new = saved.with_name("b.dm3")
+    saved.rename(new)
+    return new
+
+
+def copied(saved):
+    new = saved.with_name("b.dm3")
+    shutil.copy2(saved, new)
+    return new
+
+
+def moved_with_its_outputs(saved):
+    for suffix in (".json", ".heatmap.png"):
+        saved.with_name(f"a.dm3{suffix}").rename(saved.with_name(f"b.dm3{suffix}"))
+    return moved(saved)
+
+
+@pytest.mark.parametrize("move", [moved, copied, moved_with_its_outputs])
+def test_the_answer_follows_a_file_to_its_new_name_without_inference(saved, classifier, monkeypatch, move):
+    first = examine(saved, classifier, BESIDE)
+    picture = first.heatmap.read_bytes()
+    earlier = read_record(first.sidecar)
+    new = move(saved)
+    never_inferred(classifier, monkeypatch)
+    settled = datetime(2026, 5, 4, tzinfo=UTC)
+
+    finding = examine(
+        new, classifier, Request(OutputPlan(), settled=settled, twins=(Twin(saved, first.sha256),))
+    )
+
+    record = read_record(new.with_name("b.dm3.json"))
+    assert (finding.path, finding.outcome, finding.label, finding.probability) == (
+        new, "classified", first.label, first.probability,
+    )  # fmt: skip
+    assert finding.stamp == stamp_of(new)
+    assert finding_on_record(new, stamp_of(new), OutputPlan()) == replace(finding, milliseconds=0.0)
+    assert (record.source.path, record.source.sha256) == (str(new), first.sha256)
+    assert (record.prediction, record.micrograph) == (earlier.prediction, earlier.micrograph)
+    assert record.cam == earlier.cam.model_copy(update={"heatmap": "b.dm3.heatmap.png"})
+    assert new.with_name("b.dm3.heatmap.png").read_bytes() == picture
+    assert record.agent.settled == settled
+    assert record.agent.finished > earlier.agent.finished
+    assert record.agent.milliseconds.infer is None
+
+
+def drop_heatmap(finding):
+    finding.heatmap.unlink()
+
+
+def spoil_heatmap(finding):
+    finding.heatmap.write_bytes(b"another picture")
+
+
+def drop_sidecar(finding):
+    finding.sidecar.unlink()
+
+
+def cut_sidecar(finding):
+    os.truncate(finding.sidecar, 500)
+
+
+def name_another_model(finding):
+    text = finding.sidecar.read_text(encoding="utf-8")
+    finding.sidecar.write_text(text.replace(finding.model_sha256, "0" * 64), encoding="utf-8")
+
+
+def name_other_bytes(finding):
+    text = finding.sidecar.read_text(encoding="utf-8")
+    finding.sidecar.write_text(text.replace(finding.sha256, "0" * 64), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "spoil", [drop_heatmap, spoil_heatmap, drop_sidecar, cut_sidecar, name_another_model, name_other_bytes]
+)
+def test_an_answer_that_is_not_whole_or_not_of_this_model_is_not_taken_over(saved, classifier, spoil):
+    first = examine(saved, classifier, BESIDE)
+    new = moved(saved)
+    spoil(first)
+
+    finding = examine(new, classifier, Request(OutputPlan(), twins=(Twin(saved, first.sha256),)))
+
+    assert finding.outcome == "classified"
+    assert read_record(finding.sidecar).agent.milliseconds.infer is not None
+    assert_belong_together(finding)
+
+
+def test_another_file_of_the_same_size_and_time_gets_its_own_answer(
+    saved, classifier, other_micrograph_bytes
+):
+    first = examine(saved, classifier, BESIDE)
+    saved.unlink()
+    new = saved.with_name("b.dm3")
+    new.write_bytes(other_micrograph_bytes)
+
+    finding = examine(new, classifier, Request(OutputPlan(), twins=(Twin(saved, first.sha256),)))
+
+    assert finding.sha256 == sha256(other_micrograph_bytes).hexdigest()
+    assert read_record(finding.sidecar).agent.milliseconds.infer is not None
+
+
+def test_a_twin_without_a_heatmap_answers_when_none_is_asked_for(saved, classifier, monkeypatch):
+    bare = Request(OutputPlan(), heatmap=False)
+    first = examine(saved, classifier, bare)
+    new = moved(saved)
+    twins = (Twin(saved, first.sha256),)
+    with_picture = examine(new, classifier, Request(OutputPlan(), twins=twins))
+    assert with_picture.heatmap is not None
+
+    never_inferred(classifier, monkeypatch)
+    finding = examine(new, classifier, replace(bare, twins=twins))
+
+    assert (finding.outcome, finding.heatmap) == ("classified", None)
+    assert outputs(new.parent) == ["a.dm3.json", "b.dm3", "b.dm3.json"]
+
+
+def test_frames_of_a_series_are_not_read_twice(saved, classifier, micrograph_bytes, monkeypatch):
+    first = examine(saved, classifier, BESIDE)
+    new = saved.with_name("b.dm3")
+    new.write_bytes(micrograph_bytes)
+    monkeypatch.setattr(examine_module, "identify", lambda *a: pytest.fail("read for its hash alone"))
+
+    finding = examine(new, classifier, Request(OutputPlan(), twins=(Twin(saved, first.sha256),)))
+
+    assert read_record(finding.sidecar).agent.milliseconds.infer is None
+
+
+POISON = Request(OutputPlan(), quarantine="the worker ended 3 times while it examined the file")
+
+
+def test_a_quarantined_file_is_hashed_and_no_parser_sees_it(saved, classifier, micrograph_bytes, monkeypatch):
+    monkeypatch.setattr(examine_module, "read_micrograph", lambda *a, **k: pytest.fail("parsed"))
+
+    finding = examine(saved, classifier, POISON)
+
+    record = read_record(finding.sidecar)
+    assert (finding.outcome, record.outcome, record.reason) == (
+        "quarantined",
+        "quarantined",
+        POISON.quarantine,
+    )
+    assert record.source.sha256 == sha256(micrograph_bytes).hexdigest()
+    assert (record.micrograph, record.prediction, record.cam) == (None, None, None)
+    assert record.model.sha256 == classifier.bundle.sha256
+    assert outputs(saved.parent) == ["a.dm3", "a.dm3.json"]
+
+
+def test_the_quarantine_follows_a_poisonous_file_to_its_new_name(saved, classifier, monkeypatch):
+    first = examine(saved, classifier, POISON)
+    new = moved(saved)
+    monkeypatch.setattr(examine_module, "read_micrograph", lambda *a, **k: pytest.fail("parsed"))
+
+    finding = examine(new, classifier, Request(OutputPlan(), twins=(Twin(saved, first.sha256),)))
+
+    assert (finding.outcome, finding.reason) == ("quarantined", POISON.quarantine)
+    assert finding_on_record(new, stamp_of(new), OutputPlan()) == replace(finding, milliseconds=0.0)
+
+
+def test_a_huge_file_is_quarantined_without_a_hash(saved, classifier):
+    os.truncate(saved, 2**20 + 1)
+
+    finding = examine(saved, classifier, replace(POISON, snapshot_limit_mib=1))
+
+    assert finding.outcome == "quarantined"
+    assert finding.sha256 is None
+    assert finding.fingerprint is not None
+
+
+def test_a_file_that_is_gone_is_not_quarantined(tmp_path, classifier):
+    assert examine(tmp_path / "a.dm3", classifier, POISON).outcome == "vanished"
+
+
+def test_a_file_that_is_written_again_is_not_quarantined(saved, classifier, monkeypatch):
+    def changed(path, limit_bytes):
+        raise SourceChanged(errno.EAGAIN, "changed while it was read", str(path))
+
+    monkeypatch.setattr(examine_module, "identify", changed)
+
+    assert examine(saved, classifier, POISON).outcome == "incomplete"
+    assert outputs(saved.parent) == ["a.dm3"]
+
+
+def test_a_lack_of_memory_is_not_taken_for_an_answer(saved, classifier, monkeypatch):
+    monkeypatch.setattr(examine_module, "read_micrograph", raising(MemoryError()))
+
+    with pytest.raises(MemoryError):
+        examine(saved, classifier, AT_ONCE)
 
 
 def test_an_overwritten_file_replaces_both_outputs(saved, classifier, other_micrograph_bytes):
@@ -261,15 +660,12 @@ def test_a_mirrored_tree_is_made_as_needed(tmp_path, classifier, micrograph_byte
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), PermissionError(13, "Permission denied")]
 )
-def test_a_disk_that_takes_no_outputs_is_said_so_and_leaves_no_half_file(
-    saved, classifier, monkeypatch, error
-):
-    def refuse(path, data):
-        raise error
+def test_a_disk_that_takes_no_outputs_is_said_so_and_leaves_no_half_file(saved, classifier, error):
+    class Refusing(FileLayer):
+        def create(self, path):
+            raise error
 
-    monkeypatch.setattr(examine_module, "write_durably", refuse)
-
-    finding = examine(saved, classifier, BESIDE)
+    finding = examine(saved, classifier, Request(OutputPlan(), layer=Refusing()))
 
     assert finding.outcome == "failed"
     assert finding.reason == f"outputs cannot be written to {saved.parent}: {error.strerror}"

@@ -16,7 +16,12 @@ from edge_agent import files, shared_opening
 from edge_agent.files import (
     FileLayer,
     SourceChanged,
+    identify,
     is_our_temporary,
+    is_regular_file,
+    make_folders,
+    read_whole,
+    remove_durably,
     snapshot,
     stamp_of,
     write_durably,
@@ -290,6 +295,10 @@ class Recorder(FileLayer):
         self.note("unlink")
         super().unlink(path)
 
+    def make_folder(self, folder):
+        self.note("make_folder")
+        super().make_folder(folder)
+
     def fsync_folder(self, folder):
         self.note("fsync_folder")
         super().fsync_folder(folder)
@@ -411,6 +420,77 @@ def test_a_folder_that_cannot_be_forced_to_the_disk(tmp_path, monkeypatch, code,
         with pytest.raises(OSError, match="fsync"):
             FileLayer().fsync_folder(tmp_path)
     assert str(tmp_path) not in open_paths()
+
+
+def test_a_removal_is_forced_to_the_disk(tmp_path):
+    path = tmp_path / "a.png"
+    path.touch()
+    layer = Recorder()
+
+    remove_durably(path, layer)
+    remove_durably(path, layer)
+
+    assert layer.calls == ["unlink", "fsync_folder", "unlink"]
+    assert not path.exists()
+
+
+def test_folders_are_made_from_above_and_each_is_forced_to_the_disk(tmp_path):
+    layer = Recorder()
+
+    make_folders(tmp_path / "a" / "b", layer)
+    make_folders(tmp_path / "a" / "b", layer)
+
+    assert layer.calls == ["make_folder", "fsync_folder"] * 2
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_folder_that_another_makes_at_the_same_moment_is_as_good(tmp_path):
+    class Overtaken(FileLayer):
+        def make_folder(self, folder):
+            super().make_folder(folder)
+            super().make_folder(folder)
+
+    make_folders(tmp_path / "a" / "b", Overtaken())
+
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize("size", [0, 10, 3 * MIB, 3 * MIB + 1])
+def test_a_file_is_identified_without_being_kept(tmp_path, size):
+    path = tmp_path / "a.dm3"
+    path.write_bytes(os.urandom(size))
+
+    found = identify(path, 3 * MIB)
+
+    with snapshot(path, 3 * MIB) as copy:
+        assert found == copy.source
+    assert (found.sha256 is None) == (size > 3 * MIB)
+
+
+def test_a_small_file_is_read_whole_up_to_the_limit(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"0123456789")
+
+    assert read_whole(path, 10) == b"0123456789"
+    assert read_whole(path, 9) is None
+    assert read_whole(tmp_path / "missing", 10) is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes, and links without a privilege, are POSIX")
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "folder", "FIFO"])
+def test_nothing_but_a_regular_file_is_read(tmp_path, kind):
+    path = tmp_path / "a.json"
+    (tmp_path / "target").write_bytes(b"secret")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / ("target" if kind == "link" else "nothing"))
+
+    assert read_whole(path, 100) is None
+    assert not is_regular_file(path)
+    assert is_regular_file(tmp_path / "target")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import random
 import struct
+import subprocess
+import sys
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -255,3 +258,77 @@ def test_a_failing_disk_is_no_damage():
 
     with pytest.raises(OSError, match="Input/output error"):
         read_picture(Failing(WHOLE["PNG"]), len(WHOLE["PNG"]), "PNG", LIMIT)
+
+
+def tif_entry(tag: int, count: int, value: int) -> bytes:
+    return struct.pack("<HHII", tag, 4, count, value)
+
+
+def tif_of_one_value_many_times(in_one_directory: bool) -> bytes:
+    """Two thousand entries, or two thousand directories, that all name the same 200,000 bytes."""
+    many, value = 2000, bytes(200_000)
+    if in_one_directory:
+        start = 8 + 2 + 12 * many + 4
+        content = struct.pack("<H", many) + tif_entry(273, 50_000, start) * many + bytes(4)
+    else:
+        start = 8 + 18 * many
+        following = [*(8 + 18 * number for number in range(1, many)), 0]
+        content = b"".join(
+            struct.pack("<H", 1) + tif_entry(273, 50_000, start) + struct.pack("<I", n) for n in following
+        )
+    return b"II*\x00" + struct.pack("<I", 8) + content + value
+
+
+def jpeg_of_many_scans() -> bytes:
+    whole = encoded(GREY, "JPEG", progressive=True)
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + scan * 200 + b"\xff\xd9"
+
+
+def png_that_claims(columns: int, rows: int) -> bytes:
+    whole = bytearray(encoded(GREY, "PNG"))
+    whole[16:24] = struct.pack(">II", columns, rows)
+    whole[29:33] = struct.pack(">I", zlib.crc32(whole[12:29]))
+    return bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("data", "format_name", "seen"),
+    [
+        pytest.param(tif_of_one_value_many_times(True), "TIFF", "the same bytes again", id="in a directory"),
+        pytest.param(tif_of_one_value_many_times(False), "TIFF", "the same bytes again", id="in directories"),
+        pytest.param(jpeg_of_many_scans(), "JPEG", "more than 100 scans", id="scans"),
+        pytest.param(png_that_claims(10_000, 10_000), "PNG", "claims 10000 x 10000 pixels", id="claims"),
+    ],
+)
+def test_small_files_that_would_cost_much_are_refused(data, format_name, seen):
+    with pytest.raises(DamagedFile, match=seen):
+        read(data, format_name, 2**28)
+
+
+def test_what_makes_no_sense_is_said_without_an_object_in_memory():
+    whole = bytearray(encoded(GREY, "TIFF"))
+    whole[8:10] = bytes(2)
+    with pytest.raises(UnusableFile) as caught:
+        read(bytes(whole), "TIFF")
+    assert "0x" not in caught.value.reason
+
+
+def test_libtiff_prints_nothing_and_the_standard_error_is_back_after_it(capfd):
+    whole = bytearray(encoded(GREY, "TIFF", compression="tiff_deflate"))
+    strip = whole.index(b"\x78", 8)
+    whole[strip : strip + 40] = bytes(40)
+    with pytest.raises(DamagedFile, match="cannot be read as TIFF"):
+        read(bytes(whole), "TIFF")
+    print("still there", file=sys.stderr)
+    assert capfd.readouterr().err == "still there\n"
+
+
+def test_a_program_without_a_standard_error_reads_tif_as_well():
+    code = (
+        "import io, os; from edge_agent.picture_file import read_picture;"
+        f"data = {encoded(GREY, 'TIFF')!r}; os.close(2);"
+        "print(read_picture(io.BytesIO(data), len(data), 'TIFF', 1000).pixels.shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(20, 30)"

@@ -7,19 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.output_places import OutputPlan
 from edge_agent.protocol import (
     Job,
+    NotUnderstood,
     Ready,
     Refused,
     WorkerSettings,
     greeting_line,
     job_line,
+    read_finding,
     read_greeting,
     read_job,
     read_settings,
     settings_line,
 )
-from edge_agent.sidecar import OutputPlan
+from edge_agent.sidecar import Finding, Twin
 
 NAMES = [
     pytest.param("a.dm3", id="plain"),
@@ -31,7 +34,10 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_job_survives_the_pipe_as_one_ascii_line(name):
-    job = Job(Path("/data") / name, datetime(2026, 5, 4, 3, 2, 1, 99, tzinfo=UTC), incomplete_is_final=True)
+    path = Path("/data") / name
+    twins = (Twin(path.with_name(f"old {name}"), "ab" * 32), Twin(path, "cd" * 32))
+    settled = datetime(2026, 5, 4, 3, 2, 1, 99, tzinfo=UTC)
+    job = Job(path, settled, incomplete_is_final=True, twins=twins, quarantine=f"died of {name}")
 
     line = job_line(job)
 
@@ -49,7 +55,9 @@ def test_a_job_need_not_have_been_watched():
     [
         pytest.param(WorkerSettings(None, OutputPlan()), id="defaults"),
         pytest.param(
-            WorkerSettings("m", OutputPlan(Path("/o\udcff"), (Path("/a"), Path("/b"))), False, 64),
+            WorkerSettings(
+                "m", OutputPlan(Path("/o\udcff"), (Path("/a"), Path("/b"))), False, 64, 4096, True, "0a1b", 77
+            ),
             id="everything set",
         ),
     ],
@@ -65,7 +73,56 @@ def test_greetings_survive_the_pipe(greeting):
     assert read_greeting(greeting_line(greeting)) == greeting
 
 
-@pytest.mark.parametrize("line", ["Welcome!", "{}", "[1]", '{"ready": true}'])
-def test_what_is_no_greeting_is_refused(line):
-    with pytest.raises((ValueError, KeyError, TypeError)):
-        read_greeting(line)
+def test_the_worker_tells_its_process_but_is_known_by_its_model():
+    told = read_greeting(greeting_line(Ready("n", "1", "ab", 4711)))
+
+    assert told.pid == 4711
+    assert told == Ready("n", "1", "ab")
+
+
+def test_findings_survive_the_pipe():
+    finding = Finding(Path("/data/caf\udce9 \n.dm3"), "interrupted", "the disk does not answer")
+
+    assert read_finding(finding.to_json(), Job(finding.path)) == finding
+
+
+GARBAGE = [
+    pytest.param("", id="nothing"),
+    pytest.param("Welcome!", id="text"),
+    pytest.param("{}", id="empty object"),
+    pytest.param("[1]", id="list"),
+    pytest.param('"text"', id="string"),
+    pytest.param("null", id="null"),
+    pytest.param('{"ready": true}', id="half a greeting"),
+    pytest.param('{"path": "a.dm3"}', id="half a job"),
+    pytest.param('{"plan": 1}', id="half the settings"),
+    pytest.param("[" * 100_000, id="a thousand brackets"),
+    pytest.param('{"path": ' + "\x00" * 10, id="zeros"),
+]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(read_settings, id="settings"),
+        pytest.param(read_job, id="job"),
+        pytest.param(read_greeting, id="greeting"),
+        pytest.param(lambda line: read_finding(line, Job(Path("a.dm3"))), id="finding"),
+    ],
+)
+@pytest.mark.parametrize("line", GARBAGE)
+def test_what_is_not_of_the_protocol_is_not_understood(read, line):
+    with pytest.raises(NotUnderstood):
+        read(line)
+
+
+@pytest.mark.parametrize(
+    ("finding", "reason"),
+    [
+        pytest.param(Finding(Path("b.dm3"), "vanished"), r"answered for b\.dm3", id="another file"),
+        pytest.param(Finding(Path("a.dm3"), "digested"), "there is no outcome 'digested'", id="no outcome"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_answer_to_another_question_is_not_understood(finding, reason):
+    with pytest.raises(NotUnderstood, match=reason):
+        read_finding(finding.to_json(), Job(Path("a.dm3")))

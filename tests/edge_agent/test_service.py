@@ -5,12 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
+from edge_agent import desk as desk_module
+from edge_agent import room as room_module
 from edge_agent import service as service_module
-from edge_agent import supervisor as supervisor_module
 from edge_agent.config import AgentConfig
+from edge_agent.files import stamp_of
 from edge_agent.journal import Journal
 from edge_agent.service import Service
 from edge_agent.sidecar import read_record
@@ -63,6 +66,9 @@ class Agent:
 
 @contextmanager
 def running(config, command=WORKER_COMMAND):
+    if command is not WORKER_COMMAND and config.output is None:
+        # The fake worker writes no sidecars, and those missing beside their files would be made again.
+        config = config.model_copy(update={"output": config.state.parent / "answers"})
     agent = Agent(config, command)
     agent.thread.start()
     try:
@@ -84,14 +90,20 @@ def scope(tmp_path):
 @pytest.fixture
 def config(tmp_path, scope, tiny):
     return AgentConfig(
-        folders=(scope,), state=tmp_path / "state", model=str(tiny), quiet_seconds=0.1, scan_seconds=0.5
+        folders=(scope,),
+        state=tmp_path / "state",
+        model=str(tiny),
+        quiet_seconds=0.1,
+        scan_seconds=0.5,
+        free_space_floor_mib=0,
+        low_priority=False,
     )
 
 
 @pytest.fixture
 def impatient(monkeypatch):
     """Try again after a tenth of a second, not after a minute."""
-    monkeypatch.setattr(supervisor_module, "_RETRY_PAUSES_SECONDS", (0.1,))
+    monkeypatch.setattr(desk_module, "_RETRY_PAUSES_SECONDS", (0.1, 0.1, 0.1))
 
 
 @pytest.fixture
@@ -198,25 +210,124 @@ def test_an_overwritten_file_is_a_new_generation(config, scope, micrograph_bytes
     assert read_record(path.with_name("a.dm3.json")).source.sha256 == second.sha256
 
 
-def test_a_deadly_file_is_tried_three_times_then_given_up_and_shown_and_the_others_go_on(
+def test_a_deadly_file_is_tried_three_times_then_quarantined_and_the_others_go_on(
     config, scope, fake_worker, impatient, publishing_often
 ):
     (scope / "die.dm3").write_bytes(b"1")
     with running(config, fake_worker) as agent:
-        deaths = [agent.next().outcome for _ in range(3)]
+        deaths = [agent.next() for _ in range(3)]
         (scope / "healthy.dm3").write_bytes(b"1")
         after = agent.next()
-        status = agent.until(lambda status: status.failing == 1 and status.done)
+        status = agent.until(lambda status: status.done == {"quarantined": 1, "classified": 1})
         (scope / "die.dm3").write_bytes(b"changed")
         again = agent.next()
 
-    assert deaths == ["crashed"] * 3
+    assert [finding.outcome for finding in deaths] == ["crashed", "crashed", "quarantined"]
+    assert deaths[0].reason == "the worker ended: killed by SIGSEGV (Segmentation fault in parser)"
+    assert deaths[2].reason.startswith(
+        "the worker ended 3 times while it examined the file, at last: the worker"
+    )
     assert (after.path.name, after.outcome) == ("healthy.dm3", "classified")
-    trouble = status.troubles[0]
-    assert (trouble.path, trouble.outcome, trouble.given_up) == (str(scope / "die.dm3"), "crashed", True)
-    assert trouble.reason == "the worker ended: killed by SIGSEGV (Segmentation fault in parser)"
-    assert status.worker.deaths == 3
+    assert (status.worker.deaths, status.failing) == (3, 0)
     assert again.outcome == "crashed"
+
+
+def test_quarantine_survives_a_restart_and_the_counted_deaths_do_too(
+    config, scope, fake_worker, impatient, publishing_often
+):
+    (scope / "die.dm3").write_bytes(b"1")
+    with running(config, fake_worker) as agent:
+        assert agent.next().outcome == "crashed"
+    with running(config, fake_worker) as agent:
+        assert [agent.next().outcome for _ in range(2)] == ["crashed", "quarantined"]
+    with running(config, fake_worker) as agent:
+        agent.until(lambda status: status.done == {"quarantined": 1} and status.waiting == 0 and status.scans)
+        assert agent.findings.empty()
+
+
+def test_a_file_in_hand_when_the_agent_was_killed_comes_last_and_is_no_culprit(
+    config, scope, fake_worker, publishing_often
+):
+    for number in range(5):
+        (scope / f"{number}.dm3").write_bytes(b"1")
+    with Journal(config.state) as journal:
+        for _ in range(10):
+            journal.open_attempt(scope / "0.dm3", stamp_of(scope / "0.dm3"))
+
+    with running(config, fake_worker) as agent:
+        found = [agent.next() for _ in range(5)]
+
+    assert found[-1].path.name == "0.dm3"
+    assert {finding.outcome for finding in found} == {"classified"}
+
+
+def test_what_a_kill_in_the_middle_of_a_write_left_is_removed_at_the_next_start(
+    config, scope, fake_worker, publishing_often
+):
+    mirror = scope.parent / "out"
+    mirror.mkdir()
+    config = config.model_copy(update={"output": mirror})
+    (scope / "a.dm3").write_bytes(b"1")
+    half = mirror / f".scopewatch-{service_module.owner_of(config.state)}-0123456789abcdef.tmp"
+    half.write_bytes(b"half")
+    with Journal(config.state) as journal:
+        journal.open_attempt(scope / "a.dm3", stamp_of(scope / "a.dm3"))
+
+    with running(config, fake_worker) as agent:
+        agent.next()
+
+    assert not half.exists()
+
+
+def test_a_renamed_file_keeps_its_answer_and_its_old_sidecar_is_an_orphan(
+    config, scope, micrograph_bytes, publishing_often
+):
+    (scope / "a.dm3").write_bytes(micrograph_bytes)
+    with running(config) as agent:
+        first = agent.next()
+        (scope / "a.dm3").rename(scope / "b.dm3")
+        second = agent.next()
+        agent.until(lambda status: status.orphaned == 1)
+
+    before, after = read_record(scope / "a.dm3.json"), read_record(scope / "b.dm3.json")
+    assert (second.label, second.probability) == (first.label, first.probability)
+    assert after.prediction == before.prediction
+    assert after.agent.milliseconds.infer is None
+    assert after.source.path == str(scope / "b.dm3")
+
+
+def test_a_sidecar_deleted_by_hand_is_made_again(config, scope, micrograph_bytes):
+    (scope / "a.dm3").write_bytes(micrograph_bytes)
+    with running(config) as agent:
+        agent.next()
+        (scope / "a.dm3.json").unlink()
+        assert agent.next().outcome == "classified"
+
+    assert read_record(scope / "a.dm3.json").outcome == "classified"
+
+
+def test_nothing_is_written_to_a_disk_without_room(config, scope, fake_worker, publishing_often, monkeypatch):
+    monkeypatch.setattr(desk_module, "_SHORT_DISK_SECONDS", 0.1)
+    monkeypatch.setattr(room_module, "_FRESH_SECONDS", 0.0)
+    free = {"mib": 100}
+    answers = scope.parent / "answers"
+    answers.mkdir()
+
+    def usage(place):
+        return SimpleNamespace(free=free["mib"] * 2**20 if place == answers else 2**40)
+
+    monkeypatch.setattr(room_module.shutil, "disk_usage", usage)
+    config = config.model_copy(update={"free_space_floor_mib": 200, "output": answers})
+    (scope / "a.dm3").write_bytes(b"1")
+    with running(config, fake_worker) as agent:
+        status = agent.until(lambda status: status.failing == 1)
+        assert agent.findings.empty()
+        free["mib"] = 300
+        assert agent.next().outcome == "classified"
+
+    assert status.troubles[0].reason.startswith(
+        f"the disk of {answers} has 100 MiB free, less than the 200 MiB"
+    )
 
 
 def test_outputs_that_cannot_be_written_are_tried_again(
@@ -248,7 +359,7 @@ def test_the_numbers_say_what_is_going_on(config, scope, fake_worker, publishing
         (str(missing), False),
     ]
     assert (status.seen, status.waiting, status.done) == (1, 0, {"classified": 1})
-    assert (status.model.name, status.last.path, status.last.label) == ("fake", str(scope / "a.dm3"), "rod")
+    assert (status.model.name, status.last.path, status.last.label) == (config.model, str(scope / "a.dm3"), "rod")
     assert status.worker.pid is not None
     assert status.output == str(scope.parent / "out")
     assert status.scans >= 1

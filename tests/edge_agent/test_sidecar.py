@@ -12,64 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from sidecars import CONTRACT, STAMP, finish, record
 
-from edge_agent.files import FileStamp
+from edge_agent.output_places import NameTooLong, OutputPlan, Place, is_own_output, readable_path
 from edge_agent.sidecar import (
     Finding,
-    NameTooLong,
-    OutputPlan,
-    Place,
     Sidecar,
     finding_on_record,
-    is_own_output,
     modified_utc,
     read_record,
-    readable_path,
     sidecar_json,
     sidecar_schema,
     source_record,
     write_record,
 )
 
-STAMP = FileStamp(size_bytes=8388608, modified_ns=1_777_777_777_123_456_789, device=1, inode=2)
-CONTRACT = {
-    "schema": "scopewatch.sidecar/1",
-    "outcome": "classified",
-    "reason": None,
-    "source": {
-        "path": "/data/a.dm3", "bytes": 8388608, "modified": "2026-05-03T03:09:37.123456Z",
-        "sha256": "ab" * 32, "fingerprint": "fp1:1",
-    },
-    "micrograph": {
-        "shape": [2048, 1024], "dtype": "int16", "pixel_size_nm": [0.12, 0.12], "dataset_index": 1,
-        "frame_index": None, "datasets": ["thumbnail", "image"], "acquired": "2026-05-03T03:09:30Z",
-        "acquired_text": "5/3/2026 5:09:30 AM",
-        "instrument": {
-            "voltage_kv": 200.0, "magnification": 40000.0, "imaging_mode": "IMAGING", "operation_mode": "TEM",
-            "signal": "HAADF", "device": "camera",
-        },
-    },
-    "prediction": {
-        "label": "round", "decision": "accept", "reasons": [],
-        "probabilities": {"faceted": 0.02, "rod": 0.01, "round": 0.97}, "novelty": 0.31,
-        "novelty_threshold": 1.0,
-        "tiles": [{"box_px": [0, 0, 1024, 2048], "probabilities": {"round": 1.0}}],
-    },
-    "cam": {
-        "label": "round", "method": "cam", "box_px": [0, 0, 1024, 2048], "grid": [1, 2],
-        "values": [[0.0, 1.5]],
-        "composition": "mean_where_overlapping",
-        "heatmap": "a.dm3.heatmap.png", "heatmap_sha256": "cd" * 32,
-    },
-    "model": {"name": "particle-shape", "version": "1", "sha256": "ef" * 32},
-    "agent": {
-        "version": "0.1.0",
-        "host": "scope",
-        "settled": "2026-05-03T03:09:39Z",
-        "finished": "2026-05-03T03:09:40Z",
-        "milliseconds": {"read": 1.0, "preprocess": 2.0, "infer": 3.0, "heatmap": 4.0, "write": 5.0},
-    },
-}  # fmt: skip
 FINDING = Finding(
     path=Path("/data/a.dm3"),
     outcome="classified",
@@ -85,10 +42,6 @@ FINDING = Finding(
     model_sha256="ef" * 32,
     milliseconds=12.5,
 )
-
-
-def record(**changes: object) -> Sidecar:
-    return Sidecar.model_validate_json(json.dumps(CONTRACT | changes))
 
 
 def test_a_record_is_the_contract_to_the_letter():
@@ -259,10 +212,9 @@ def test_a_folder_in_the_sidecars_place_counts_as_none(tmp_path):
 
 def test_a_record_answers_for_exactly_the_size_and_time_it_saw(tmp_path):
     path = tmp_path / "a.dm3"
-    source = source_record(path, STAMP, "ab" * 32, "fp1:1")
-    write_record(OutputPlan().place(path), record(source=source.model_dump(mode="json")))
+    stamp = finish(path)
 
-    found = finding_on_record(path, replace(STAMP, device=9, inode=9), OutputPlan())
+    found = finding_on_record(path, replace(stamp, device=9, inode=9), OutputPlan())
 
     assert found is not None
     assert (found.outcome, found.label, found.probability, found.sha256) == (
@@ -272,9 +224,86 @@ def test_a_record_answers_for_exactly_the_size_and_time_it_saw(tmp_path):
         "ab" * 32,
     )
     assert found.heatmap == tmp_path / "a.dm3.heatmap.png"
-    assert finding_on_record(path, replace(STAMP, size_bytes=1), OutputPlan()) is None
-    assert finding_on_record(path, replace(STAMP, modified_ns=STAMP.modified_ns + 1000), OutputPlan()) is None
-    assert finding_on_record(path, STAMP, OutputPlan(tmp_path / "out", (tmp_path,))) is None
+    assert finding_on_record(path, replace(stamp, size_bytes=1), OutputPlan()) is None
+    assert finding_on_record(path, replace(stamp, modified_ns=stamp.modified_ns + 1000), OutputPlan()) is None
+    assert finding_on_record(path, stamp, OutputPlan(tmp_path / "out", (tmp_path,))) is None
+
+
+def link_elsewhere(path: Path) -> None:
+    path.replace(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def become_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def become_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+NO_PROOF = [
+    pytest.param(lambda place: place.heatmap.unlink(), id="the heatmap it names is gone"),
+    pytest.param(lambda place: become_a_folder(place.heatmap), id="a folder in the heatmap's place"),
+    pytest.param(lambda place: place.sidecar.unlink(), id="the sidecar is gone"),
+    pytest.param(lambda place: become_a_folder(place.sidecar), id="a folder in its place"),
+    pytest.param(lambda place: os.truncate(place.sidecar, 100), id="cut off"),
+    pytest.param(lambda place: place.sidecar.write_bytes(b"\0" * 900), id="zeros after a power cut"),
+    pytest.param(lambda place: os.truncate(place.sidecar, 2**40), id="a sparse terabyte"),
+]
+if os.name != "nt":
+    NO_PROOF += [
+        pytest.param(lambda place: link_elsewhere(place.heatmap), id="a link in the heatmap's place"),
+        pytest.param(lambda place: link_elsewhere(place.sidecar), id="a link in its place"),
+        pytest.param(lambda place: become_a_pipe(place.sidecar), id="a pipe in its place"),
+    ]
+
+
+@pytest.mark.parametrize("change", NO_PROOF)
+def test_without_whole_outputs_of_our_own_nothing_is_on_record(tmp_path, change):
+    path = tmp_path / "a.dm3"
+    stamp = finish(path)
+    assert finding_on_record(path, stamp, OutputPlan()) is not None
+
+    change(OutputPlan().place(path))
+
+    assert finding_on_record(path, stamp, OutputPlan()) is None
+
+
+def test_the_heatmap_of_another_file_is_not_this_ones(tmp_path):
+    path = tmp_path / "a.dm3"
+    stamp = finish(path, cam=CONTRACT["cam"] | {"heatmap": "b.dm3.heatmap.png"})
+
+    assert finding_on_record(path, stamp, OutputPlan()) is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_name_that_is_no_utf8_is_on_record_too(tmp_path):
+    path = tmp_path / "caf\udce9.dm3"
+    stamp = finish(path)
+
+    assert finding_on_record(path, stamp, OutputPlan()).heatmap == tmp_path / "caf\udce9.dm3.heatmap.png"
+
+
+@pytest.mark.parametrize(
+    ("model_sha256", "counts"),
+    [
+        pytest.param(None, True, id="no model is known yet"),
+        pytest.param("ef" * 32, True, id="the model that it names"),
+        pytest.param("00" * 32, False, id="another model"),
+    ],
+)
+def test_a_quarantine_holds_for_its_model(tmp_path, model_sha256, counts):
+    path, classified = tmp_path / "a.dm3", tmp_path / "b.dm3"
+    stamp = finish(path, outcome="quarantined", reason="why", micrograph=None, prediction=None, cam=None)
+    finish(classified)
+
+    found = finding_on_record(path, stamp, OutputPlan(), model_sha256)
+
+    assert (found is not None) is counts
+    assert finding_on_record(classified, stamp, OutputPlan(), model_sha256) is not None
 
 
 @pytest.mark.parametrize(
@@ -286,6 +315,8 @@ def test_a_record_answers_for_exactly_the_size_and_time_it_saw(tmp_path):
             1_777_777_777_123_456_789, datetime(2026, 5, 3, 3, 9, 37, 123_456, tzinfo=UTC), id="microseconds"
         ),
         pytest.param(4_102_444_800_000_000_000, datetime(2100, 1, 1, tzinfo=UTC), id="a clock gone wrong"),
+        pytest.param(10**21, datetime.max.replace(tzinfo=UTC), id="a year beyond every calendar"),
+        pytest.param(-(10**21), datetime.min.replace(tzinfo=UTC), id="and before"),
     ],
 )
 def test_times_of_files_are_exact_to_the_microsecond(modified_ns, moment):

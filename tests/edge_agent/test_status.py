@@ -30,18 +30,23 @@ NUMBERS = AgentStatus(
     state="/state",
     folders=(),
     output=None,
+    disks=(),
+    paused=None,
     model=None,
-    worker=WorkerStatus(pid=None, starts=0, deaths=0, trouble=None),
+    worker=WorkerStatus(pid=None, starts=0, deaths=0, recycled=0, interrupted=0, trouble=None),
     seen=3,
     waiting=1,
+    oldest_waiting_seconds=2.0,
     done={"classified": 2},
     since_start={},
+    incomplete=0,
+    stalled=0,
+    failing=0,
+    orphaned=0,
     scans=1,
     last_scan_seconds=0.1,
-    journal_rebuilt=False,
+    journal="kept",
     last=None,
-    incomplete=0,
-    failing=0,
     troubles=(),
 )
 
@@ -82,8 +87,19 @@ def test_numbers_that_cannot_be_read_are_told_apart_from_no_agent(tmp_path, cont
 def test_numbers_are_json_with_a_version(tmp_path):
     publish(tmp_path, NUMBERS)
 
-    assert json.loads((tmp_path / "status.json").read_text())["schema_name"] == "scopewatch.status/1"
+    assert json.loads((tmp_path / "status.json").read_text())["schema_name"] == "scopewatch.status/2"
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_halves_that_a_killed_agent_left_in_its_state_folder_are_removed(tmp_path):
+    half = tmp_path / ".scopewatch-status-0123456789abcdef.tmp"
+    half.write_bytes(b"{")
+    other = tmp_path / ".scopewatch-0123abcd-0123456789abcdef.tmp"
+    other.write_bytes(b"{")
+
+    with sole_agent(tmp_path, []):
+        assert not half.exists()
+    assert other.exists()
 
 
 HOLD = (

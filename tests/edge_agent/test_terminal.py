@@ -66,6 +66,8 @@ def test_what_is_printed_is_always_printable_and_encodable(text):
         pytest.param(Finding(PATH, "not_an_image", "a spectrum"), "not an image: a spectrum", id="no image"),
         pytest.param(Finding(PATH, "unreadable", "cut off"), "UNREADABLE: cut off", id="unreadable"),
         pytest.param(Finding(PATH, "crashed", "SIGSEGV"), "FAILED: SIGSEGV", id="crashed"),
+        pytest.param(Finding(PATH, "interrupted", "slow"), "POSTPONED: slow", id="postponed"),
+        pytest.param(Finding(PATH, "quarantined", "3 deaths"), "QUARANTINED: 3 deaths", id="quarantined"),
         pytest.param(Finding(PATH, "vanished"), "vanished", id="without a reason"),
     ],
 )

@@ -1,0 +1,93 @@
+"""The clerk of one watched folder: what became of micrographs that are gone, and how full the disk is.
+
+A micrograph that was moved or deleted leaves its sidecar behind. The clerk counts such orphans, and forgets
+files of which nothing is left; it never removes anything (`edge-agent tidy` does, when asked). It has a
+thread of its own, because looking at a share may take its time.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edge_agent.output_places import NameTooLong, OutputPlan
+from edge_agent.shared_opening import system_path
+
+if TYPE_CHECKING:
+    import threading
+
+    from edge_agent.journal import Journal
+    from edge_agent.room import FreeSpace, Room
+    from edge_agent.watcher import Watcher
+
+_LOOK_SECONDS: Final = 1.0
+_ORPHAN_LOOKS: Final = 5
+_LOOK_AGAIN_LOOKS: Final = 600
+"""Sidecars of orphans are looked at again this seldom while nothing changes: ten minutes."""
+
+
+class Clerk:
+    """Keep `orphaned` and `space` up to date; `run` is the thread's work."""
+
+    def __init__(
+        self, watcher: Watcher, journal: Journal, plan: OutputPlan, room: Room, outputs: Path
+    ) -> None:
+        self._watcher = watcher
+        self._journal = journal
+        self._plan = plan
+        self._room = room
+        self._outputs = outputs
+        self._before: dict[str, frozenset[str]] = {}
+        self._looks = 0
+        self.orphaned = 0
+        self.space: FreeSpace | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Look at the disk every second, and after what is gone every few, until `stop`."""
+        while True:
+            self.look()
+            if stop.wait(_LOOK_SECONDS):
+                return
+
+    def look(self) -> None:
+        """Look once."""
+        self.space = self._room.free_space(self._outputs)
+        if not all(folder.present for folder in self._watcher.health().folders):
+            # On a disk that is not mounted everything seems to be gone, the sidecars as well.
+            return
+        gone = self._watcher.gone()
+        self._looks += 1
+        if gone != self._before or self._looks % _LOOK_AGAIN_LOOKS == 0:
+            self._before = gone
+            self.orphaned = self._count_orphans(gone)
+
+    def _count_orphans(self, gone: dict[str, frozenset[str]]) -> int:
+        orphaned, forgotten = 0, []
+        for folder, names in gone.items():
+            for name in names:
+                path = Path(folder, name)
+                if self._has_sidecar(path):
+                    orphaned += 1
+                elif not _may_exist(path):
+                    forgotten.append(path)
+        if forgotten:
+            self._journal.forget(forgotten)
+        return orphaned
+
+    def _has_sidecar(self, path: Path) -> bool:
+        try:
+            return _may_exist(self._plan.place(path).sidecar)
+        except NameTooLong:
+            return False
+
+
+def _may_exist(path: Path) -> bool:
+    """Whether there is such a file, or the disk does not say: a share that fails proves nothing."""
+    try:
+        os.lstat(system_path(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True

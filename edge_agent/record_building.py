@@ -1,0 +1,85 @@
+"""What the network found, in the words of the sidecar: the parts of a record that describe a classified file.
+
+Only this module knows how exactly numbers are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
+
+from edge_agent.sidecar import CamRecord, InstrumentRecord, MicrographRecord, PredictionRecord, TileRecord
+
+if TYPE_CHECKING:
+    from edge_agent.classifier import Prediction
+    from edge_agent.decision import Decision
+    from edge_agent.micrograph import Micrograph
+
+_DIGITS: Final = 7
+"""Significant digits kept of probabilities and map values: all that float32 has."""
+
+
+def micrograph_record(micrograph: Micrograph) -> MicrographRecord:
+    """Return the record's part on the picture that was classified."""
+    instrument = {key: _known(value) for key, value in asdict(micrograph.instrument).items()}
+    rows, columns = micrograph.pixels.shape
+    return MicrographRecord(
+        shape=(rows, columns),
+        dtype=micrograph.pixels.dtype.name,
+        pixel_size_nm=micrograph.pixel_size_nm,
+        dataset_index=micrograph.dataset_index,
+        frame_index=micrograph.frame_index,
+        datasets=micrograph.datasets,
+        acquired=micrograph.acquired,
+        acquired_text=micrograph.acquired_text,
+        instrument=InstrumentRecord(**instrument),
+    )
+
+
+def prediction_record(
+    prediction: Prediction, decision: Decision, novelty_threshold: float | None
+) -> PredictionRecord:
+    """Return the record's part on the answer."""
+    tiles = (
+        TileRecord(box_px=tile.box_px, probabilities=_named(prediction, tile.probabilities))
+        for tile in prediction.tiles
+    )
+    return PredictionRecord(
+        label=prediction.label,
+        decision=decision.decision,
+        reasons=decision.reasons,
+        probabilities=_named(prediction, prediction.probabilities),
+        novelty=None if prediction.novelty is None else _shortened(prediction.novelty),
+        novelty_threshold=novelty_threshold,
+        tiles=tuple(tiles),
+    )
+
+
+def cam_record(prediction: Prediction) -> CamRecord:
+    """Return the record's part on the class activation map, with no heatmap named yet."""
+    cam = prediction.cam
+    rows, columns = cam.values.shape
+    return CamRecord(
+        label=cam.label,
+        method=cam.method,
+        box_px=cam.box_px,
+        grid=(rows, columns),
+        values=tuple(tuple(_shortened(value) for value in row) for row in cam.values.tolist()),
+        composition=cam.composition,
+        heatmap=None,
+        heatmap_sha256=None,
+    )
+
+
+def _named(prediction: Prediction, probabilities: tuple[float, ...]) -> dict[str, float]:
+    return {label: _shortened(value) for label, value in zip(prediction.labels, probabilities, strict=True)}
+
+
+def _known(value: object) -> object:
+    """Tags can hold NaN; unknown is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shortened(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

@@ -1,0 +1,285 @@
+"""The desk decides the order, what is tried again, what counts against a file, and when nobody works."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+
+from edge_agent import desk as desk_module
+from edge_agent.config import AgentConfig
+from edge_agent.desk import ATTEMPTS, Desk, Errand, RetryRule
+from edge_agent.files import stamp_of
+from edge_agent.journal import Journal
+from edge_agent.protocol import Ready
+from edge_agent.room import Room
+from edge_agent.sidecar import Finding
+from edge_agent.watcher import QuietFile
+
+MODEL = "ab" * 32
+
+
+class FakeSupervisor:
+    """Answers as the test says, by file name; "classified" otherwise."""
+
+    def __init__(self):
+        self.outcomes = {}
+        self.jobs = []
+        self.on_ask = lambda job: None
+        self.closed = False
+        self.model = Ready("fake", "1", MODEL)
+
+    def start(self, stop):
+        return self.model
+
+    def ask(self, job, stop, *, give_way):
+        self.jobs.append(job)
+        self.give_way = give_way
+        self.on_ask(job)
+        left = self.outcomes.get(job.path.name, [])
+        outcome = "quarantined" if job.quarantine else (left.pop(0) if left else "classified")
+        if outcome == "incomplete" and job.incomplete_is_final:
+            return Finding(job.path, "unreadable", "incomplete: cut", stamp=stamp_of(job.path))
+        stamp = stamp_of(job.path) if outcome in ("classified", "quarantined") else None
+        return Finding(job.path, outcome, f"because {outcome}", stamp=stamp, model_sha256=MODEL)
+
+    def tend(self, stop):
+        self.tended = True
+
+    def health(self):
+        return SimpleNamespace(model=self.model, pid=None)
+
+    def close(self):
+        self.closed = True
+
+
+class FakeWatcher:
+    """Remembers what it was told."""
+
+    def __init__(self):
+        self.told = []
+        self.others = False
+
+    def busy(self):
+        return self.others
+
+    def release(self, path):
+        self.told.append(("release", path.name))
+
+    def rearm(self, path, after_seconds):
+        self.told.append(("rearm", path.name, after_seconds))
+
+    def expect_event(self, path):
+        self.told.append(("expect", path.name))
+
+
+@pytest.fixture
+def journal(tmp_path):
+    with Journal(tmp_path / "state") as journal:
+        yield journal
+
+
+class Bench:
+    """A desk whose every file is served by hand, in the test's thread."""
+
+    def __init__(self, tmp_path, journal, **config):
+        self.folder = tmp_path / "scope"
+        self.folder.mkdir(exist_ok=True)
+        self.watcher, self.supervisor, self.stop = FakeWatcher(), FakeSupervisor(), threading.Event()
+        self.clerk = SimpleNamespace(space=None)
+        self.found = []
+        settings = AgentConfig(folders=(self.folder,), state=tmp_path / "state", **config)
+        room = Room(tmp_path / "state", floor_mib=0)
+        self.desk = Desk(
+            settings,
+            self.supervisor,
+            journal,
+            room,
+            [self.watcher],
+            on_finding=self.found.append,
+        )
+        self.desk._greet(self.supervisor.start(self.stop))
+
+    def put(self, name, content=b"1"):
+        path = self.folder / name
+        path.write_bytes(content)
+        self.desk.put(
+            Errand(QuietFile(path, stamp_of(path), datetime.now(UTC)), self.watcher, self.clerk), self.stop
+        )
+        return path
+
+    def serve(self, times=1):
+        """Serve until so many files were asked for, or nothing is left to do."""
+        wanted = len(self.supervisor.jobs) + times
+        for _ in range(50):
+            if len(self.supervisor.jobs) >= wanted:
+                return
+            errand = self.desk._next(self.stop)
+            if errand is not None:
+                self.desk._serve_one(errand, self.stop)
+        raise AssertionError("nothing to serve")
+
+    def order(self):
+        return [job.path.name for job in self.supervisor.jobs]
+
+
+@pytest.fixture
+def bench(tmp_path, journal, monkeypatch):
+    monkeypatch.setattr(desk_module, "_TICK_SECONDS", 0.01)
+    return Bench(tmp_path, journal)
+
+
+def test_a_classified_file_is_journaled_then_released(bench, journal):
+    path = bench.put("a.dm3")
+    bench.serve()
+
+    assert journal.of(path).size_bytes == 1
+    assert bench.watcher.told == [("release", "a.dm3")]
+    assert [finding.outcome for finding in bench.found] == ["classified"]
+
+
+@pytest.mark.parametrize("outcome", ["crashed", "interrupted"])
+def test_a_file_that_cost_a_worker_waits_until_no_other_does(bench, outcome):
+    bench.supervisor.outcomes["bad.dm3"] = [outcome]
+    bench.put("bad.dm3")
+    bench.serve()
+    bench.put("bad.dm3")
+    bench.put("good.dm3")
+    bench.watcher.others = True
+    bench.serve()
+    assert bench.desk._next(bench.stop) is None
+
+    bench.watcher.others = False
+    bench.serve()
+
+    assert bench.order() == ["bad.dm3", "good.dm3", "bad.dm3"]
+
+
+def test_a_worker_in_trouble_gives_way_only_to_others_that_wait(bench):
+    bench.put("a.dm3")
+    ways = []
+    bench.supervisor.on_ask = lambda job: ways.append(bench.supervisor.give_way())
+    bench.serve()
+    bench.put("b.dm3")
+    bench.put("c.dm3")
+    bench.serve(2)
+
+    assert ways == [False, True, False]
+
+
+def test_only_deaths_count_towards_quarantine(bench, journal):
+    path = bench.put("a.dm3")
+    for outcome in ["interrupted", "failed", "incomplete"] * 3:
+        bench.supervisor.outcomes["a.dm3"] = [outcome]
+        bench.serve()
+        bench.put("a.dm3")
+
+    assert journal.deaths(path, stamp_of(path), MODEL) == 0
+
+
+def test_the_last_death_asks_for_quarantine_at_once(bench, journal):
+    path = bench.put("a.dm3")
+    errand = Errand(QuietFile(path, stamp_of(path), datetime.now(UTC)), bench.watcher, bench.clerk)
+    bench.supervisor.outcomes["a.dm3"] = ["crashed"] * ATTEMPTS
+    bench.serve()
+    for _ in range(ATTEMPTS - 1):
+        bench.desk.put(errand, bench.stop)
+        bench.serve()
+
+    assert [finding.outcome for finding in bench.found] == ["crashed", "crashed", "quarantined"]
+    assert bench.supervisor.jobs[-1].quarantine == (
+        "the worker ended 3 times while it examined the file, at last: because crashed"
+    )
+    assert bench.watcher.told[-1] == ("release", "a.dm3")
+    assert bench.desk.numbers().troubles == ()
+
+
+def found_open(journal, tmp_path):
+    """What the next run would find open, were this one killed now."""
+    copy = tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"
+    shutil.copytree(journal.path.parent, copy)
+    with Journal(copy) as after_a_kill:
+        return after_a_kill.open_attempts()
+
+
+def test_an_attempt_is_open_while_the_worker_is_asked(bench, journal, tmp_path):
+    seen = []
+    bench.supervisor.on_ask = lambda job: seen.append(found_open(journal, tmp_path))
+    path = bench.put("a.dm3")
+    bench.serve()
+    journal.flush()
+
+    assert seen == [(path,)]
+    assert found_open(journal, tmp_path) == ()
+
+
+def test_a_stop_in_the_middle_leaves_no_attempt_open(bench, journal, tmp_path):
+    def stopped(job):
+        raise InterruptedError
+
+    bench.supervisor.on_ask = stopped
+    bench.put("a.dm3")
+    with pytest.raises(InterruptedError):
+        bench.serve()
+    journal.flush()
+
+    assert found_open(journal, tmp_path) == ()
+
+
+def test_a_file_incomplete_for_long_is_recorded_once_and_still_looked_at(tmp_path, journal, monkeypatch):
+    monkeypatch.setattr(desk_module, "_TICK_SECONDS", 0.01)
+    now = iter(range(0, 100_000, 400))
+    monkeypatch.setattr(desk_module, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    bench = Bench(tmp_path, journal, stalled_seconds=600)
+    bench.supervisor.outcomes["a.dm3"] = ["incomplete"] * 10
+    for _ in range(6):
+        path = bench.put("a.dm3")
+        bench.serve()
+
+    finals = [job.incomplete_is_final for job in bench.supervisor.jobs]
+    assert finals.count(True) == 1
+    assert bench.desk.wants(path)
+    assert bench.desk.numbers().stalled == 1
+    assert bench.watcher.told[-1] == ("rearm", "a.dm3", 1800.0)
+    assert [finding.outcome for finding in bench.found].count("unreadable") == 1
+
+    bench.supervisor.outcomes["a.dm3"] = []
+    bench.put("a.dm3")
+    bench.serve()
+    assert bench.found[-1].outcome == "classified"
+    assert not bench.desk.wants(path)
+    assert bench.desk.numbers().stalled == 0
+
+
+def test_the_worker_is_ended_with_the_desk(bench):
+    bench.stop.set()
+    bench.desk.run(bench.stop)
+
+    assert bench.supervisor.closed
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "pauses"),
+    [
+        pytest.param(["incomplete"] * 8, [1, 2, 4, 8, 15, 30, 60, 60], id="incomplete: for ever"),
+        pytest.param(["failed"] * 8, [1, 2, 4, 8, 15, 30, 60, 60], id="failed: for ever"),
+    ],
+)
+def test_pauses_grow_to_a_minute(tmp_path, outcomes, pauses):
+    rule = RetryRule()
+
+    assert [rule.pause_after(Finding(tmp_path, outcome), 0.0) for outcome in outcomes] == pauses
+
+
+def test_a_file_that_is_done_starts_afresh(tmp_path):
+    rule = RetryRule()
+    rule.pause_after(Finding(tmp_path, "incomplete"), 10.0)
+    assert rule.incomplete_seconds(tmp_path, 25.0) == 15.0
+
+    rule.forget(tmp_path)
+
+    assert rule.incomplete_seconds(tmp_path, 25.0) == 0.0
+    assert rule.pause_after(Finding(tmp_path, "incomplete"), 30.0) == 1
