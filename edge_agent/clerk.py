@@ -7,10 +7,12 @@ thread of its own, because looking at a share may take its time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.files import remove_leftovers
 from edge_agent.output_places import NameTooLong, OutputPlan
 from edge_agent.shared_opening import system_path
 
@@ -31,13 +33,22 @@ class Clerk:
     """Keep `orphaned` and `space` up to date; `run` is the thread's work."""
 
     def __init__(
-        self, watcher: Watcher, journal: Journal, plan: OutputPlan, room: Room, outputs: Path
+        self,
+        root: Path,
+        watcher: Watcher,
+        journal: Journal,
+        plan: OutputPlan,
+        room: Room,
+        *,
+        owner: str = "",
     ) -> None:
+        self._root = root
+        self._owner = owner
         self._watcher = watcher
         self._journal = journal
         self._plan = plan
         self._room = room
-        self._outputs = outputs
+        self._outputs = plan.output or root
         self._before: dict[str, frozenset[str]] = {}
         self._looks = 0
         self.orphaned = 0
@@ -45,10 +56,20 @@ class Clerk:
 
     def run(self, stop: threading.Event) -> None:
         """Look at the disk every second, and after what is gone every few, until `stop`."""
+        self.clear_up()
         while True:
             self.look()
             if stop.wait(_LOOK_SECONDS):
                 return
+
+    def clear_up(self) -> None:
+        """See to the files that the last run was killed over: what it left half-written, and those gone since."""
+        for path in self._journal.open_attempts():
+            if path.is_relative_to(self._root):
+                with contextlib.suppress(NameTooLong):
+                    remove_leftovers(self._plan.place(path).sidecar.parent, self._owner)
+                if not _may_exist(path):
+                    self._journal.close_attempt(path)
 
     def look(self) -> None:
         """Look once."""

@@ -141,8 +141,16 @@ class Desk:
         )
 
     def _greet(self, model: Ready) -> None:
-        self._journal.model_sha256 = model.sha256
+        self._learn_model(model)
         self._on_ready(model)
+
+    def _learn_model(self, model: Ready | None) -> None:
+        """Look again at what another model was quarantined with."""
+        if model is not None and model.sha256 != self._journal.model_sha256:
+            self._journal.model_sha256 = model.sha256
+            if self._journal.counts().get("quarantined"):
+                for watcher in self._watchers:
+                    watcher.look_again()
 
     def _next(self, stop: threading.Event) -> Errand | None:
         if self._room.must_pause():
@@ -204,8 +212,7 @@ class Desk:
         finally:
             # Also when the agent is told to stop: that is nothing against the file.
             self._journal.close_attempt(quiet.path)
-        if (model := self._supervisor.health().model) is not None:
-            self._journal.model_sha256 = model.sha256
+        self._learn_model(self._supervisor.health().model)
         return finding
 
     def _is_stalled(self, path: Path) -> bool:
@@ -237,7 +244,10 @@ class Desk:
         was_incomplete = self._retry.incomplete_seconds(path, time.monotonic()) > 0
         self._troubles.pop(path, None)
         self._suspected.discard(path)
-        if finding.outcome != "vanished":
+        if finding.outcome == "vanished":
+            if self._journal.of(path) is None:
+                self._journal.forget([path])
+        else:
             self._journal.record(finding)
             self._remember_last(finding)
             if finding.sidecar is not None:

@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_agent import __version__
 from edge_agent.clerk import Clerk
 from edge_agent.desk import Desk, Errand
-from edge_agent.files import remove_leftovers
 from edge_agent.journal import Journal
 from edge_agent.protocol import WorkerSettings
 from edge_agent.room import Room
-from edge_agent.sidecar import NameTooLong, OutputPlan, finding_on_record, readable_path
+from edge_agent.sidecar import OutputPlan, finding_on_record, readable_path
 from edge_agent.status import (
     AgentStatus,
     DiskStatus,
@@ -130,7 +129,6 @@ class Service:
             raise self._failure
 
     def _run_with(self, journal: Journal) -> None:
-        self._clear_up_after_the_last_run(journal)
         agent = self._assemble(journal)
         threads = self._startup(agent)
         try:
@@ -173,7 +171,7 @@ class Service:
             on_ready=self._on_ready,
         )
         clerks = tuple(
-            Clerk(watcher, journal, self._plan, room, config.output or folder)
+            Clerk(folder, watcher, journal, self._plan, room, owner=self._owner)
             for watcher, folder in zip(watchers, config.folders, strict=True)
         )
         return _Agent(journal, supervisor, room, desk, watchers, clerks)
@@ -194,14 +192,6 @@ class Service:
             owner=self._owner,
             hints=self._hints,
         )
-
-    def _clear_up_after_the_last_run(self, journal: Journal) -> None:
-        """Remove what a kill in the middle of a write left behind: only files in hand can have left any."""
-        for path in journal.open_attempts():
-            try:
-                remove_leftovers(self._plan.place(path).sidecar.parent, self._owner)
-            except NameTooLong:
-                continue
 
     def _startup(self, agent: _Agent) -> list[threading.Thread]:
         pairs = tuple(zip(agent.watchers, agent.clerks, strict=True))

@@ -1,4 +1,4 @@
-"""The one worker process: started, asked, limited, relieved, replaced when it dies; and .
+"""The one worker process: started, asked, limited, relieved, and replaced when it dies.
 
 Parsers and ONNX Runtime live in the worker only, so that whatever a file does to them, this process goes on.
 Only this module decides when a worker has to go and whether the file in its hand is to blame. At most one

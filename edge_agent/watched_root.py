@@ -69,7 +69,8 @@ class WatchedRoot:
         self._volume = Volume()
         self._hints: Hints | None = None
         self._starting: Starting | None = None
-        self._next_start = float("-inf")
+        self._started = self._next_start = float("-inf")
+        self._early_ends = 0
         self._events = _MISSING
         self.window = QuietWindow(rules.quiet_seconds)
         self.trust = EventTrust(rules.clock)
@@ -134,6 +135,7 @@ class WatchedRoot:
         """Start the events, or start them again; return whether they came on just now."""
         if self._hints is not None and not self._hints.alive():
             self.stop_events("off: ended, and are started again")
+            self._put_off_next_start()
         if self._hints is not None or self._rules.clock() < self._next_start:
             return False
         if self._starting is None:
@@ -146,6 +148,12 @@ class WatchedRoot:
             finished = self._starting.finished()
         return finished and self._adopt(self._starting)
 
+    def _put_off_next_start(self) -> None:
+        """Start at once what ran for a while, and more and more seldom what ends again and again."""
+        now = self._rules.clock()
+        self._early_ends = self._early_ends + 1 if now - self._started < _RETRY_SECONDS else 1
+        self._next_start = now + min(2.0 ** (self._early_ends - 1) - 1.0, _RETRY_SECONDS)
+
     def _adopt(self, starting: Starting) -> bool:
         self._starting = None
         thing = f"events {self.path}"
@@ -157,7 +165,7 @@ class WatchedRoot:
                 thing, f"{self.path}: no change events ({starting.trouble}); found by scans only"
             )
             return False
-        self._hints, self._events = starting.hints, "on"
+        self._hints, self._events, self._started = starting.hints, "on", self._rules.clock()
         self._rules.complaints.over(thing)
         self.trust.events_were_lost()
         return True

@@ -31,6 +31,14 @@ class FakeWatcher:
 class FakeJournal:
     def __init__(self):
         self.forgotten = []
+        self.opened = ()
+        self.closed = []
+
+    def open_attempts(self):
+        return self.opened
+
+    def close_attempt(self, path):
+        self.closed.append(path.name)
 
     def forget(self, paths):
         self.forgotten.append(sorted(path.name for path in paths))
@@ -47,7 +55,7 @@ class FakeRoom:
 @pytest.fixture
 def bench(tmp_path):
     parts = SimpleNamespace(folder=tmp_path, watcher=FakeWatcher(), journal=FakeJournal(), room=FakeRoom())
-    parts.clerk = Clerk(parts.watcher, parts.journal, OutputPlan(), parts.room, tmp_path)
+    parts.clerk = Clerk(tmp_path, parts.watcher, parts.journal, OutputPlan(), parts.room, owner="0123abcd")
     return parts
 
 
@@ -72,7 +80,7 @@ def test_sidecars_are_looked_for_in_the_mirror(bench, tmp_path):
     place = plan.place(tmp_path / "scope" / "s" / "a.dm3")
     place.sidecar.parent.mkdir(parents=True)
     place.sidecar.write_bytes(b"{}")
-    clerk = Clerk(bench.watcher, bench.journal, plan, bench.room, tmp_path / "mirror")
+    clerk = Clerk(tmp_path / "scope", bench.watcher, bench.journal, plan, bench.room)
     bench.watcher.names = {str(tmp_path / "scope" / "s"): ["a.dm3", "b.dm3"]}
     clerk.look()
 
@@ -165,3 +173,18 @@ def test_it_looks_until_it_is_told_to_stop(bench, monkeypatch):
     monkeypatch.setattr(bench.clerk, "look", look)
     bench.clerk.run(stop)
     assert len(looks) == 3
+
+
+def test_what_the_last_run_was_killed_over_is_seen_to_first(bench):
+    there, gone, elsewhere = bench.folder / "a.dm3", bench.folder / "b.dm3", bench.folder.parent / "c.dm3"
+    there.write_bytes(b"1")
+    ours = bench.folder / ".scopewatch-0123abcd-0123456789abcdef.tmp"
+    foreign = bench.folder / ".scopewatch-89abcdef-0123456789abcdef.tmp"
+    for half in (ours, foreign):
+        half.write_bytes(b"half")
+    bench.journal.opened = (there, gone, elsewhere)
+
+    bench.clerk.clear_up()
+
+    assert bench.journal.closed == ["b.dm3"]
+    assert (ours.exists(), foreign.exists()) == (False, True)

@@ -66,6 +66,9 @@ class FakeWatcher:
     def busy(self):
         return self.others
 
+    def look_again(self):
+        self.told.append(("look again",))
+
     def release(self, path):
         self.told.append(("release", path.name))
 
@@ -283,3 +286,18 @@ def test_a_file_that_is_done_starts_afresh(tmp_path):
 
     assert rule.incomplete_seconds(tmp_path, 25.0) == 0.0
     assert rule.pause_after(Finding(tmp_path, "incomplete"), 30.0) == 1
+
+
+def test_another_model_brings_quarantined_files_up_again(bench, journal):
+    path = bench.put("a.dm3")
+    journal.record(Finding(path, "quarantined", "3 deaths", stamp=stamp_of(path), model_sha256=MODEL))
+    bench.serve()
+    assert ("look again",) not in bench.watcher.told
+
+    bench.put("b.dm3")
+    journal.record(Finding(path, "quarantined", "3 deaths", stamp=stamp_of(path), model_sha256=MODEL))
+    bench.supervisor.model = Ready("fake", "2", "cd" * 32)
+    bench.serve()
+
+    assert bench.watcher.told.count(("look again",)) == 1
+    assert journal.of(path) is None

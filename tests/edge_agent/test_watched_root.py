@@ -149,6 +149,25 @@ def test_events_that_cannot_be_had_are_asked_for_once_a_minute(bench, caplog):
     assert bench.events == "on"
 
 
+def test_events_that_end_again_and_again_are_started_more_and_more_seldom(bench):
+    bench.after(0)
+    starts = []
+    for _ in range(300):
+        bench.now += 1.0
+        made = len(bench.hints)
+        bench.hints[-1].living = False
+        bench.after(0)
+        starts += [bench.now] * (len(bench.hints) - made)
+
+    assert starts[:2] == [1.0, 3.0]
+    assert 5 <= len(starts) <= 12
+    bench.later(70.0)
+    bench.hints[-1].living = False
+    made = len(bench.hints)
+    bench.after(1.0)
+    assert len(bench.hints) == made + 1
+
+
 def test_a_start_of_events_that_hangs_holds_up_nothing(bench, monkeypatch):
     monkeypatch.setattr(watched_root, "_START_PATIENCE_SECONDS", 0.01)
     walk, stopped = threading.Event(), threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from watch_bench import QUIET, SCAN, Bench, Known
 
 from edge_agent import scanning
 from edge_agent import watcher as watcher_module
+from edge_agent.files import write_durably
 from edge_agent.watcher import BATCH, Watcher
 
 
@@ -514,3 +516,25 @@ def test_an_event_that_cannot_be_followed_makes_the_next_scan_look(bench, monkey
     monkeypatch.setattr(watcher_module, "regular_stamp", ask)
 
     assert bench.after(SCAN) + bench.after(QUIET) == ["a.dm3"]
+
+
+def test_for_real_our_own_sidecar_is_heard_of(tmp_path):
+    stop, ahead = threading.Event(), [0.0]
+    watcher = Watcher(
+        [tmp_path], Known(), quiet_seconds=0.1, scan_seconds=600, clock=lambda: time.monotonic() + ahead[0]
+    )
+    found = watcher.watch(stop)
+    (tmp_path / "a.dm3").write_bytes(b"1")
+    assert next(found).path.name == "a.dm3"
+    write_durably(tmp_path / "a.dm3.json", b"{}")
+    (tmp_path / "b.dm3").write_bytes(b"1")
+    assert next(found).path.name == "b.dm3"
+    watcher.expect_event(tmp_path / "a.dm3.json")
+    ahead[0] += 60.0
+    told = watcher.health().folders[0].events
+    watcher.expect_event(tmp_path / "never written.dm3.json")
+    ahead[0] += 60.0
+    doubted = watcher.health().folders[0].events
+    found.close()
+
+    assert (told, doubted) == ("on", "unreliable: a file written here raised no event")

@@ -312,6 +312,15 @@ class Stream:
         """Whether every file has its record."""
         return not missing(self.paths)
 
+    def slow(self, seconds: float) -> str:
+        """Which files came later than that: when after the first they were saved, and how late they were."""
+        late = [
+            f"at {saved - self.saved[0]:.0f} s {delay:.1f} s"
+            for saved, delay in zip(self.saved, self.delays(), strict=True)
+            if delay > seconds
+        ]
+        return ", ".join(late) or "none"
+
     def delays(self) -> list[float]:
         """Seconds from each file's saving to its record (its file time; infinity where there is none)."""
         return [

@@ -89,6 +89,7 @@ def deadly(scale: Scale, folder: Path) -> Figures:
             lambda: _all_quarantined(poison), scale.pick(400, 60), "the deadly ones are quarantined"
         )
         agent.wait_for(lambda: agent.status()["done"].get("quarantined") == len(poison), 10, "status says so")
+        worker = _worker(agent)
         agent.terminate()
         tries = log.tries()
         agent.start().wait_ready()
@@ -104,7 +105,7 @@ def deadly(scale: Scale, folder: Path) -> Figures:
         "deadly_healthy_not_classified": sum(outcome(path) != "classified" for path in stream.paths),
         "deadly_supervisor_rss_growth_mib": samples[-1].rss_mib - samples[0].rss_mib,
         "deadly_tried_after_restart": again,
-        "deadly_note": f"tries: {_of(tries, poison)}; {_worker(agent)}",
+        "deadly_note": f"tries: {_of(tries, poison)}; {worker}; later than 5 s: {stream.slow(5)}",
     }
 
 
