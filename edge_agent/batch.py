@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from edge_agent.config import DEFAULT_INCLUDE
 from edge_agent.examine import Request, examine
-from edge_agent.folder_listing import list_folder, name_rule, regular_stamp
 from edge_agent.sidecar import Finding, OutputPlan
+from edge_agent.watching.folder_listing import list_folder, name_rule, regular_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

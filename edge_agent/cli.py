@@ -115,7 +115,7 @@ def watch(
     """Watch folders and classify every new file until Ctrl-C. Folders may also stand in the configuration."""
     from edge_agent.config import ConfigRefused, configure
     from edge_agent.logs import log_to_file
-    from edge_agent.process_limits import lower_priority
+    from edge_agent.processes.process_limits import lower_priority
     from edge_agent.service import Service
 
     settings = configure(config, folders=tuple(folders or ()), model=model, output=output)

@@ -16,9 +16,9 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from edge_agent.attempts import Attempts, Key
-from edge_agent.journal_file import UNUSABLE, JournalFile, JournalState, is_damage
-from edge_agent.journal_queries import (
+from edge_agent.journaling.attempts import Attempts, Key
+from edge_agent.journaling.journal_file import UNUSABLE, JournalFile, JournalState, is_damage
+from edge_agent.journaling.journal_queries import (
     Row,
     Seen,
     delete_rows,

@@ -17,20 +17,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from edge_agent.agent_trials import AGENT_TRIALS
-from edge_agent.change_events import NativeHints
 from edge_agent.config import state_folder
-from edge_agent.disk_trials import DISK_TRIALS
-from edge_agent.event_trials import EVENT_TRIALS
 from edge_agent.shared_opening import system_path
 from edge_agent.status import sole_agent
-from edge_agent.trial import Bench, Failed, Skipped, Trial, Warned
-from edge_agent.writer_trials import WRITER_TRIALS
+from edge_agent.trials.agent_trials import AGENT_TRIALS
+from edge_agent.trials.disk_trials import DISK_TRIALS
+from edge_agent.trials.event_trials import EVENT_TRIALS
+from edge_agent.trials.trial import Bench, Failed, Skipped, Trial, Warned
+from edge_agent.trials.writer_trials import WRITER_TRIALS
+from edge_agent.watching.change_events import NativeHints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
-    from edge_agent.change_events import Hints
+    from edge_agent.watching.change_events import Hints
 
 TRIALS: Final = (*DISK_TRIALS, *WRITER_TRIALS, *EVENT_TRIALS, *AGENT_TRIALS)
 NAME: Final = "scopewatch-selftest-to-be-deleted"

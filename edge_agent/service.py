@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
-    from edge_agent.change_events import Hints
     from edge_agent.config import AgentConfig
     from edge_agent.protocol import Ready
     from edge_agent.sidecar import Finding
+    from edge_agent.watching.change_events import Hints
 
 _TICK_SECONDS: Final = 0.25
 _PUBLISH_SECONDS: Final = 1.0

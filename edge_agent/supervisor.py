@@ -14,10 +14,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.job_object import JobLimits, WorkerJob, worker_job
 from edge_agent.output_places import NameTooLong, readable_path
-from edge_agent.patience import STORAGE_SILENT, SetAside, StorageStalls, Terms, answer_of
-from edge_agent.patience import Stopped as Stopped
+from edge_agent.processes.job_object import JobLimits, WorkerJob, worker_job
+from edge_agent.processes.patience import STORAGE_SILENT, SetAside, StorageStalls, Terms, answer_of
+from edge_agent.processes.patience import Stopped as Stopped
+from edge_agent.processes.storage_probe import StorageProbe, StorageSilent
+from edge_agent.processes.worker_process import WORKER_COMMAND as WORKER_COMMAND
+from edge_agent.processes.worker_process import WorkerEnded, WorkerProcess
 from edge_agent.protocol import (
     Job,
     NotUnderstood,
@@ -30,9 +33,6 @@ from edge_agent.protocol import (
     settings_line,
 )
 from edge_agent.sidecar import Finding
-from edge_agent.storage_probe import StorageProbe, StorageSilent
-from edge_agent.worker_process import WORKER_COMMAND as WORKER_COMMAND
-from edge_agent.worker_process import WorkerEnded, WorkerProcess
 
 if TYPE_CHECKING:
     import threading

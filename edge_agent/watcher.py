@@ -1,9 +1,8 @@
 """Folders -> quiet paths: which files are new or changed, and finished as far as `stat` can tell.
 
-The system's change events are hints that make it quick; scans of its own, compared with what is already
-known, are the truth (events are lost by every system under load, often silently). It opens nothing: it lists
-folders and asks for sizes and times. All waits are on a monotonic clock. Here the parts meet: `watched_root`
-(is the folder there), `scanning` (what is not done), `settling` (when is it quiet).
+The system's change events are hints that make it quick; scans of its own, compared with what is known, are
+the truth (every system loses events under load). It opens nothing: it lists folders and asks for sizes and
+times. All waits are on a monotonic clock. The parts that meet here are in `watching`.
 """
 
 from __future__ import annotations
@@ -19,28 +18,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.change_events import NativeHints
-from edge_agent.complaints import Complaints
 from edge_agent.config import DEFAULT_INCLUDE
 from edge_agent.files import is_our_temporary
-from edge_agent.folder_listing import ListingRules, entry_rule, name_rule, regular_stamp
-from edge_agent.known import is_state
 from edge_agent.output_places import is_own_output
-from edge_agent.scan_rota import ScanRota
-from edge_agent.scanning import Candidate, FolderScan, ScanRules
-from edge_agent.settling import WaitingRoom
-from edge_agent.vanished import is_missing
-from edge_agent.volumes import Volume, volume_of
-from edge_agent.watched_root import RootRules, WatchedRoot
+from edge_agent.watching.change_events import NativeHints
+from edge_agent.watching.complaints import Complaints
+from edge_agent.watching.folder_listing import ListingRules, entry_rule, name_rule, regular_stamp
+from edge_agent.watching.known import is_state
+from edge_agent.watching.scan_rota import ScanRota
+from edge_agent.watching.scanning import Candidate, FolderScan, ScanRules
+from edge_agent.watching.settling import WaitingRoom
+from edge_agent.watching.vanished import is_missing
+from edge_agent.watching.volumes import Volume, volume_of
+from edge_agent.watching.watched_root import RootRules, WatchedRoot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from edge_agent.change_events import Hints
     from edge_agent.files import FileStamp
-    from edge_agent.known import Known
-    from edge_agent.settling import Waiting
-    from edge_agent.watched_root import FolderHealth
+    from edge_agent.watching.change_events import Hints
+    from edge_agent.watching.known import Known
+    from edge_agent.watching.settling import Waiting
+    from edge_agent.watching.watched_root import FolderHealth
 
 BATCH: Final = 16
 """How many quiet files are handed out at once; the rest stay here, where they cost little."""
@@ -86,9 +85,7 @@ class Watcher:
     """Watch `folders` with everything below them, for file names that match `include` and not `exclude`.
 
     A folder whose name matches `exclude` is not entered. With `sidecars_beside` a file is done only while its
-    sidecar lies beside it. What a crash of `owner` left in the folders is removed.
-
-    One thread runs `watch`; all else but `step` may be called from any other. A file that was handed out is
+    sidecar lies beside it. What a crash of `owner` left in the folders is removed. One thread runs `watch`; all else but `step` may be called from any other. A file that was handed out is
     not handed out again before `release`, `rearm` or `park` is called for it.
     """
 
@@ -171,7 +168,7 @@ class Watcher:
         self._answer(path, _NEVER)
 
     def expect_event(self, path: Path) -> None:
-        """Say that `path` was just written below a root: when no event tells of it, events are not relied on."""
+        """Say that `path` was just written below a root: without an event, events are not relied on."""
         root = self._root_of(str(path))
         if root is not None and root.has_events:
             root.trust.expect(str(path))

@@ -16,11 +16,11 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Final, TextIO
 
-from edge_agent import process_limits
 from edge_agent.classifier import Classifier
 from edge_agent.examine import Request, examine
 from edge_agent.files import FileLayer
 from edge_agent.model_bundle import BundleRefused, open_bundle
+from edge_agent.processes import process_limits
 from edge_agent.protocol import (
     Job,
     NotUnderstood,

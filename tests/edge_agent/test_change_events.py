@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import change_events
-from edge_agent.change_events import NativeHints, Starting, WindowsSource, telling_emitter
+from edge_agent.watching import change_events
+from edge_agent.watching.change_events import NativeHints, Starting, WindowsSource, telling_emitter
 
 QUEUE_LIMIT = Path("/proc/sys/fs/inotify/max_queued_events")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="inotify is of Linux")
@@ -145,7 +145,7 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "sh", "-c"]
 SCRIPT = """
     import sys, threading
     from pathlib import Path
-    from edge_agent.change_events import NativeHints
+    from edge_agent.watching.change_events import NativeHints
     for attempt in range(3):
         source = NativeHints()
         try:

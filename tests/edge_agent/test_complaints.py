@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from edge_agent.complaints import PAUSE_SECONDS, Complaints
+from edge_agent.watching.complaints import PAUSE_SECONDS, Complaints
 
 
 @pytest.mark.parametrize(

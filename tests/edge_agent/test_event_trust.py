@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.event_trust import COOKIE_SECONDS, EventTrust
+from edge_agent.watching.event_trust import COOKIE_SECONDS, EventTrust
 
 OWN = "/data/a.dm3.json"
 SILENT, MISSED = "a file written here raised no event", "a file was saved without an event"

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge_agent import folder_listing
-from edge_agent.folder_listing import (
+from edge_agent.watching import folder_listing
+from edge_agent.watching.folder_listing import (
     ListingRules,
     entry_rule,
     list_folder,

@@ -6,8 +6,8 @@ import ctypes
 
 import pytest
 
-from edge_agent import job_object
-from edge_agent.job_object import (
+from edge_agent.processes import job_object
+from edge_agent.processes.job_object import (
     ExtendedLimits,
     JobLimits,
     Kernel32Jobs,

@@ -17,9 +17,9 @@ import pytest
 from sidecars import finish
 
 from edge_agent import journal as journal_module
-from edge_agent import journal_file
 from edge_agent.files import FileStamp
 from edge_agent.journal import Journal, Seen
+from edge_agent.journaling import journal_file
 from edge_agent.output_places import OutputPlan
 from edge_agent.sidecar import Finding, Twin, finding_on_record
 

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from edge_agent import patience
-from edge_agent.patience import STORAGE_SILENT, SetAside, Stopped, Terms, answer_of
-from edge_agent.worker_process import WorkerEnded
+from edge_agent.processes import patience
+from edge_agent.processes.patience import STORAGE_SILENT, SetAside, Stopped, Terms, answer_of
+from edge_agent.processes.worker_process import WorkerEnded
 
 
 class FakeWorker:

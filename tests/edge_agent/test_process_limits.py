@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edge_agent import process_limits
-from edge_agent.process_limits import SupervisorGone, die_with, lower_priority
+from edge_agent.processes import process_limits
+from edge_agent.processes.process_limits import SupervisorGone, die_with, lower_priority
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="as Linux shows it")
@@ -26,7 +26,7 @@ def run(program: str) -> str:
         [
             sys.executable,
             "-c",
-            f"from edge_agent.process_limits import *\nimport os, psutil, signal\n{program}",
+            f"from edge_agent.processes.process_limits import *\nimport os, psutil, signal\n{program}",
         ],
         capture_output=True,
         text=True,
@@ -73,7 +73,7 @@ class Refusing:
 def test_a_priority_that_the_system_refuses_is_left_as_it_is(monkeypatch, caplog):
     monkeypatch.setattr(psutil, "Process", Refusing)
 
-    with caplog.at_level(logging.DEBUG, "edge_agent.process_limits"):
+    with caplog.at_level(logging.DEBUG, "edge_agent.processes.process_limits"):
         lower_priority()
 
     assert [record.levelname for record in caplog.records] == ["DEBUG"] * (
@@ -169,7 +169,7 @@ def test_when_memory_runs_out_it_goes_before_the_acquisition_software():
 TIED = """
 import subprocess, sys, time, os
 child = subprocess.Popen([sys.executable, "-c",
-    "import sys, time; from edge_agent.process_limits import die_with; "
+    "import sys, time; from edge_agent.processes.process_limits import die_with; "
     "die_with(int(sys.argv[1])); print('tied', flush=True); time.sleep(60)", str(os.getpid())],
     stdout=subprocess.PIPE)
 child.stdout.readline()
@@ -212,9 +212,8 @@ def test_a_supervisor_that_was_gone_before_is_noticed():
 @linux
 def test_a_program_in_between_is_no_reason_to_end():
     """As when the worker runs below strace or a debugger."""
-    program = (
-        "from edge_agent.process_limits import *; import sys; die_with(int(sys.argv[1])); print('lives')"
-    )
+    limits = "edge_agent.processes.process_limits"
+    program = f"from {limits} import *; import sys; die_with(int(sys.argv[1])); print('lives')"
     command = ["sh", "-c", '"$0" -c "$1" "$2" && true', sys.executable, program, str(os.getpid())]
 
     done = subprocess.run(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from watch_bench import QUIET, SCAN, Bench
 
-from edge_agent import folder_listing, scanning
-from edge_agent.volumes import Volume
+from edge_agent.watching import folder_listing, scanning
+from edge_agent.watching.volumes import Volume
 
 COLD = 600.0
 OWNER = "0123abcd"

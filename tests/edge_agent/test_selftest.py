@@ -13,20 +13,21 @@ from pathlib import Path
 import pytest
 from test_sidecar import CONTRACT
 
-from edge_agent import agent_trials, disk_trials, event_trials, selftest, writer_trials
-from edge_agent.agent_trials import AGENT_TRIALS
-from edge_agent.change_events import NativeHints
-from edge_agent.disk_trials import DISK_TRIALS
-from edge_agent.event_trials import EVENT_TRIALS
+from edge_agent import selftest
 from edge_agent.files import FileLayer
 from edge_agent.output_places import OutputPlan
 from edge_agent.selftest import TRIALS, Check, check_json, check_lines, run_selftest, summary_line
 from edge_agent.shared_opening import windows_error
 from edge_agent.sidecar import Sidecar, write_record
 from edge_agent.status import AlreadyRunning, sole_agent
-from edge_agent.trial import Bench, Failed, Skipped, Trial, Warned, wait_until
-from edge_agent.volumes import Volume
-from edge_agent.writer_trials import WRITER_TRIALS
+from edge_agent.trials import agent_trials, disk_trials, event_trials, writer_trials
+from edge_agent.trials.agent_trials import AGENT_TRIALS
+from edge_agent.trials.disk_trials import DISK_TRIALS
+from edge_agent.trials.event_trials import EVENT_TRIALS
+from edge_agent.trials.trial import Bench, Failed, Skipped, Trial, Warned, wait_until
+from edge_agent.trials.writer_trials import WRITER_TRIALS
+from edge_agent.watching.change_events import NativeHints
+from edge_agent.watching.volumes import Volume
 
 NAMED = {trial.name: trial for trial in TRIALS}
 

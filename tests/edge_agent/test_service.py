@@ -359,7 +359,11 @@ def test_the_numbers_say_what_is_going_on(config, scope, fake_worker, publishing
         (str(missing), False),
     ]
     assert (status.seen, status.waiting, status.done) == (1, 0, {"classified": 1})
-    assert (status.model.name, status.last.path, status.last.label) == (config.model, str(scope / "a.dm3"), "rod")
+    assert (status.model.name, status.last.path, status.last.label) == (
+        config.model,
+        str(scope / "a.dm3"),
+        "rod",
+    )
     assert status.worker.pid is not None
     assert status.output == str(scope.parent / "out")
     assert status.scans >= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.files import FileStamp
-from edge_agent.settling import LONGEST_WINDOW_SECONDS, QuietWindow, WaitingRoom
+from edge_agent.watching.settling import LONGEST_WINDOW_SECONDS, QuietWindow, WaitingRoom
 
 BASE = 1.0
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_agent import storage_probe
-from edge_agent.storage_probe import StorageProbe, StorageSilent
+from edge_agent.processes import storage_probe
+from edge_agent.processes.storage_probe import StorageProbe, StorageSilent
 
 if TYPE_CHECKING:
     from pathlib import Path

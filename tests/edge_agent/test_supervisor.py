@@ -15,12 +15,12 @@ import psutil
 import pytest
 
 from edge_agent import supervisor as supervisor_module
-from edge_agent import worker_process
-from edge_agent.job_object import JobLimits
 from edge_agent.output_places import OutputPlan
-from edge_agent.patience import STORAGE_SILENT
+from edge_agent.processes import worker_process
+from edge_agent.processes.job_object import JobLimits
+from edge_agent.processes.patience import STORAGE_SILENT
+from edge_agent.processes.storage_probe import StorageProbe, StorageSilent
 from edge_agent.protocol import Job, Ready, WorkerSettings
-from edge_agent.storage_probe import StorageProbe, StorageSilent
 from edge_agent.supervisor import ModelRefused, Stopped, Supervisor, WorkerFailed
 
 READY = Ready("fake", "1", "ab" * 32)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import volumes
-from edge_agent.volumes import Volume, is_unc, volume_of
+from edge_agent.watching import volumes
+from edge_agent.watching.volumes import Volume, is_unc, volume_of
 
 
 @dataclass(frozen=True)

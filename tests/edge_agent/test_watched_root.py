@@ -9,9 +9,9 @@ import threading
 import pytest
 from watch_bench import QUIET, SCAN, Bench, FakeHints
 
-from edge_agent import watched_root
-from edge_agent.event_trust import COOKIE_SECONDS
-from edge_agent.volumes import Volume
+from edge_agent.watching import watched_root
+from edge_agent.watching.event_trust import COOKIE_SECONDS
+from edge_agent.watching.volumes import Volume
 
 MISSED = "unreliable: a file was saved without an event"
 SILENT = "unreliable: a file written here raised no event"

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from watch_bench import QUIET, SCAN, Bench, Known
 
-from edge_agent import scanning
 from edge_agent import watcher as watcher_module
 from edge_agent.files import write_durably
 from edge_agent.watcher import BATCH, Watcher
+from edge_agent.watching import scanning
 
 
 @pytest.fixture

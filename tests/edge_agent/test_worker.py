@@ -16,6 +16,7 @@ import pytest
 
 from edge_agent import worker
 from edge_agent.output_places import OutputPlan
+from edge_agent.processes.worker_process import ONE_THREAD
 from edge_agent.protocol import (
     GOODBYE,
     Job,
@@ -28,7 +29,6 @@ from edge_agent.protocol import (
 )
 from edge_agent.sidecar import Finding, Twin, read_record
 from edge_agent.supervisor import Supervisor
-from edge_agent.worker_process import ONE_THREAD
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLAIN = "import edge_agent.worker as worker; "

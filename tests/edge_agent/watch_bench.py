@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edge_agent.volumes import Volume
 from edge_agent.watcher import Watcher
+from edge_agent.watching.volumes import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -37,7 +37,7 @@ UNITS: Final = 25
 KILLS: Final = 20
 FILES: Final = 800
 LONGEST_LIFE_SECONDS: Final = 3.0
-SETTLED_SECONDS: Final = 180.0
+SETTLED_SECONDS: Final = 400.0
 BARS: Final = (
     Bar("lost"),
     Bar("stale"),

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from edge_agent.folder_listing import Listing
-    from edge_agent.known import Known, KnownState
+    from edge_agent.watching.folder_listing import Listing
+    from edge_agent.watching.known import Known, KnownState
 
 
 class Vanished:

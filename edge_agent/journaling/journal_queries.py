@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from edge_agent.attempts import Key, Trial
+from edge_agent.journaling.attempts import Key, Trial
 from edge_agent.sidecar import Twin
 
 if TYPE_CHECKING:

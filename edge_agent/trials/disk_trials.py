@@ -17,12 +17,12 @@ import psutil
 
 from edge_agent.config import AgentConfig
 from edge_agent.files import write_durably
-from edge_agent.folder_listing import list_folder, regular_stamp
 from edge_agent.output_places import HEATMAP_SUFFIX, NAME_LIMIT, NameTooLong, OutputPlan
 from edge_agent.room import Room
 from edge_agent.shared_opening import open_shared, system_path
-from edge_agent.trial import CONTENT, Bench, Failed, Skipped, Trial, Warned, wait_until
-from edge_agent.volumes import volume_of
+from edge_agent.trials.trial import CONTENT, Bench, Failed, Skipped, Trial, Warned, wait_until
+from edge_agent.watching.folder_listing import list_folder, regular_stamp
+from edge_agent.watching.volumes import volume_of
 
 _TIME_SECONDS: Final = 2.5
 _NAMES: Final = {

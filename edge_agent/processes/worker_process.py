@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-_PACKAGE_PARENT: Final = str(Path(__file__).resolve().parent.parent)
+_PACKAGE_PARENT: Final = str(Path(__file__).resolve().parents[2])
 # Not `-m`: that would put the current folder, perhaps one full of acquisitions, in front of the import path.
 WORKER_COMMAND: Final = (
     sys.executable,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_agent.files import FileLayer, write_durably
 from edge_agent.shared_opening import PASSING_WINDOWS_ERRORS, open_shared
-from edge_agent.trial import CONTENT, Bench, Failed, Trial
+from edge_agent.trials.trial import CONTENT, Bench, Failed, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable

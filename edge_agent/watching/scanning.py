@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.files import remove_leftovers
-from edge_agent.folder_listing import regular_stamp, survey
-from edge_agent.known import is_state
 from edge_agent.output_places import SIDECAR_SUFFIX
-from edge_agent.vanished import Vanished, is_missing
+from edge_agent.watching.folder_listing import regular_stamp, survey
+from edge_agent.watching.known import is_state
+from edge_agent.watching.vanished import Vanished, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from edge_agent.complaints import Complaints
     from edge_agent.files import FileStamp
-    from edge_agent.folder_listing import Listing, ListingRules
-    from edge_agent.known import Known, KnownState
+    from edge_agent.watching.complaints import Complaints
+    from edge_agent.watching.folder_listing import Listing, ListingRules
+    from edge_agent.watching.known import Known, KnownState
 
 LOOK_DUTY: Final = 0.0015
 """At most this share of the time goes into looking at files again that are done."""

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.change_events import Starting
-from edge_agent.event_trust import EventTrust
-from edge_agent.settling import QuietWindow
-from edge_agent.vanished import folder_identity
-from edge_agent.volumes import Volume
+from edge_agent.watching.change_events import Starting
+from edge_agent.watching.event_trust import EventTrust
+from edge_agent.watching.settling import QuietWindow
+from edge_agent.watching.vanished import folder_identity
+from edge_agent.watching.volumes import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_agent.change_events import Hints
-    from edge_agent.complaints import Complaints
-    from edge_agent.scanning import FolderScan
+    from edge_agent.watching.change_events import Hints
+    from edge_agent.watching.complaints import Complaints
+    from edge_agent.watching.scanning import FolderScan
 
 _START_PATIENCE_SECONDS: Final = 2.0
 """Adding a watch for each folder of a large tree takes longer: then it goes on beside the first scan."""

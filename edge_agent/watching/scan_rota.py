@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from edge_agent.scanning import FolderScan
-    from edge_agent.watched_root import WatchedRoot
+    from edge_agent.watching.scanning import FolderScan
+    from edge_agent.watching.watched_root import WatchedRoot
 
 SCAN_DUTY: Final = 0.015
 """At most this share of the time goes into finding what is new; looking at what is done has its own budget."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from edge_agent.change_events import Hints
+    from edge_agent.watching.change_events import Hints
 
 CONTENT: Final = bytes(range(256)) * 256
 """What trials write: no micrograph, so that no agent elsewhere takes it for one."""

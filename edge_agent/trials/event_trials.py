@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from edge_agent.config import AgentConfig
 from edge_agent.files import write_durably
-from edge_agent.folder_listing import list_folder, regular_stamp
 from edge_agent.output_places import SIDECAR_SUFFIX
-from edge_agent.trial import Bench, Failed, Skipped, Trial, Warned, wait_until
+from edge_agent.trials.trial import Bench, Failed, Skipped, Trial, Warned, wait_until
+from edge_agent.watching.folder_listing import list_folder, regular_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,11 +20,11 @@ import psutil
 
 from edge_agent.config import STATE_VARIABLE
 from edge_agent.files import write_durably
-from edge_agent.job_object import JobLimits, worker_job
 from edge_agent.output_places import OutputPlan
+from edge_agent.processes.job_object import JobLimits, worker_job
 from edge_agent.sidecar import read_record
 from edge_agent.status import is_running, running_status
-from edge_agent.trial import Bench, Failed, Skipped, Trial, Warned, wait_until
+from edge_agent.trials.trial import Bench, Failed, Skipped, Trial, Warned, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ _COMMAND_SECONDS: Final = 60.0
 _ANSWER_SECONDS: Final = 30.0
 _MEMORY_MIB: Final = 256
 _LIVE: Final = "live agent"
-_PACKAGE_PARENT: Final = str(Path(__file__).resolve().parent.parent)
+_PACKAGE_PARENT: Final = str(Path(__file__).resolve().parents[2])
 _PYTHON: Final = (sys.executable, "-P", "-c")
 _EDGE_AGENT: Final = (
     f"import sys; sys.path.append({_PACKAGE_PARENT!r}); from edge_agent.cli import main; main()"
@@ -46,7 +46,7 @@ _EDGE_AGENT: Final = (
 _HUNGRY: Final = f"""
 import os, sys
 sys.path.append({_PACKAGE_PARENT!r})
-from edge_agent.process_limits import limit_memory
+from edge_agent.processes.process_limits import limit_memory
 limit_memory({_MEMORY_MIB})
 print(os.getpid(), flush=True)
 sys.stdin.readline()

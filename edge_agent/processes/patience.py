@@ -10,13 +10,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.worker_process import WorkerEnded
+from edge_agent.processes.worker_process import WorkerEnded
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from edge_agent.worker_process import WorkerProcess
+    from edge_agent.processes.worker_process import WorkerProcess
 
 STORAGE_SILENT: Final = "the disk or share does not answer; the file is tried again when it does"
 _POLL_SECONDS: Final = 0.25

@@ -1,0 +1,1 @@
+"""What the journal is made of: the file, the questions put to it, and attempts at files."""
