@@ -85,8 +85,9 @@ class Watcher:
     """Watch `folders` with everything below them, for file names that match `include` and not `exclude`.
 
     A folder whose name matches `exclude` is not entered. With `sidecars_beside` a file is done only while its
-    sidecar lies beside it. What a crash of `owner` left in the folders is removed. One thread runs `watch`; all else but `step` may be called from any other. A file that was handed out is
-    not handed out again before `release`, `rearm` or `park` is called for it.
+    sidecar lies beside it. What a crash of `owner` left in the folders is removed. One thread runs `watch`;
+    all else but `step` may be called from any other. A file that was handed out is not handed out again
+    before `release`, `rearm` or `park` is called for it.
     """
 
     def __init__(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent import cli
+from edge_agent.processes import process_limits
 from edge_agent.sidecar import Sidecar, read_record
 from edge_agent.status import sole_agent
 
@@ -24,7 +25,8 @@ WAIT_SECONDS = 30
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run a command in this process; give its exit code and what it printed."""
+    """Run a command in this process, whose priority stays; give its exit code and what it printed."""
+    monkeypatch.setattr(process_limits, "lower_priority", lambda: None)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 
@@ -38,7 +40,11 @@ def run(monkeypatch, capsys):
     yield command
     root.handlers[:] = handlers
     root.setLevel(level)
-    logging.getLogger("edge_agent").setLevel(logging.NOTSET)
+    ours = logging.getLogger("edge_agent")
+    ours.setLevel(logging.NOTSET)
+    for handler in ours.handlers[:]:
+        ours.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture

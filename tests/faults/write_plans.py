@@ -61,6 +61,7 @@ class Target:
     path: Path
     random: Random
     generations: list[str] = field(default_factory=list)
+    ways: tuple[str, ...] = ()
     way: str = ""
 
     def pause(self) -> float:
@@ -186,7 +187,7 @@ def plan_of(target: Target) -> Steps:
     """One to three generations, each in a way of its own, spread over the unit's time."""
     yield target.random.random() * SPREAD_SECONDS
     for _ in range(target.random.choice((1, 1, 1, 1, 2, 3))):
-        target.way = target.random.choice(tuple(WAYS))
+        target.way = target.random.choice(target.ways or tuple(WAYS))
         yield from WAYS[target.way](target)
         yield target.pause()
 
@@ -213,10 +214,12 @@ class Reader(FileSystemEventHandler):
             self.early.append(f"{target.path.name} ({way}): {record.outcome}, {record.reason}")
 
 
-def run_plans(plans: int, seed: int, folder: Path) -> Mapping[str, float | str]:
+def run_plans(plans: int, seed: int, folder: Path, ways: tuple[str, ...] = ()) -> Mapping[str, float | str]:
     """Carry out so many plans side by side in one folder beside a running agent; return the figures."""
     scope = folder / "scope"
-    targets = [Target(scope / f"{number:04d}.dm3", Random(f"{seed} {number}")) for number in range(plans)]
+    targets = [
+        Target(scope / f"{number:04d}.dm3", Random(f"{seed} {number}"), ways=ways) for number in range(plans)
+    ]
     reader, observer = Reader(targets), Observer()
     with Agent(scope, place=folder / "agent", quiet_seconds=QUIET_SECONDS) as agent:
         agent.start().wait_ready()
@@ -295,11 +298,13 @@ def main() -> int:
     parser = long_tier(__doc__ or "")
     parser.add_argument("--plans", type=int, default=PLANS, help="plans in each unit")
     parser.add_argument("--units", type=int, default=UNITS)
+    parser.add_argument("--ways", default="", help=f"only these, with commas between: {', '.join(WAYS)}")
     options = parser.parse_args()
+    ways = tuple(filter(None, options.ways.split(",")))
 
     def run(unit: str) -> Mapping[str, float | str]:
         with tempfile.TemporaryDirectory(prefix="scopewatch-plans-") as folder:
-            return run_plans(options.plans, 1000 * options.seed + int(unit), Path(folder))
+            return run_plans(options.plans, 1000 * options.seed + int(unit), Path(folder), ways)
 
     return run_units([str(number) for number in range(options.units)], run, options, BARS)
 
