@@ -6,6 +6,7 @@ What a command line says is laid over the file with `configure`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tomllib
 from pathlib import Path
@@ -88,6 +89,16 @@ class AgentConfig(BaseModel):
                 raise ValueError(f"{pattern!r} is no pattern of file names (give no folder in it)")
         return patterns
 
+    @field_validator("folders", "output", "state")
+    @classmethod
+    def _paths_can_be(cls, value: tuple[Path, ...] | Path | None) -> tuple[Path, ...] | Path | None:
+        for path in value if isinstance(value, tuple) else (value,):
+            if "\0" in str(path):
+                raise ValueError(f"{str(path)!r} holds a NUL, which no path can")
+            if str(path).startswith("~"):
+                raise ValueError(f"{str(path)!r}: there is no home folder of that name")
+        return value
+
     @field_validator("folders")
     @classmethod
     def _folders_once(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -122,8 +133,10 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigRefused(f"{file}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise ConfigRefused(f"{file}: is not UTF-8 text; save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also a number of thousands of digits
         raise ConfigRefused(f"{file}: is not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigRefused(f"{file}: is not valid TOML: brackets in brackets without end") from None
     return _with_absolute_paths(values, file.absolute().parent)
 
 
@@ -138,14 +151,18 @@ def _with_absolute_paths(values: dict[str, Any], base: Path) -> dict[str, Any]:
             _absolute(base, item) if isinstance(item, str | Path) else item for item in settled["folders"]
         ]
     model = settled.get("model")
-    if isinstance(model, str) and (base / model).exists():
-        settled["model"] = str(_absolute(base, model))
+    with contextlib.suppress(OSError):  # a name that no file can have
+        if isinstance(model, str) and (base / model).exists():
+            settled["model"] = str(_absolute(base, model))
     return settled
 
 
 def _absolute(base: Path, path: str | Path) -> Path:
     # normpath, not resolve: a link that the user named stays the name under which things are reported.
-    return Path(os.path.normpath(base / Path(path).expanduser()))
+    try:
+        return Path(os.path.normpath(base / Path(path).expanduser()))
+    except RuntimeError:  # the home folder of nobody: left for the validation to name
+        return Path(path)
 
 
 def _complaints(place: str, error: ValidationError) -> list[str]:

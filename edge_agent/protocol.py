@@ -9,6 +9,7 @@ knows a parser or ONNX Runtime, so both processes can import it.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -111,11 +112,29 @@ def read_greeting(line: str) -> Ready | Refused:
 def read_finding(line: str, job: Job) -> Finding:
     """Read the answer to `job`, a `Finding.to_json`. Raises NotUnderstood on anything else."""
     finding = _understood(Finding.from_json, line)
+    if not _is_well_typed(finding):
+        raise NotUnderstood(f"a value of another type, at {line[:80]!r}")
     if finding.outcome not in _OUTCOMES:
         raise NotUnderstood(f"there is no outcome {finding.outcome!r}")
     if finding.path != job.path:
         raise NotUnderstood(f"answered for {finding.path}")
     return finding
+
+
+def _is_well_typed(finding: Finding) -> bool:
+    """Journal and status take a finding as it is, so nothing else may come through here."""
+    texts = (finding.reason, finding.label, finding.decision, finding.sha256, finding.fingerprint)
+    numbers = (finding.probability, finding.milliseconds)
+    stamp = finding.stamp
+    counts = () if stamp is None else (stamp.size_bytes, stamp.modified_ns, stamp.device, stamp.inode)
+    return (
+        isinstance(finding.outcome, str)
+        and all(text is None or isinstance(text, str) for text in (*texts, finding.model_sha256))
+        and all(isinstance(text, str) for text in finding.reasons)
+        and all(n is None or (isinstance(n, int | float) and math.isfinite(n)) for n in numbers)
+        and finding.milliseconds is not None
+        and all(isinstance(count, int) for count in counts)
+    )
 
 
 def _understood(read: Callable[[str], _Message], line: str) -> _Message:

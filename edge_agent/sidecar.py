@@ -218,7 +218,10 @@ class Finding:
     @classmethod
     def from_json(cls, text: str) -> Finding:
         """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError on anything else."""
-        values: dict[str, Any] = json.loads(text)
+        try:
+            values: dict[str, Any] = json.loads(text)
+        except RecursionError:
+            raise ValueError("brackets in brackets without end") from None
         for key in ("path", "sidecar", "heatmap"):
             values[key] = None if values[key] is None else Path(values[key])
         values["stamp"] = None if values["stamp"] is None else FileStamp(**values["stamp"])

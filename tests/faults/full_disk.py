@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -77,10 +77,15 @@ class SmallDisk:
         ballast = self.folder / "ballast"
         ballast.touch()
         with ballast.open("r+b") as file:
-            length = max(0, ballast.stat().st_size + self.free_bytes() - free_bytes)
-            file.truncate(length)
-            if length:
-                os.posix_fallocate(file.fileno(), 0, length)
+            for _ in range(20):
+                length = max(0, ballast.stat().st_size + self.free_bytes() - free_bytes)
+                file.truncate(length)
+                # The agent writes meanwhile: what was free a moment ago may be taken now.
+                with suppress(OSError):
+                    if length:
+                        os.posix_fallocate(file.fileno(), 0, length)
+                    return
+        raise AgentTrouble(f"{self.folder} cannot be filled: {self.free_bytes()} bytes are free")
 
 
 @contextmanager

@@ -465,8 +465,9 @@ def _block(arguments: argparse.Namespace, bundle: Path, number: int) -> dict[str
     tally = (
         json.loads(result.read_text()) if result.is_file() else vars(Tally(failures=[f"{number}: {ending}"]))
     )
+    died = not result.is_file()
     for left in folder.iterdir():
-        if not result.is_file() and left.suffix:  # what it was about when it died
+        if died and left.suffix:  # what it was about
             (arguments.keep / f"died-{left.name}").write_bytes(left.read_bytes())
         left.unlink()
     folder.rmdir()
@@ -478,7 +479,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from bundles import tiny_bundle
 
     arguments.keep.mkdir(parents=True, exist_ok=True)
-    bundle = tiny_bundle(memory_folder() / "tiny-1")
+    with tempfile.TemporaryDirectory() as models:
+        _run_blocks(arguments, tiny_bundle(Path(models) / "tiny-1"))
+    return _report(arguments)
+
+
+def _run_blocks(arguments: argparse.Namespace, bundle: Path) -> None:
     done = {line["number"] for line in _lines(arguments)}
     left = [number for number in range(0, arguments.files, BLOCK_FILES) if number not in done]
     until = time.monotonic() + 60 * arguments.minutes
@@ -496,7 +502,6 @@ def _run(arguments: argparse.Namespace) -> int:
             total.add(line)
             print(f"{len(done) * BLOCK_FILES + total.files} of {arguments.files} files, "
                   f"{len(total.failures)} failures, slowest {total.slowest_ms:.0f} ms", flush=True)  # fmt: skip
-    return _report(arguments)
 
 
 def _lines(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

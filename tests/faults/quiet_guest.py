@@ -125,9 +125,11 @@ def _priorities(agent: Agent) -> set[str]:
 
 
 def standing_faults(scale: Scale, folder: Path) -> Figures:
-    """A minute with a read-only folder, a missing one, a full disk, one below the floor: at most one line each."""
+    """A minute with a read-only folder, a missing one, a full disk, one below the floor: at most one line each.
+
+    One on the terminal and one in the log file, that is: these are two readers.
+    """
     watch_seconds = scale.pick(60.0, 4.0)
-    lines: dict[str, list[str]] = {}
     with ExitStack() as stack:
         agents = {name: stack.enter_context(_faulty(name, folder / name)) for name in FAULTS}
         for agent in agents.values():
@@ -135,23 +137,26 @@ def standing_faults(scale: Scale, folder: Path) -> Figures:
         time.sleep(5.0)
         before = {name: _logged(agent) for name, agent in agents.items()}
         time.sleep(watch_seconds)
-        for name, agent in agents.items():
-            lines[name] = [
-                line
-                for now, then in zip(_logged(agent), before[name], strict=True)
-                for line in now[len(then) :]
-            ]
-            lines[f"{name} at first"] = [line for sink in before[name] for line in sink]
-    most = {name: len(lines[name]) for name in FAULTS}
+        after = {name: _logged(agent) for name, agent in agents.items()}
+    fresh = {
+        (name, sink): after[name][sink][len(before[name][sink]) :] for name in FAULTS for sink in range(2)
+    }
+    first = {(name, sink): before[name][sink] for name in FAULTS for sink in range(2)}
     return {
         "standing_faults_watched_seconds_long": watch_seconds,
-        "standing_faults_lines_a_minute": max(most.values()) / max(1.0, watch_seconds / 60),
-        "standing_faults_lines_at_first": max(len(lines[f"{name} at first"]) for name in FAULTS),
+        "standing_faults_lines_a_minute": max(map(len, fresh.values())) / max(1.0, watch_seconds / 60),
+        "standing_faults_lines_at_first": max(map(len, first.values())),
+        "standing_faults_silent": sum(not any(_tells(line) for line in first[name, 1]) for name in FAULTS),
         "standing_faults_note": "\n".join(
-            f"{name}: {len(texts)} lines{''.join(chr(10) + '    ' + text for text in texts[:4])}"
-            for name, texts in lines.items()
+            f"{name}, {('terminal', 'log file')[sink]}: {len(first[name, sink])} at first, then {len(texts)}"
+            + "".join(f"\n    {text}" for text in [*first[name, sink][:3], *texts[:3]])
+            for (name, sink), texts in fresh.items()
         ),
     }
+
+
+def _tells(line: str) -> bool:
+    return any(word in line for word in ("cannot be written", "missing", "free", "space", "room"))
 
 
 FAULTS: Final = ("read-only folder", "missing folder", "full disk", "below the floor")
