@@ -51,6 +51,9 @@ class AgentConfig(BaseModel):
     """A file is read once its size and time have not changed for so long; longer where writers pause."""
     share_quiet_seconds: float = Field(default=3.0, ge=0.05, le=600)
     """The same for folders on a network share, where sizes and times arrive late."""
+    gap_seconds: float = Field(default=10.0, ge=0, le=600)
+    """A file with a sector of zeros must rest so long before it is believed: its writer may have reserved the
+    whole length first. Pictures with black areas wait for it, too."""
     scan_seconds: float = Field(default=10.0, ge=0.1, le=3600)
     """How often the folders are looked over; between scans the system's change events are the hints."""
     cold_scan_seconds: float = Field(default=600.0, ge=0.1, le=86400)

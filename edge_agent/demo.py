@@ -94,6 +94,8 @@ def run_demo(plan: DemoPlan) -> bool:
             state=Path(state),
             quiet_seconds=0.5,
             scan_seconds=2.0,
+            # Its microscope reserves nothing.
+            gap_seconds=0.0,
             # Asked for by the person in front of it, for a few files, on whatever disk there is.
             free_space_floor_mib=0,
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_agent.journal import JOURNALED
 from edge_agent.protocol import Job
-from edge_agent.sidecar import Finding, readable_path
+from edge_agent.sidecar import UNWRITABLE, Finding, readable_path
 from edge_agent.status import MOST_TROUBLES, LastFile, Trouble
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from edge_agent.clerk import Clerk
     from edge_agent.config import AgentConfig
+    from edge_agent.files import FileStamp
     from edge_agent.journal import Journal
     from edge_agent.protocol import Ready
     from edge_agent.room import Room
@@ -38,6 +39,7 @@ ATTEMPTS: Final = 3
 _TICK_SECONDS: Final = 0.25
 _SHORT_DISK_SECONDS: Final = 10.0
 _RETRY_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+_FAILED_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 _STALLED_PAUSE_SECONDS: Final = 1800.0
 _log = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ class Desk:
         self._suspected = set(journal.open_attempts())
         self._suspects: deque[Errand] = deque()
         self._retry = RetryRule()
+        self._unwritable = UnwritableFolders()
         self._troubles: dict[Path, Trouble] = {}
         self._counts: Counter[str] = Counter()
         self._last: LastFile | None = None
@@ -175,6 +178,10 @@ class Desk:
 
     def _serve_one(self, errand: Errand, stop: threading.Event) -> None:
         path = errand.quiet.path
+        wait_seconds = self._unwritable.wait_seconds(path.parent, time.monotonic())
+        if wait_seconds > 0:
+            errand.watcher.rearm(path, wait_seconds)
+            return
         short = self._room.shortage(errand.clerk.space)
         if short is not None:
             self._note_trouble(Finding(path=path, outcome="failed", reason=short))
@@ -192,6 +199,7 @@ class Desk:
         job = Job(
             quiet.path,
             quiet.settled,
+            gaps_are_final=self._retry.rested(quiet, time.monotonic()) >= self._config.gap_seconds,
             incomplete_is_final=stalled >= self._config.stalled_seconds and not self._is_stalled(quiet.path),
             twins=self._journal.twins(quiet.path, quiet.stamp),
         )
@@ -237,13 +245,21 @@ class Desk:
         if finding.outcome in ("crashed", "interrupted"):
             self._suspected.add(path)
         self._note_trouble(finding)
-        errand.watcher.rearm(path, self._retry.pause_after(finding, time.monotonic()))
+        now = time.monotonic()
+        pause = self._retry.pause_after(finding, now)
+        if (finding.reason or "").startswith(UNWRITABLE):
+            pause = self._unwritable.fail(path.parent, now)
+        elif finding.outcome == "incomplete":
+            left = self._config.gap_seconds - self._retry.rested(errand.quiet, now)
+            pause = min(pause, left + _TICK_SECONDS) if left > 0 else pause
+        errand.watcher.rearm(path, pause)
 
     def _finish(self, finding: Finding, errand: Errand) -> None:
         path = finding.path
         was_incomplete = self._retry.incomplete_seconds(path, time.monotonic()) > 0
         self._troubles.pop(path, None)
         self._suspected.discard(path)
+        self._unwritable.succeed(path.parent)
         if finding.outcome == "vanished":
             if self._journal.of(path) is None:
                 self._journal.forget([path])
@@ -283,6 +299,7 @@ class RetryRule:
     def __init__(self) -> None:
         self._tries: dict[Path, int] = {}
         self._first: dict[Path, float] = {}
+        self._seen: dict[Path, tuple[FileStamp, float]] = {}
 
     def pause_after(self, finding: Finding, now: float) -> float:
         """Return after how many seconds to try again."""
@@ -290,6 +307,14 @@ class RetryRule:
         if finding.outcome == "incomplete":
             self._first.setdefault(finding.path, now)
         return _RETRY_PAUSES_SECONDS[min(tries, len(_RETRY_PAUSES_SECONDS)) - 1]
+
+    def rested(self, quiet: QuietFile, now: float) -> float:
+        """Return for how long this state of the file has been known."""
+        stamp, since = self._seen.get(quiet.path, (None, now))
+        if stamp != quiet.stamp:
+            self._seen[quiet.path] = (quiet.stamp, now)
+            return 0.0
+        return now - since
 
     def incomplete_seconds(self, path: Path, now: float) -> float:
         """Return for how long the file has been known as incomplete."""
@@ -299,6 +324,32 @@ class RetryRule:
         """Start afresh with a file that is done."""
         self._tries.pop(path, None)
         self._first.pop(path, None)
+        self._seen.pop(path, None)
+
+
+class UnwritableFolders:
+    """Folders whose outputs cannot be written: to infer each of their files again and again would be in vain.
+
+    One file at a time is tried, another one each time: it may be the fault of a single file's outputs.
+    """
+
+    def __init__(self) -> None:
+        self._again: dict[Path, tuple[float, int]] = {}
+
+    def wait_seconds(self, folder: Path, now: float) -> float:
+        """Return how long to leave the files of a folder alone; 0 when one may be tried."""
+        return max(0.0, self._again.get(folder, (now, 0))[0] - now)
+
+    def fail(self, folder: Path, now: float) -> float:
+        """Note that a file failed; return after how many seconds to try it again, after its neighbours."""
+        _, failures = self._again.get(folder, (now, 0))
+        pause = _FAILED_PAUSES_SECONDS[min(failures, len(_FAILED_PAUSES_SECONDS) - 1)]
+        self._again[folder] = (now + pause, failures + 1)
+        return 1.5 * pause + 1.0
+
+    def succeed(self, folder: Path) -> None:
+        """Note that a file of the folder came through."""
+        self._again.pop(folder, None)
 
 
 def _was_incomplete(finding: Finding) -> bool:

@@ -41,6 +41,7 @@ from edge_agent.output_places import NameTooLong, OutputPlan, Place
 from edge_agent.record_building import cam_record, micrograph_record, prediction_record
 from edge_agent.shared_opening import is_held_by_writer
 from edge_agent.sidecar import (
+    UNWRITABLE,
     AgentRecord,
     CamRecord,
     Finding,
@@ -72,8 +73,10 @@ class Request:
     """How to examine: where outputs go, and whether an incomplete file is worth waiting for.
 
     With `incomplete_is_final`, what cannot be read yet is recorded as `unreadable` at once. When the content
-    is that of one of `twins`, its answer holds and nothing is inferred. With `quarantine` (a reason) the file
-    is hashed and recorded as quarantined, and no parser sees it. All writes go through `layer`.
+    is that of one of `twins`, its answer holds and nothing is inferred. Unless `gaps_are_final`, a file with a
+    sector of zeros is incomplete: its writer may have reserved it all and not have come to that part. With
+    `quarantine` (a reason) the file is hashed and recorded as quarantined, and no parser sees it. All writes
+    go through `layer`.
     """
 
     plan: OutputPlan
@@ -83,6 +86,7 @@ class Request:
     settled: datetime | None = None
     twins: tuple[Twin, ...] = ()
     quarantine: str | None = None
+    gaps_are_final: bool = True
     layer: FileLayer = SYSTEM_FILES
 
 
@@ -171,6 +175,7 @@ def _look_at(job: _Job) -> _Seen:
         return _unusable(job, error, Milliseconds(read=_since(started)))
     except OSError as error:
         return _not_read(job, error, Milliseconds(read=_since(started)))
+    _require_no_gap(job, micrograph.source)
     times = Milliseconds(read=_since(started))
     return _known(job, micrograph.source, times) or _classified(job, micrograph, times)
 
@@ -257,8 +262,14 @@ def _unusable(job: _Job, error: UnusableFile, times: Milliseconds) -> _Seen:
         stamp = _stamp_or_vanished(job.path)
         return _Seen(outcome, reason, source_record(job.path, stamp, None, None), stamp, times)
     found = error.source
+    _require_no_gap(job, found)
     source = source_record(job.path, found.stamp, found.sha256, found.fingerprint)
     return _Seen(outcome, reason, source, found.stamp, times)
+
+
+def _require_no_gap(job: _Job, found: SourceFile) -> None:
+    if found.has_gap and not job.request.gaps_are_final:
+        raise _NoRecord("incomplete", "holds zeros that its writer may yet fill", found.stamp)
 
 
 def _not_read(job: _Job, error: OSError, times: Milliseconds) -> _Seen:
@@ -304,7 +315,7 @@ def _commit(seen: _Seen, job: _Job) -> Sidecar:
         record = _record(replace(seen, times=times), job)
         write_record(place, record, layer)
     except OSError as error:
-        reason = f"outputs cannot be written to {place.sidecar.parent}: {error.strerror or error}"
+        reason = f"{UNWRITABLE} to {place.sidecar.parent}: {error.strerror or error}"
         raise _NoRecord("failed", reason, seen.stamp) from None
     return record
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FINGERPRINT_BLOCK_BYTES: Final = 64 * 1024
+_SECTOR_OF_ZEROS: Final = bytes(512)
 _HASH_BLOCK_BYTES: Final = 2**20
 
 _REPLACE_PAUSES_SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 0.64, 0.64)
@@ -50,12 +51,17 @@ class FileStamp:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """Which bytes were read. `sha256` is None above the snapshot limit, `fingerprint` is always there."""
+    """Which bytes were read. `sha256` is None above the snapshot limit, `fingerprint` is always there.
+
+    `has_gap` says that there is a sector's length of zeros somewhere: content, or a part of a file of full length
+    whose writer has not come to it yet. Above the snapshot limit that is not looked for.
+    """
 
     path: Path
     stamp: FileStamp
     sha256: str | None
     fingerprint: str
+    has_gap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +298,8 @@ def _snapshot_in_memory(path: Path, before: FileStamp) -> Snapshot:
     if len(data) != before.size_bytes:
         raise SourceChanged(errno.EAGAIN, "changed while it was read; read it again later", str(path))
     head, tail = data[:FINGERPRINT_BLOCK_BYTES], data[-FINGERPRINT_BLOCK_BYTES:]
-    source = SourceFile(path, before, hashlib.sha256(data).hexdigest(), _fingerprint(before, head, tail))
+    fingerprint = _fingerprint(before, head, tail)
+    source = SourceFile(path, before, hashlib.sha256(data).hexdigest(), fingerprint, _SECTOR_OF_ZEROS in data)
     return Snapshot(source, io.BytesIO(data), in_memory=True)
 
 

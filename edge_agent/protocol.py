@@ -59,6 +59,8 @@ class Job:
     incomplete_is_final: bool = False
     twins: tuple[Twin, ...] = ()
     quarantine: str | None = None
+    gaps_are_final: bool = True
+    """Whether zeros in the file are content; else they may be parts that its writer has not come to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,14 @@ def _job(line: str) -> Job:
     values = json.loads(line)
     settled = None if values["settled"] is None else datetime.fromisoformat(values["settled"])
     twins = tuple(Twin(Path(twin["path"]), twin["sha256"]) for twin in values["twins"])
-    return Job(Path(values["path"]), settled, values["incomplete_is_final"], twins, values["quarantine"])
+    return Job(
+        path=Path(values["path"]),
+        settled=settled,
+        incomplete_is_final=values["incomplete_is_final"],
+        twins=twins,
+        quarantine=values["quarantine"],
+        gaps_are_final=values["gaps_are_final"],
+    )
 
 
 def _greeting(line: str) -> Ready | Refused:

@@ -54,6 +54,8 @@ FindingOutcome = Literal[
 writing), `vanished` (deleted meanwhile), `refused` (its outputs have no possible name), `failed` (the outputs
 could not be written, or a fault of ours), `crashed` (the worker died of it, or took too long), `interrupted`
 (the worker was ended while it waited for a disk, or to let other files pass: nothing against the file)."""
+UNWRITABLE: Final = "outputs cannot be written"
+"""How the reason of a `failed` finding begins when the fault is not the file's."""
 RECORDED: Final[frozenset[str]] = frozenset({"classified", "not_an_image", "unreadable", "quarantined"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -151,6 +151,7 @@ def _request(job: Job, settings: WorkerSettings) -> Request:
         settled=job.settled,
         twins=job.twins,
         quarantine=job.quarantine,
+        gaps_are_final=job.gaps_are_final,
         layer=FileLayer(settings.owner),
     )
 

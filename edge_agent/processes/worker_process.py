@@ -35,8 +35,12 @@ WORKER_COMMAND: Final = (
     "-c",
     f"import sys; sys.path.append({_PACKAGE_PARENT!r}); from edge_agent.worker import main; main()",
 )
-ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""Environment that keeps NumPy's BLAS to one thread too: the PC is acquiring."""
+QUIET_LIBRARIES: Final = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+}
+"""Environment that keeps NumPy's BLAS to one thread (the PC is acquiring) and ONNX Runtime from reporting home."""
 _LONGEST_LINE_BYTES: Final = 4 * 1024 * 1024
 _MOST_UNHEARD_LINES: Final = 16
 _REAP_SECONDS: Final = 1.0
@@ -62,7 +66,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | ONE_THREAD,
+            env=os.environ | QUIET_LIBRARIES,
             # Ctrl-C in the terminal is for us: the worker ends when we close its stdin.
             start_new_session=os.name == "posix",
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),

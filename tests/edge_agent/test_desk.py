@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent import desk as desk_module
 from edge_agent.config import AgentConfig
-from edge_agent.desk import ATTEMPTS, Desk, Errand, RetryRule
+from edge_agent.desk import ATTEMPTS, Desk, Errand, RetryRule, UnwritableFolders
 from edge_agent.files import stamp_of
 from edge_agent.journal import Journal
 from edge_agent.protocol import Ready
@@ -301,3 +301,47 @@ def test_another_model_brings_quarantined_files_up_again(bench, journal):
 
     assert bench.watcher.told.count(("look again",)) == 1
     assert journal.of(path) is None
+
+
+def test_a_folder_that_cannot_be_written_costs_one_inference_at_a_time(bench, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(desk_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    failed = Finding(bench.folder / "a.dm3", "failed", "outputs cannot be written to /x: Permission denied")
+    bench.supervisor.ask = lambda job, stop, give_way: bench.supervisor.jobs.append(job) or failed
+    bench.put("a.dm3")
+    bench.serve()
+    bench.put("b.dm3")
+    bench.desk._serve_one(bench.desk._next(bench.stop), bench.stop)
+    now[0] = 1.0
+    bench.put("b.dm3")
+    bench.serve()
+
+    assert bench.order() == ["a.dm3", "b.dm3"]
+    assert bench.watcher.told == [("rearm", "a.dm3", 2.5), ("rearm", "b.dm3", 1.0), ("rearm", "a.dm3", 4.0)]
+
+
+def test_one_file_whose_outputs_cannot_be_written_does_not_hold_its_neighbours_for_long(tmp_path):
+    folders, now = UnwritableFolders(), 0.0
+    for _ in range(5):
+        again = folders.fail(tmp_path, now)
+        assert folders.wait_seconds(tmp_path, now) < again
+        now += folders.wait_seconds(tmp_path, now)
+        assert folders.wait_seconds(tmp_path, now) == 0.0
+        folders.succeed(tmp_path)
+        now += again
+
+
+def test_zeros_are_believed_when_the_file_has_rested(bench, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(desk_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    path = bench.put("a.dm3")
+    errand = Errand(QuietFile(path, stamp_of(path), datetime.now(UTC)), bench.watcher, bench.clerk)
+    bench.supervisor.outcomes["a.dm3"] = ["incomplete"] * 2
+    for seconds in (0.0, 9.0, 10.1):
+        now[0] = seconds
+        if seconds:
+            bench.desk.put(errand, bench.stop)
+        bench.serve()
+
+    assert [job.gaps_are_final for job in bench.supervisor.jobs] == [False, False, True]
+    assert bench.watcher.told[1] == ("rearm", "a.dm3", 1.0 + 0.01)

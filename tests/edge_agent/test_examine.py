@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import secrets
@@ -17,6 +18,7 @@ import pytest
 from edge_agent import __version__
 from edge_agent import examine as examine_module
 from edge_agent.classifier import Classifier
+from edge_agent.dm_tags import read_tags
 from edge_agent.examine import Request, examine
 from edge_agent.files import FileLayer, SourceChanged, stamp_of
 from edge_agent.micrograph import read_micrograph
@@ -703,3 +705,17 @@ def test_a_fault_of_ours_is_not_hidden(saved, classifier, monkeypatch):
 
     with pytest.raises(ZeroDivisionError):
         examine(saved, classifier, BESIDE)
+
+
+def test_zeros_are_parts_not_yet_written_until_they_are_final(saved, classifier, micrograph_bytes):
+    tags = read_tags(io.BytesIO(micrograph_bytes), len(micrograph_bytes))
+    pixels = max(value for name, value in tags.items() if name.endswith("ImageData.Data.arrayOffset"))
+    holed = micrograph_bytes[: pixels + 5000] + bytes(600) + micrograph_bytes[pixels + 5600 :]
+    saved.write_bytes(holed)
+
+    early = examine(saved, classifier, Request(OutputPlan(), gaps_are_final=False))
+    assert (early.outcome, early.reason) == ("incomplete", "holds zeros that its writer may yet fill")
+    assert outputs(saved.parent) == ["a.dm3"]
+
+    late = examine(saved, classifier, Request(OutputPlan()))
+    assert (late.outcome, late.sha256) == ("classified", sha256(holed).hexdigest())

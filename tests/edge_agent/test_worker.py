@@ -16,7 +16,7 @@ import pytest
 
 from edge_agent import worker
 from edge_agent.output_places import OutputPlan
-from edge_agent.processes.worker_process import ONE_THREAD
+from edge_agent.processes.worker_process import QUIET_LIBRARIES
 from edge_agent.protocol import (
     GOODBYE,
     Job,
@@ -50,7 +50,7 @@ def start(tiny):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | ONE_THREAD | {"PYTHONPATH": str(REPOSITORY)},
+            env=os.environ | QUIET_LIBRARIES | {"PYTHONPATH": str(REPOSITORY)},
         )
         made.append(process)
         tell(process, settings or settings_line(WorkerSettings(str(model or tiny), OutputPlan(), **given)))

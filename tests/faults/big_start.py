@@ -72,29 +72,40 @@ def finished(scale: Scale, folder: Path) -> Figures:
 
 
 def idle(scale: Scale, folder: Path) -> Figures:
-    """Ten thousand finished files and nothing to do."""
+    """Ten thousand finished files and nothing to do: soon after work on them, and after a start among them.
+
+    For some minutes after a change its folder counts as active and each file in it is looked at in each scan.
+    """
     number, idle_seconds = scale.pick(10_000, 1_000), scale.pick(60.0, 5.0)
     scope = folder / "scope"
     _finished_files(folder, scope, number)
     with Agent(scope, place=folder / "agent", scan_seconds=10.0, quiet_seconds=1.0) as agent:
         agent.start().wait_ready()
         agent.wait_for(lambda: answered(agent, "taken_over") >= number, 300, "all taken over")
-        time.sleep(scale.pick(30.0, 3.0))
-        processes = [psutil.Process(pid) for pid in (agent.supervisor_pid or 0, *agent.worker_pids())]
-        before = [_cpu_seconds(process) for process in processes]
-        started = time.monotonic()
-        time.sleep(idle_seconds)
-        passed = time.monotonic() - started
-        spent = [_cpu_seconds(process) - earlier for process, earlier in zip(processes, before, strict=True)]
+        time.sleep(scale.pick(20.0, 3.0))
+        active = _use_of_cpu(agent, idle_seconds)
+        agent.terminate()
+        agent.start().wait_ready()
+        time.sleep(scale.pick(20.0, 3.0))
+        cold = _use_of_cpu(agent, idle_seconds)
         scans = agent.status()["scans"]
     return {
         "idle_files": number,
-        "idle_seconds_long": passed,
-        "idle_cpu_percent": 100 * sum(spent) / passed,
-        "idle_supervisor_percent": 100 * spent[0] / passed,
-        "idle_worker_percent": 100 * sum(spent[1:]) / passed,
+        "idle_soon_after_work_supervisor_in_percent": active[0],
+        "idle_cpu_percent": sum(cold),
+        "idle_supervisor_percent": cold[0],
+        "idle_worker_percent": sum(cold[1:]),
         "idle_scans": scans,
     }
+
+
+def _use_of_cpu(agent: Agent, seconds: float) -> list[float]:
+    """Percent of one core over some seconds: the supervisor, then its workers."""
+    pids = (agent.supervisor_pid or 0, *agent.worker_pids())
+    before, started = [_cpu_seconds(pid) for pid in pids], time.monotonic()
+    time.sleep(seconds)
+    passed = time.monotonic() - started
+    return [100 * (_cpu_seconds(pid) - earlier) / passed for pid, earlier in zip(pids, before, strict=True)]
 
 
 def _finished_files(folder: Path, scope: Path, number: int) -> list[Path]:
@@ -147,8 +158,8 @@ def _changed(written: dict[Path, int]) -> Sequence[bool]:
     return [sidecar(path).stat().st_mtime_ns != before for path, before in written.items()]
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
+def _cpu_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
 
 
