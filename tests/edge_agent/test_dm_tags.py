@@ -51,20 +51,20 @@ def test_text_beyond_the_basic_plane_is_whole_and_broken_text_can_be_written():
     ("tree", "seen"),
     [
         pytest.param(nested(80), "depth of 64", id="too deep"),
-        pytest.param({"many": [1] * 15_001}, "a group claims 15001 entries", id="too many in a group"),
-        pytest.param({str(i): [1] * 999 for i in range(16)}, "more than 15000 tags", id="too many together"),
+        pytest.param({"many": [1] * 4001}, "a group claims 4001 entries", id="too many in a group"),
+        pytest.param({str(i): [1] * 999 for i in range(5)}, "more than 4000 tags", id="too many together"),
         pytest.param(
             {"many": [Array(15, 0, b"".join(n.to_bytes(4, "big") for n in (100, *[0, 2] * 100, 0)))] * 300},
-            "more than 15000 tags",
+            "more than 4000 tags",
             id="too many fields of structs",
         ),
         pytest.param({"n" * 3000: {"m" * 2000: 1}}, "a path of 5002 characters", id="names too long"),
         pytest.param(
-            {"a" * 900: {str(i): 1 for i in range(5000)}}, "names of tags of more than", id="names too many"
+            {"a" * 1100: {str(i): 1 for i in range(3900)}}, "names of tags of more than", id="names too many"
         ),
         pytest.param({"a": Array(99, 1, b"")}, "unknown types [99]", id="unknown element"),
         pytest.param(
-            {"a": Array(15, 0, b"\x80" + bytes(3))}, "a struct of 2147483648 fields", id="struct of billions"
+            {"a": Array(15, 0, b"\x80" + bytes(3))}, "Too many fields in a struct", id="struct of billions"
         ),
         pytest.param(
             {"a": Array(5, 2**30, b"")}, "an array of 4294967296 bytes ends", id="array of billions"
@@ -81,16 +81,16 @@ def test_what_cannot_be_is_refused_in_words(tree, seen):
 @pytest.mark.parametrize(
     "tree",
     [
-        pytest.param({str(i): 1 for i in range(14_990)}, id="as many tags as may be"),
-        pytest.param({"n" * 180: {str(i): 1 for i in range(14_990)}}, id="and as long names"),
-        pytest.param({str(i): Array(10, 990, b"x" * 990) for i in range(4990)}, id="and texts"),
+        pytest.param({str(i): 1 for i in range(3980)}, id="as many tags as may be"),
+        pytest.param({"n" * 1000: {str(i): 1 for i in range(3980)}}, id="and as long names"),
+        pytest.param({str(i): Array(10, 990, b"x" * 990) for i in range(1980)}, id="and texts"),
     ],
 )
 def test_a_file_at_the_limits_is_read_and_takes_little_memory(tree):
     data = b"".join(map(bytes, dm_pieces(tree)))
     tracemalloc.start()
     try:
-        assert len(tags_of(data)) >= 4990
+        assert len(tags_of(data)) >= 1980
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -123,7 +123,7 @@ def test_texts_that_would_fill_the_memory_are_refused(bytes_each, texts, seen):
 def test_groups_fifty_thousand_deep_are_refused():
     group = b"\x14\x00\x00\x01\x00\x00\x00\x00\x01"
     data = dm_bytes(GREY)[:12] + group[3:] + group * 50_000
-    with pytest.raises(DamagedFile, match="beyond the depth of 64"):
+    with pytest.raises(DamagedFile, match="depth of 64"):
         tags_of(data[:4] + (len(data) - 20).to_bytes(4, "big") + data[8:])
 
 
@@ -220,6 +220,18 @@ def test_a_failing_disk_is_no_damage():
         read_tags(Failing(data), len(data))
 
 
+def test_memory_that_runs_out_is_no_damage():
+    class Exhausted(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() > 300:
+                raise MemoryError
+            return super().read(size)
+
+    data = dm_bytes(GREY)
+    with pytest.raises(MemoryError):
+        read_tags(Exhausted(data), len(data))
+
+
 def test_the_handle_stays_open_for_its_owner():
     data = dm_bytes(GREY)
     handle = io.BytesIO(data)
@@ -242,22 +254,41 @@ def test_real_files_are_read_as_ncempy_reads_them(shared_data, folder):
 
 
 def differences(path):
-    """Compare tag by tag with ncempy, but for what it leaves unread or reads as something else."""
+    """Compare tag by tag with ncempy as it comes, but for what it leaves unread or reads as something else."""
     from ncempy.io.dm import fileDM
 
     with fileDM(path) as reference:
         theirs = dict(reference.allTags)
     with path.open("rb") as handle:
         ours = read_tags(handle, path.stat().st_size)
+    unread = {name.removesuffix(".arraySize") for name in ours}  # of these ncempy has a type and a remark
+    theirs = {
+        name: value
+        for name, value in theirs.items()
+        if name in ours or name.removesuffix(".arrayType") not in unread
+    }
     return {
-        name: (value, theirs.get(name)) for name, value in ours.items() if not same(value, theirs.get(name))
+        name: (ours.get(name), theirs.get(name))
+        for name in ours.keys() | theirs.keys()
+        if not same(ours.get(name), theirs.get(name))
     }
 
 
 def same(ours, theirs):
     if isinstance(ours, str):
         return ours == theirs or theirs == "(Not displayable)"
+    if ours is None or theirs is None:
+        return False
     return np.array_equal(np.asarray(ours, float), np.asarray(theirs, float), equal_nan=True)
+
+
+def test_ncempy_parses_without_its_package():
+    code = (
+        "import sys, edge_agent.dm_tags as dm_tags;"
+        "print([base.__module__ for base in vars(dm_tags)['_BoundedDM'].__mro__[1:-1]], 'ncempy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['edge_agent._ncempy_dm'] False"
 
 
 def test_reading_brings_no_other_parser():

@@ -13,8 +13,9 @@ from harness import small_dm3, tiny_model_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLASSIFY_AND_STAY = (
-    "import sys, time; from edge_agent.classifier import Classifier; from edge_agent.model_bundle import open_bundle\n"
-    "from pathlib import Path; from edge_agent.micrograph import read_micrograph\n"
+    "import sys, time; from pathlib import Path\n"
+    "from edge_agent.classifier import Classifier; from edge_agent.model_bundle import open_bundle\n"
+    "from edge_agent.micrograph import read_micrograph\n"
     "Classifier(open_bundle(sys.argv[1])).classify(read_micrograph(Path(sys.argv[2]))); time.sleep(14)\n"
 )
 
