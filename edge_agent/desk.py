@@ -345,7 +345,7 @@ class UnwritableFolders:
         _, failures = self._again.get(folder, (now, 0))
         pause = _FAILED_PAUSES_SECONDS[min(failures, len(_FAILED_PAUSES_SECONDS) - 1)]
         self._again[folder] = (now + pause, failures + 1)
-        return 1.5 * pause + 1.0
+        return 2.0 * pause
 
     def succeed(self, folder: Path) -> None:
         """Note that a file of the folder came through."""

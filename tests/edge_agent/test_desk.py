@@ -317,7 +317,7 @@ def test_a_folder_that_cannot_be_written_costs_one_inference_at_a_time(bench, mo
     bench.serve()
 
     assert bench.order() == ["a.dm3", "b.dm3"]
-    assert bench.watcher.told == [("rearm", "a.dm3", 2.5), ("rearm", "b.dm3", 1.0), ("rearm", "a.dm3", 4.0)]
+    assert bench.watcher.told == [("rearm", "a.dm3", 2.0), ("rearm", "b.dm3", 1.0), ("rearm", "a.dm3", 4.0)]
 
 
 def test_one_file_whose_outputs_cannot_be_written_does_not_hold_its_neighbours_for_long(tmp_path):

@@ -103,7 +103,8 @@ def config(tmp_path, scope, tiny):
 @pytest.fixture
 def impatient(monkeypatch):
     """Try again after a tenth of a second, not after a minute."""
-    monkeypatch.setattr(desk_module, "_RETRY_PAUSES_SECONDS", (0.1, 0.1, 0.1))
+    monkeypatch.setattr(desk_module, "_RETRY_PAUSES_SECONDS", (0.1,))
+    monkeypatch.setattr(desk_module, "_FAILED_PAUSES_SECONDS", (0.1,))
 
 
 @pytest.fixture

@@ -573,7 +573,8 @@ def test_an_idle_supervisor_sleeps(supervise, tmp_path, go_on):
     time.sleep(1.0)
 
     assert len(mine) == 3
-    assert switches(mine) == before
+    # The last of them may only just have gone to sleep; one that polls would wake four times and more.
+    assert switches(mine) - before <= 3
 
 
 def switches(thread_ids: set[int]) -> int:
