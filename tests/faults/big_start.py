@@ -41,7 +41,7 @@ EXAMINED: Final = ("classified", "not_an_image", "unreadable", "quarantined", "f
 
 def finished(scale: Scale, folder: Path) -> Figures:
     """First without a journal (every record is taken over), then with it."""
-    number = scale.pick(100_000, 1_500)
+    number = scale.pick(100_000, 1_000)
     scope = folder / "scope"
     paths = _finished_files(folder, scope, number)
     written = {path: sidecar(path).stat().st_mtime_ns for path in paths[:: max(1, number // 1_000)]}

@@ -142,7 +142,7 @@ def culled(scale: Scale, folder: Path) -> Figures:
         shown = _command(agent, "tidy")
         left_by_showing = sum(sidecar(path).exists() for path in gone)
         removed = _command(agent, "tidy", "--yes")
-        time.sleep(6.0)
+        time.sleep(scale.pick(6.0, 0.0))
         status = agent.status()
     return {
         "culled_files": len(gone),
@@ -322,9 +322,9 @@ def clock_jumps(scale: Scale, folder: Path) -> Figures:
             paths = save_all(scope, range(10 * number, 10 * number + 5))
             took.append(_answered_in(agent, paths))
             years.add((record_of(paths[0]) or {})["agent"]["finished"][:4])
-            time.sleep(1.0)
+            time.sleep(scale.pick(1.0, 0.3))
         agent.wait_for(5 * len(jumps), 10)
-        time.sleep(3.0)
+        time.sleep(scale.pick(3.0, 2.0))
         counts = agent.status()["since_start"]
     return {
         "clock_jumps_files": 5 * len(jumps),
@@ -384,6 +384,7 @@ CASES: Final = (
             Bar("choosing_self_triggered"),
             Bar("choosing_heatmap_wrong"),
         ),
+        needs=("root",),
     ),
     Case(
         "clock_jumps",
@@ -393,6 +394,7 @@ CASES: Final = (
             Bar("clock_jumps_slowest_seconds", 5),
             Bar("clock_jumps_done_twice"),
         ),
+        needs=(str(FAKETIME),),
     ),
 )
 

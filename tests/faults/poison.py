@@ -83,7 +83,7 @@ def deadly(scale: Scale, folder: Path) -> Figures:
             time.sleep(1.0)
             for number, path in enumerate(poison):
                 save(path, speck_dm3(number))
-            time.sleep(scale.pick(60.0, 8.0))
+            time.sleep(scale.pick(60.0, 6.0))
         agent.wait_for(stream.all_answered, 60, "the healthy files are done")
         agent.wait_for(
             lambda: _all_quarantined(poison), scale.pick(400, 60), "the deadly ones are quarantined"

@@ -336,7 +336,7 @@ CASES: Final = (
             Bar("writer_normal_priority"),
         ),
     ),
-    Case("standing_faults", standing_faults, (Bar("standing_faults_lines_a_minute", 1),)),
+    Case("standing_faults", standing_faults, (Bar("standing_faults_lines_a_minute", 1),), needs=("root",)),
     Case("log_files", log_files, (Bar("log_files_left_mib", 60),)),
     Case(
         "ending",

@@ -43,7 +43,7 @@ WARM_UP: Final = 0.2
 
 def classifying(scale: Scale, folder: Path) -> Figures:
     """The bare work, at the pace that the agent keeps."""
-    return _soak("classifying", folder, scale.pick(50_000, 600), heatmap=False)
+    return _soak("classifying", folder, scale.pick(50_000, 400), heatmap=False)
 
 
 def drawing(scale: Scale, folder: Path) -> Figures:

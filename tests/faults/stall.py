@@ -307,12 +307,14 @@ CASES: Final = (
             Bar("stall_lost"),
             Bar("stall_quarantined"),
         ),
+        needs=("root", "bindfs"),
     ),
-    Case("dropped", dropped, (Bar("dropped_lost"), Bar("dropped_quarantined"))),
+    Case("dropped", dropped, (Bar("dropped_lost"), Bar("dropped_quarantined")), needs=("root", "bindfs")),
     Case(
         "read_errors",
         read_errors,
         (Bar("read_errors_lost"), Bar("read_errors_injected", None, at_least=1)),
+        needs=("strace",),
     ),
     Case(
         "vanishing_root",
@@ -323,6 +325,7 @@ CASES: Final = (
             Bar("vanishing_root_lost"),
             Bar("vanishing_root_done_twice"),
         ),
+        needs=("root",),
     ),
 )
 

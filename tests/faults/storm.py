@@ -41,7 +41,7 @@ NOT_A_DM3: Final = b"no micrograph, number %d\n"
 
 def storm(scale: Scale, folder: Path) -> Figures:
     """Files saved and linked in a rush while the agent runs; every tenth has a content of its own."""
-    number = scale.pick(10_000, 400)
+    number = scale.pick(10_000, 300)
     shelf, scope = folder / "shelf", folder / "scope"
     originals = save_all(shelf, range(number // 100))
     with Agent(scope, place=folder / "agent", heatmap=False, scan_seconds=5.0) as agent:
@@ -117,7 +117,7 @@ def stopped_agent(scale: Scale, folder: Path) -> Figures:
 
     In the quick form the queue is short; in full it is the system's, usually 16,384 events.
     """
-    number, scan_seconds = scale.pick(30_000, 1_000), 5.0
+    number, scan_seconds = scale.pick(30_000, 500), 5.0
     with (
         _queue_of(scale.pick(None, 64)) as lowered,
         Agent(folder / "scope", place=folder / "agent", scan_seconds=scan_seconds) as agent,
@@ -187,7 +187,7 @@ def _without_inotify(key: str) -> tuple[str, ...]:
 
 def newest_first(scale: Scale, folder: Path) -> Figures:
     """While a backlog is worked off, the newest file is next, and one saved just now overtakes the rest."""
-    number = scale.pick(1_500, 150)
+    number = scale.pick(1_500, 100)
     scope = folder / "scope"
     backlog = save_all(scope, range(number))
     now = time.time()
@@ -277,7 +277,12 @@ CASES: Final = (
         stopped_agent,
         (Bar("stopped_agent_found_seconds", 7), Bar("stopped_agent_lost"), Bar("stopped_agent_done_twice")),
     ),
-    Case("no_watches", no_watches, (Bar("no_watches_lost"), Bar("no_watches_silent"))),
+    Case(
+        "no_watches",
+        no_watches,
+        (Bar("no_watches_lost"), Bar("no_watches_silent")),
+        needs=("user namespaces",),
+    ),
     Case(
         "newest_first",
         newest_first,
