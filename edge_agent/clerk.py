@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,15 +19,19 @@ from edge_agent.shared_opening import system_path
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
     from edge_agent.journal import Journal
     from edge_agent.room import FreeSpace, Room
     from edge_agent.watcher import Watcher
 
-_LOOK_SECONDS: Final = 1.0
-_ORPHAN_LOOKS: Final = 5
-_LOOK_AGAIN_LOOKS: Final = 600
-"""Sidecars of orphans are looked at again this seldom while nothing changes: ten minutes."""
+_LOOK_SECONDS: Final = 2.0
+_LOOK_AGAIN_LOOKS: Final = 8
+"""Sidecars of orphans are looked at again this seldom while nothing changes."""
+_LOOK_AGAIN_LOOKS_AT_MANY: Final = 300
+_MANY: Final = 500
+_FORGET_SECONDS: Final = 60.0
+"""What is gone must stay gone so long before it is forgotten: a mount may lie over it for a moment."""
 
 
 class Clerk:
@@ -41,6 +46,7 @@ class Clerk:
         room: Room,
         *,
         owner: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
         self._owner = owner
@@ -51,11 +57,13 @@ class Clerk:
         self._outputs = plan.output or root
         self._before: dict[str, frozenset[str]] = {}
         self._looks = 0
+        self._clock = clock
+        self._missing: dict[Path, float] = {}
         self.orphaned = 0
         self.space: FreeSpace | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Look at the disk every second, and after what is gone every few, until `stop`."""
+        """Look every two seconds until `stop`."""
         self.clear_up()
         while True:
             self.look()
@@ -79,22 +87,29 @@ class Clerk:
             return
         gone = self._watcher.gone()
         self._looks += 1
-        if gone != self._before or self._looks % _LOOK_AGAIN_LOOKS == 0:
+        again = _LOOK_AGAIN_LOOKS if self.orphaned <= _MANY else _LOOK_AGAIN_LOOKS_AT_MANY
+        if gone != self._before or self._looks % again == 0:
             self._before = gone
             self.orphaned = self._count_orphans(gone)
 
     def _count_orphans(self, gone: dict[str, frozenset[str]]) -> int:
-        orphaned, forgotten = 0, []
+        orphaned, missing = 0, set()
         for folder, names in gone.items():
             for name in names:
                 path = Path(folder, name)
                 if self._has_sidecar(path):
                     orphaned += 1
                 elif not _may_exist(path):
-                    forgotten.append(path)
+                    missing.add(path)
+        self._forget(missing)
+        return orphaned
+
+    def _forget(self, missing: set[Path]) -> None:
+        now = self._clock()
+        self._missing = {path: self._missing.get(path, now) for path in missing}
+        forgotten = [path for path, since in self._missing.items() if now - since >= _FORGET_SECONDS]
         if forgotten:
             self._journal.forget(forgotten)
-        return orphaned
 
     def _has_sidecar(self, path: Path) -> bool:
         try:

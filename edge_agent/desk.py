@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 ATTEMPTS: Final = 3
 """A file that the worker did not survive so often is quarantined until it or the model changes."""
-_TICK_SECONDS: Final = 0.25
+_TICK_SECONDS: Final = 0.5
+_SHORT_PATIENCE_SECONDS: Final = 2.0
+_SUSPECTS_PATIENCE_SECONDS: Final = 1.0
 _SHORT_DISK_SECONDS: Final = 10.0
 _RETRY_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 _FAILED_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
@@ -93,6 +95,7 @@ class Desk:
         # Whatever was in hand when the last run was killed is no culprit, but no first choice either.
         self._suspected = set(journal.open_attempts())
         self._suspects: deque[Errand] = deque()
+        self._was_kept_waiting = False
         self._retry = RetryRule()
         self._unwritable = UnwritableFolders()
         self._troubles: dict[Path, Trouble] = {}
@@ -184,6 +187,7 @@ class Desk:
             return
         short = self._room.shortage(errand.clerk.space)
         if short is not None:
+            _log.warning("nothing is examined: %s", short)
             self._note_trouble(Finding(path=path, outcome="failed", reason=short))
             errand.watcher.rearm(path, _SHORT_DISK_SECONDS)
             return
@@ -216,12 +220,24 @@ class Desk:
     def _ask(self, job: Job, quiet: QuietFile, stop: threading.Event) -> Finding:
         self._journal.open_attempt(quiet.path, quiet.stamp)
         try:
-            finding = self._supervisor.ask(job, stop, give_way=self._others_wait)
+            finding = self._supervisor.ask(
+                job, stop, give_way=self._others_wait, patience_seconds=self._patience_for(job.path)
+            )
         finally:
             # Also when the agent is told to stop: that is nothing against the file.
             self._journal.close_attempt(quiet.path)
         self._learn_model(self._supervisor.health().model)
         return finding
+
+    def _patience_for(self, path: Path) -> float | None:
+        """Return for how long a file may keep others waiting; None is the supervisor's rule.
+
+        Little for one that was a trouble before, or right after one: several hanging files that came together
+        must not add their times up.
+        """
+        if path in self._suspected:
+            return _SUSPECTS_PATIENCE_SECONDS
+        return _SHORT_PATIENCE_SECONDS if self._was_kept_waiting else None
 
     def _is_stalled(self, path: Path) -> bool:
         trouble = self._troubles.get(path)
@@ -230,6 +246,7 @@ class Desk:
     def _settle(self, finding: Finding, errand: Errand, stop: threading.Event) -> None:
         """Note what became of a file: done, gone, to be tried again, or left alone until it changes."""
         self._count(finding.outcome)
+        self._was_kept_waiting = finding.outcome == "interrupted"
         if finding.outcome in JOURNALED or finding.outcome == "vanished":
             self._finish(finding, errand)
         else:

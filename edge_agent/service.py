@@ -49,8 +49,9 @@ if TYPE_CHECKING:
     from edge_agent.sidecar import Finding
     from edge_agent.watching.change_events import Hints
 
-_TICK_SECONDS: Final = 0.25
+_TICK_SECONDS: Final = 0.5
 _PUBLISH_SECONDS: Final = 1.0
+_PUBLISH_IDLE_SECONDS: Final = 2.0
 _PUBLISH_UNCHANGED_SECONDS: Final = 5.0
 """Nobody needs the same numbers every second, and each time costs a file."""
 _SHUTDOWN_SECONDS: Final = 2.5
@@ -214,9 +215,9 @@ class Service:
             now = time.monotonic()
             if now < next_look:
                 continue
-            next_look = now + _PUBLISH_SECONDS
             agent.journal.flush()
             numbers = self._status(agent)
+            next_look = now + (_PUBLISH_SECONDS if numbers.waiting else _PUBLISH_IDLE_SECONDS)
             unchanged = numbers.model_copy(update={"updated": self._started, "oldest_waiting_seconds": None})
             if unchanged != said or now >= next_word:
                 said, next_word = unchanged, now + _PUBLISH_UNCHANGED_SECONDS

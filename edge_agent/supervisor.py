@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 SLOW_DISK_BYTES_PER_SECOND: Final = 20_000_000
 """So fast a disk or share is at least; larger files are given more time."""
-PATIENCE_SECONDS: Final = 8.0
+PATIENCE_SECONDS: Final = 6.0
 """So long (and as long as its size explains) a file may keep others waiting."""
 _POLL_SECONDS: Final = 0.25
 _RESTART_PAUSES_SECONDS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -122,16 +122,21 @@ class Supervisor:
         raise Stopped
 
     def ask(
-        self, job: Job, stop: threading.Event, *, give_way: Callable[[], bool] = lambda: False
+        self,
+        job: Job,
+        stop: threading.Event,
+        *,
+        give_way: Callable[[], bool] = lambda: False,
+        patience_seconds: float | None = None,
     ) -> Finding:
-        """Return the worker's finding on one file.
+        """Return the worker's finding on one file, which may keep others waiting for `patience_seconds`.
 
         `crashed` when the worker died of it or took too long, `interrupted` when it was ended for something
         that is no fault of the file: others wait (`give_way`), the storage does not answer, the PC is too
         busy. Waits for as long as no worker can be started. Raises Stopped, after which only `close` helps.
         """
         try:
-            terms = self._terms(job.path, give_way, stop)
+            terms = self._terms(job.path, give_way, patience_seconds, stop)
         except StorageSilent:
             return self._set_aside(job, STORAGE_SILENT)
         worker = self._living_worker(stop)
@@ -185,7 +190,13 @@ class Supervisor:
             interrupted=self._interrupted,
         )
 
-    def _terms(self, path: Path, give_way: Callable[[], bool], stop: threading.Event) -> Terms:
+    def _terms(
+        self,
+        path: Path,
+        give_way: Callable[[], bool],
+        patience_seconds: float | None,
+        stop: threading.Event,
+    ) -> Terms:
         """Return how long the file may take. Raises StorageSilent, Stopped."""
         outputs = self._folder_of_outputs(path)
         try:
@@ -200,7 +211,7 @@ class Supervisor:
         read_bytes = min(size_bytes, self._settings.snapshot_limit_mib * _MIB)
         reading_seconds = read_bytes / SLOW_DISK_BYTES_PER_SECOND
         return Terms(
-            self._patience_seconds + reading_seconds,
+            (self._patience_seconds if patience_seconds is None else patience_seconds) + reading_seconds,
             self._wall_limit_seconds + reading_seconds,
             give_way,
             self._launch,

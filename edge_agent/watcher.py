@@ -49,7 +49,7 @@ MOST_PENDING: Final = 20_000
 """Files that are remembered as waiting; beyond that the next scan finds them again."""
 _HINTS_AT_ONCE: Final = 500
 _ROOT_CHECK_SECONDS: Final = 1.0
-_LONGEST_WAIT_SECONDS: Final = 0.25
+_LONGEST_WAIT_SECONDS: Final = 1.0
 _COALESCE_SECONDS: Final = 0.02
 _BLOCKED_SECONDS: Final = 5.0
 _NEVER: Final = float("inf")

@@ -53,7 +53,8 @@ class FakeRoom:
 
 
 @pytest.fixture
-def bench(tmp_path):
+def bench(tmp_path, monkeypatch):
+    monkeypatch.setattr(clerk_module, "_FORGET_SECONDS", 0.0)
     parts = SimpleNamespace(folder=tmp_path, watcher=FakeWatcher(), journal=FakeJournal(), room=FakeRoom())
     parts.clerk = Clerk(tmp_path, parts.watcher, parts.journal, OutputPlan(), parts.room, owner="0123abcd")
     return parts
@@ -188,3 +189,22 @@ def test_what_the_last_run_was_killed_over_is_seen_to_first(bench):
 
     assert bench.journal.closed == ["b.dm3"]
     assert (ours.exists(), foreign.exists()) == (False, True)
+
+
+def test_what_is_gone_only_for_a_moment_is_not_forgotten(bench, monkeypatch):
+    monkeypatch.setattr(clerk_module, "_FORGET_SECONDS", 60.0)
+    now = [0.0]
+    clerk = Clerk(bench.folder, bench.watcher, bench.journal, OutputPlan(), bench.room, clock=lambda: now[0])
+
+    def look(seconds, *names):
+        now[0], bench.watcher.names = seconds, {str(bench.folder): list(names)}
+        clerk.look()
+
+    look(0.0, "a.dm3")
+    look(50.0)
+    look(70.0, "a.dm3")
+    assert bench.journal.forgotten == []
+    look(129.0, "a.dm3", "b.dm3")
+    assert bench.journal.forgotten == []
+    look(131.0, "a.dm3")
+    assert bench.journal.forgotten == [["a.dm3"]]

@@ -28,6 +28,7 @@ class FakeSupervisor:
     def __init__(self):
         self.outcomes = {}
         self.jobs = []
+        self.patience = []
         self.on_ask = lambda job: None
         self.closed = False
         self.model = Ready("fake", "1", MODEL)
@@ -35,8 +36,9 @@ class FakeSupervisor:
     def start(self, stop):
         return self.model
 
-    def ask(self, job, stop, *, give_way):
+    def ask(self, job, stop, *, give_way, patience_seconds):
         self.jobs.append(job)
+        self.patience.append(patience_seconds)
         self.give_way = give_way
         self.on_ask(job)
         left = self.outcomes.get(job.path.name, [])
@@ -307,7 +309,7 @@ def test_a_folder_that_cannot_be_written_costs_one_inference_at_a_time(bench, mo
     now = [0.0]
     monkeypatch.setattr(desk_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     failed = Finding(bench.folder / "a.dm3", "failed", "outputs cannot be written to /x: Permission denied")
-    bench.supervisor.ask = lambda job, stop, give_way: bench.supervisor.jobs.append(job) or failed
+    bench.supervisor.ask = lambda job, stop, **terms: bench.supervisor.jobs.append(job) or failed
     bench.put("a.dm3")
     bench.serve()
     bench.put("b.dm3")
@@ -345,3 +347,15 @@ def test_zeros_are_believed_when_the_file_has_rested(bench, monkeypatch):
 
     assert [job.gaps_are_final for job in bench.supervisor.jobs] == [False, False, True]
     assert bench.watcher.told[1] == ("rearm", "a.dm3", 1.0 + 0.01)
+
+
+def test_hanging_files_that_come_together_do_not_add_their_times_up(bench):
+    bench.supervisor.outcomes |= {"a.dm3": ["interrupted"], "b.dm3": ["interrupted"]}
+    for name in ("a.dm3", "b.dm3", "c.dm3", "d.dm3"):
+        bench.put(name)
+    bench.serve(4)
+    bench.put("a.dm3")
+    bench.serve()
+
+    assert bench.order() == ["a.dm3", "b.dm3", "c.dm3", "d.dm3", "a.dm3"]
+    assert bench.supervisor.patience == [None, 2.0, 2.0, None, 1.0]
