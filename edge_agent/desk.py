@@ -41,7 +41,7 @@ _SHORT_PATIENCE_SECONDS: Final = 2.0
 _SUSPECTS_PATIENCE_SECONDS: Final = 1.0
 _SHORT_DISK_SECONDS: Final = 10.0
 _RETRY_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
-_FAILED_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
+_FAILED_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 10.0)
 _STALLED_PAUSE_SECONDS: Final = 1800.0
 _log = logging.getLogger(__name__)
 
