@@ -8,7 +8,7 @@ module decides that a file is quarantined.
 from __future__ import annotations
 
 import logging
-import queue
+import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Final
 
 from edge_agent.journal import JOURNALED
 from edge_agent.protocol import Job
+from edge_agent.retries import RetryRule, UnwritableFolders
 from edge_agent.sidecar import UNWRITABLE, Finding, readable_path
 from edge_agent.status import MOST_TROUBLES, LastFile, Trouble
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from edge_agent.clerk import Clerk
     from edge_agent.config import AgentConfig
-    from edge_agent.files import FileStamp
     from edge_agent.journal import Journal
     from edge_agent.protocol import Ready
     from edge_agent.room import Room
@@ -39,9 +38,8 @@ ATTEMPTS: Final = 3
 _TICK_SECONDS: Final = 0.5
 _SHORT_PATIENCE_SECONDS: Final = 2.0
 _SUSPECTS_PATIENCE_SECONDS: Final = 1.0
+_TROUBLE_SECONDS: Final = 60.0
 _SHORT_DISK_SECONDS: Final = 10.0
-_RETRY_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
-_FAILED_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 10.0)
 _STALLED_PAUSE_SECONDS: Final = 1800.0
 _log = logging.getLogger(__name__)
 
@@ -91,11 +89,11 @@ class Desk:
         self._on_ready = on_ready
         self._watchers = tuple(watchers)
         # Newest first means little when many are queued already.
-        self._queue: queue.Queue[Errand] = queue.Queue(maxsize=2 if config.newest_first else 16)
+        self._tray = Tray(2 if config.newest_first else 16)
         # Whatever was in hand when the last run was killed is no culprit, but no first choice either.
         self._suspected = set(journal.open_attempts())
         self._suspects: deque[Errand] = deque()
-        self._was_kept_waiting = False
+        self._trouble_until = float("-inf")
         self._retry = RetryRule()
         self._unwritable = UnwritableFolders()
         self._troubles: dict[Path, Trouble] = {}
@@ -104,12 +102,8 @@ class Desk:
 
     def put(self, errand: Errand, stop: threading.Event) -> None:
         """Queue a file; waits while the queue is full, until `stop`."""
-        while not stop.is_set():
-            try:
-                self._queue.put(errand, timeout=_TICK_SECONDS)
-            except queue.Full:
-                continue
-            return
+        while not stop.is_set() and not self._tray.put(errand, _TICK_SECONDS):
+            pass
 
     def take_over(self, finding: Finding, watcher: Watcher) -> None:
         """Note an answer whose sidecar was there before us: the journal is new, or was stopped in between."""
@@ -142,7 +136,7 @@ class Desk:
             incomplete=sum(trouble.outcome == "incomplete" for trouble in troubles),
             stalled=sum(trouble.outcome in ("incomplete", "stalled") for trouble in troubles),
             failing=sum(trouble.outcome not in ("incomplete", "stalled") for trouble in troubles),
-            queued=self._queue.qsize() + len(self._suspects),
+            queued=len(self._tray) + len(self._suspects),
             paused=self._room.paused,
         )
 
@@ -162,9 +156,9 @@ class Desk:
         if self._room.must_pause():
             stop.wait(_TICK_SECONDS)
             return None
-        try:
-            errand = self._queue.get(timeout=0.0 if self._suspects else _TICK_SECONDS)
-        except queue.Empty:
+        # After trouble the newest first: what came together with a poisonous file may be of its kind.
+        errand = self._tray.take(0.0 if self._suspects else _TICK_SECONDS, newest=self._is_in_trouble())
+        if errand is None:
             if self._suspects and not self._others_wait():
                 return self._suspects.popleft()
             self._supervisor.tend(stop)
@@ -177,7 +171,7 @@ class Desk:
 
     def _others_wait(self) -> bool:
         """Whether a file that nothing is held against could be examined now."""
-        return not self._queue.empty() or any(watcher.busy() for watcher in self._watchers)
+        return len(self._tray) > 0 or any(watcher.busy() for watcher in self._watchers)
 
     def _serve_one(self, errand: Errand, stop: threading.Event) -> None:
         path = errand.quiet.path
@@ -232,12 +226,15 @@ class Desk:
     def _patience_for(self, path: Path) -> float | None:
         """Return for how long a file may keep others waiting; None is the supervisor's rule.
 
-        Little for one that was a trouble before, or right after one: several hanging files that came together
-        must not add their times up.
+        Little for one that was a trouble before, and for all of them soon after one: several hanging files that
+        came together must not add their times up.
         """
         if path in self._suspected:
             return _SUSPECTS_PATIENCE_SECONDS
-        return _SHORT_PATIENCE_SECONDS if self._was_kept_waiting else None
+        return _SHORT_PATIENCE_SECONDS if self._is_in_trouble() else None
+
+    def _is_in_trouble(self) -> bool:
+        return time.monotonic() < self._trouble_until
 
     def _is_stalled(self, path: Path) -> bool:
         trouble = self._troubles.get(path)
@@ -246,7 +243,8 @@ class Desk:
     def _settle(self, finding: Finding, errand: Errand, stop: threading.Event) -> None:
         """Note what became of a file: done, gone, to be tried again, or left alone until it changes."""
         self._count(finding.outcome)
-        self._was_kept_waiting = finding.outcome == "interrupted"
+        if finding.outcome in ("interrupted", "crashed", "quarantined"):
+            self._trouble_until = time.monotonic() + _TROUBLE_SECONDS
         if finding.outcome in JOURNALED or finding.outcome == "vanished":
             self._finish(finding, errand)
         else:
@@ -310,63 +308,34 @@ class Desk:
         self._counts[what] += 1
 
 
-class RetryRule:
-    """How long to wait before a file is tried again: longer each time, up to a minute, for ever."""
+class Tray:
+    """What waits for the worker, in the order in which it was put; safe for several threads."""
 
-    def __init__(self) -> None:
-        self._tries: dict[Path, int] = {}
-        self._first: dict[Path, float] = {}
-        self._seen: dict[Path, tuple[FileStamp, float]] = {}
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._errands: deque[Errand] = deque()
+        self._changed = threading.Condition()
 
-    def pause_after(self, finding: Finding, now: float) -> float:
-        """Return after how many seconds to try again."""
-        tries = self._tries[finding.path] = self._tries.get(finding.path, 0) + 1
-        if finding.outcome == "incomplete":
-            self._first.setdefault(finding.path, now)
-        return _RETRY_PAUSES_SECONDS[min(tries, len(_RETRY_PAUSES_SECONDS)) - 1]
+    def __len__(self) -> int:
+        return len(self._errands)
 
-    def rested(self, quiet: QuietFile, now: float) -> float:
-        """Return for how long this state of the file has been known."""
-        stamp, since = self._seen.get(quiet.path, (None, now))
-        if stamp != quiet.stamp:
-            self._seen[quiet.path] = (quiet.stamp, now)
-            return 0.0
-        return now - since
+    def put(self, errand: Errand, seconds: float) -> bool:
+        """Put one in, waiting so long for room; return whether there was any."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._errands) < self._most, seconds):
+                return False
+            self._errands.append(errand)
+            self._changed.notify_all()
+            return True
 
-    def incomplete_seconds(self, path: Path, now: float) -> float:
-        """Return for how long the file has been known as incomplete."""
-        return now - self._first.get(path, now)
-
-    def forget(self, path: Path) -> None:
-        """Start afresh with a file that is done."""
-        self._tries.pop(path, None)
-        self._first.pop(path, None)
-        self._seen.pop(path, None)
-
-
-class UnwritableFolders:
-    """Folders whose outputs cannot be written: to infer each of their files again and again would be in vain.
-
-    One file at a time is tried, another one each time: it may be the fault of a single file's outputs.
-    """
-
-    def __init__(self) -> None:
-        self._again: dict[Path, tuple[float, int]] = {}
-
-    def wait_seconds(self, folder: Path, now: float) -> float:
-        """Return how long to leave the files of a folder alone; 0 when one may be tried."""
-        return max(0.0, self._again.get(folder, (now, 0))[0] - now)
-
-    def fail(self, folder: Path, now: float) -> float:
-        """Note that a file failed; return after how many seconds to try it again, after its neighbours."""
-        _, failures = self._again.get(folder, (now, 0))
-        pause = _FAILED_PAUSES_SECONDS[min(failures, len(_FAILED_PAUSES_SECONDS) - 1)]
-        self._again[folder] = (now + pause, failures + 1)
-        return 2.0 * pause
-
-    def succeed(self, folder: Path) -> None:
-        """Note that a file of the folder came through."""
-        self._again.pop(folder, None)
+    def take(self, seconds: float, *, newest: bool = False) -> Errand | None:
+        """Take the oldest (or the newest) out, waiting so long for one; None when there is none."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: bool(self._errands), seconds):
+                return None
+            errand = self._errands.pop() if newest else self._errands.popleft()
+            self._changed.notify_all()
+            return errand
 
 
 def _was_incomplete(finding: Finding) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent import desk as desk_module
 from edge_agent.config import AgentConfig
-from edge_agent.desk import ATTEMPTS, Desk, Errand, RetryRule, UnwritableFolders
+from edge_agent.desk import ATTEMPTS, Desk, Errand
 from edge_agent.files import stamp_of
 from edge_agent.journal import Journal
 from edge_agent.protocol import Ready
@@ -266,30 +266,6 @@ def test_the_worker_is_ended_with_the_desk(bench):
     assert bench.supervisor.closed
 
 
-@pytest.mark.parametrize(
-    ("outcomes", "pauses"),
-    [
-        pytest.param(["incomplete"] * 8, [1, 2, 4, 8, 15, 30, 60, 60], id="incomplete: for ever"),
-        pytest.param(["failed"] * 8, [1, 2, 4, 8, 15, 30, 60, 60], id="failed: for ever"),
-    ],
-)
-def test_pauses_grow_to_a_minute(tmp_path, outcomes, pauses):
-    rule = RetryRule()
-
-    assert [rule.pause_after(Finding(tmp_path, outcome), 0.0) for outcome in outcomes] == pauses
-
-
-def test_a_file_that_is_done_starts_afresh(tmp_path):
-    rule = RetryRule()
-    rule.pause_after(Finding(tmp_path, "incomplete"), 10.0)
-    assert rule.incomplete_seconds(tmp_path, 25.0) == 15.0
-
-    rule.forget(tmp_path)
-
-    assert rule.incomplete_seconds(tmp_path, 25.0) == 0.0
-    assert rule.pause_after(Finding(tmp_path, "incomplete"), 30.0) == 1
-
-
 def test_another_model_brings_quarantined_files_up_again(bench, journal):
     path = bench.put("a.dm3")
     journal.record(Finding(path, "quarantined", "3 deaths", stamp=stamp_of(path), model_sha256=MODEL))
@@ -322,17 +298,6 @@ def test_a_folder_that_cannot_be_written_costs_one_inference_at_a_time(bench, mo
     assert bench.watcher.told == [("rearm", "a.dm3", 2.0), ("rearm", "b.dm3", 1.0), ("rearm", "a.dm3", 4.0)]
 
 
-def test_one_file_whose_outputs_cannot_be_written_does_not_hold_its_neighbours_for_long(tmp_path):
-    folders, now = UnwritableFolders(), 0.0
-    for _ in range(5):
-        again = folders.fail(tmp_path, now)
-        assert folders.wait_seconds(tmp_path, now) < again
-        now += folders.wait_seconds(tmp_path, now)
-        assert folders.wait_seconds(tmp_path, now) == 0.0
-        folders.succeed(tmp_path)
-        now += again
-
-
 def test_zeros_are_believed_when_the_file_has_rested(bench, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(desk_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -349,7 +314,7 @@ def test_zeros_are_believed_when_the_file_has_rested(bench, monkeypatch):
     assert bench.watcher.told[1] == ("rearm", "a.dm3", 1.0 + 0.01)
 
 
-def test_hanging_files_that_come_together_do_not_add_their_times_up(bench):
+def test_hanging_files_that_come_together_do_not_keep_the_others(bench):
     bench.supervisor.outcomes |= {"a.dm3": ["interrupted"], "b.dm3": ["interrupted"]}
     for name in ("a.dm3", "b.dm3", "c.dm3", "d.dm3"):
         bench.put(name)
@@ -357,5 +322,5 @@ def test_hanging_files_that_come_together_do_not_add_their_times_up(bench):
     bench.put("a.dm3")
     bench.serve()
 
-    assert bench.order() == ["a.dm3", "b.dm3", "c.dm3", "d.dm3", "a.dm3"]
-    assert bench.supervisor.patience == [None, 2.0, 2.0, None, 1.0]
+    assert bench.order() == ["a.dm3", "d.dm3", "c.dm3", "b.dm3", "a.dm3"]
+    assert bench.supervisor.patience == [None, 2.0, 2.0, 2.0, 1.0]

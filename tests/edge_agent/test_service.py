@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from edge_agent import desk as desk_module
+from edge_agent import retries as retries_module
 from edge_agent import room as room_module
 from edge_agent import service as service_module
 from edge_agent.config import AgentConfig
@@ -103,8 +104,8 @@ def config(tmp_path, scope, tiny):
 @pytest.fixture
 def impatient(monkeypatch):
     """Try again after a tenth of a second, not after a minute."""
-    monkeypatch.setattr(desk_module, "_RETRY_PAUSES_SECONDS", (0.1,))
-    monkeypatch.setattr(desk_module, "_FAILED_PAUSES_SECONDS", (0.1,))
+    monkeypatch.setattr(retries_module, "_RETRY_PAUSES_SECONDS", (0.1,))
+    monkeypatch.setattr(retries_module, "_FAILED_PAUSES_SECONDS", (0.1,))
 
 
 @pytest.fixture
