@@ -99,7 +99,7 @@ def deadly(scale: Scale, folder: Path) -> Figures:
         "deadly_files": len(poison),
         "deadly_not_quarantined": sum(outcome(path) != "quarantined" for path in poison),
         "deadly_tries_min": min(tries[path.name] for path in poison),
-        "deadly_tries_max": _counted(tries, poison, log, wall_seconds),
+        "deadly_tries_max": _counted(tries, poison),
         "deadly_healthy_files": len(stream.paths),
         "deadly_healthy_delay_max_seconds": max(stream.delays()),
         "deadly_healthy_not_classified": sum(outcome(path) != "classified" for path in stream.paths),
@@ -109,11 +109,9 @@ def deadly(scale: Scale, folder: Path) -> Figures:
     }
 
 
-def _counted(tries: Counter[str], poison: Iterable[Path], log: _Log, wall_seconds: float) -> int:
-    """The most tries of one file. One that hangs may have been sent away for others' sake: nothing counted."""
-    at_once = [path for path in poison if "busy" not in path.name and "sleep" not in path.name]
-    hanging = [path for path in poison if path not in at_once] if wall_seconds < 8 else []
-    return max(tries[path.name] for path in [*at_once, *hanging])
+def _counted(tries: Counter[str], poison: Iterable[Path]) -> int:
+    """The most tries of a file that dies at once. One that takes its time may be sent away for others' sake."""
+    return max(tries[path.name] for path in poison if "segv" in path.name or "abort" in path.name)
 
 
 def _of(tries: Counter[str], paths: Iterable[Path]) -> str:
