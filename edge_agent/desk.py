@@ -63,7 +63,6 @@ class DeskNumbers:
     incomplete: int
     stalled: int
     failing: int
-    queued: int
     paused: str | None
 
 
@@ -136,7 +135,6 @@ class Desk:
             incomplete=sum(trouble.outcome == "incomplete" for trouble in troubles),
             stalled=sum(trouble.outcome in ("incomplete", "stalled") for trouble in troubles),
             failing=sum(trouble.outcome not in ("incomplete", "stalled") for trouble in troubles),
-            queued=len(self._tray) + len(self._suspects),
             paused=self._room.paused,
         )
 
@@ -185,7 +183,7 @@ class Desk:
             self._note_trouble(Finding(path=path, outcome="failed", reason=short))
             errand.watcher.rearm(path, _SHORT_DISK_SECONDS)
             return
-        self._settle(self._examined(errand.quiet, stop), errand, stop)
+        self._settle(self._examined(errand.quiet, stop), errand)
 
     def _examined(self, quiet: QuietFile, stop: threading.Event) -> Finding:
         """Ask the worker, or have the file quarantined when it has cost too many workers already."""
@@ -240,7 +238,7 @@ class Desk:
         trouble = self._troubles.get(path)
         return trouble is not None and trouble.outcome == "stalled"
 
-    def _settle(self, finding: Finding, errand: Errand, stop: threading.Event) -> None:
+    def _settle(self, finding: Finding, errand: Errand) -> None:
         """Note what became of a file: done, gone, to be tried again, or left alone until it changes."""
         self._count(finding.outcome)
         if finding.outcome in ("interrupted", "crashed", "quarantined"):

@@ -46,8 +46,10 @@ if TYPE_CHECKING:
 
     from edge_agent.config import AgentConfig
     from edge_agent.protocol import Ready
+    from edge_agent.room import FreeSpace
     from edge_agent.sidecar import Finding
     from edge_agent.watching.change_events import Hints
+    from edge_agent.watching.watched_root import FolderHealth
 
 _TICK_SECONDS: Final = 0.5
 _PUBLISH_SECONDS: Final = 1.0
@@ -278,31 +280,16 @@ class Service:
         ]
         scans = [health.last_scan_seconds for health in watching if health.last_scan_seconds is not None]
         model = worker.model
+        spaces = (agent.room.free_space(self._config.state), *(clerk.space for clerk in agent.clerks))
         return AgentStatus(
             version=__version__,
             pid=os.getpid(),
             started=self._started,
             updated=datetime.now(UTC),
             state=str(self._config.state),
-            folders=tuple(
-                FolderStatus(
-                    path=readable_path(folder.path),
-                    present=folder.present,
-                    events=folder.events,
-                    share=folder.share,
-                )
-                for health in watching
-                for folder in health.folders
-            ),
+            folders=tuple(_folder_status(folder) for health in watching for folder in health.folders),
             output=None if self._config.output is None else readable_path(self._config.output),
-            disks=tuple(
-                DiskStatus(folder=readable_path(space.folder), free_mib=space.free_mib, low=space.low)
-                for space in (
-                    agent.room.free_space(self._config.state),
-                    *(clerk.space for clerk in agent.clerks),
-                )
-                if space is not None
-            ),
+            disks=tuple(_disk_status(space) for space in spaces if space is not None),
             paused=desk.paused,
             model=ModelStatus(name=model.name, version=model.version, sha256=model.sha256) if model else None,
             worker=WorkerStatus(
@@ -328,3 +315,13 @@ class Service:
             last=desk.last,
             troubles=desk.troubles,
         )
+
+
+def _folder_status(folder: FolderHealth) -> FolderStatus:
+    return FolderStatus(
+        path=readable_path(folder.path), present=folder.present, events=folder.events, share=folder.share
+    )
+
+
+def _disk_status(space: FreeSpace) -> DiskStatus:
+    return DiskStatus(folder=readable_path(space.folder), free_mib=space.free_mib, low=space.low)

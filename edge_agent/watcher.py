@@ -28,7 +28,6 @@ from edge_agent.watching.known import is_state
 from edge_agent.watching.scan_rota import ScanRota
 from edge_agent.watching.scanning import Candidate, FolderScan, ScanRules
 from edge_agent.watching.settling import WaitingRoom
-from edge_agent.watching.vanished import is_missing
 from edge_agent.watching.volumes import Volume, volume_of
 from edge_agent.watching.watched_root import RootRules, WatchedRoot
 
@@ -87,7 +86,7 @@ class Watcher:
     A folder whose name matches `exclude` is not entered. With `sidecars_beside` a file is done only while its
     sidecar lies beside it. What a crash of `owner` left in the folders is removed. One thread runs `watch`;
     all else but `step` may be called from any other. A file that was handed out is not handed out again
-    before `release`, `rearm` or `park` is called for it.
+    before `release` or `rearm` is called for it.
     """
 
     def __init__(
@@ -133,7 +132,6 @@ class Watcher:
         self._rota = ScanRota(self._roots, scan_seconds=scan_seconds, clock=clock)
         self._room = WaitingRoom(newest_first=newest_first)
         self._in_hand: dict[str, FileStamp] = {}
-        self._parked: dict[str, FileStamp] = {}
         self._wake = threading.Event()
         self._hinted: set[str] = set()
         self._answers: queue.SimpleQueue[tuple[str, float | None]] = queue.SimpleQueue()
@@ -163,10 +161,6 @@ class Watcher:
     def rearm(self, path: Path, after_seconds: float) -> None:
         """Hand a file out again after so long, or sooner if it changes."""
         self._answer(path, max(0.0, after_seconds))
-
-    def park(self, path: Path) -> None:
-        """Give a file up until it changes."""
-        self._answer(path, _NEVER)
 
     def expect_event(self, path: Path) -> None:
         """Say that `path` was just written below a root: without an event, events are not relied on."""
@@ -211,8 +205,7 @@ class Watcher:
                 if root.check():
                     self._rota.look_at_everything()
         self._take_hints()
-        if self._rota.go_on(has_room=self._has_room()):
-            self._look_after_parked()
+        self._rota.go_on(has_room=self._has_room())
         quiet = self._take_quiet()
         self._oldest_since, self._next_due = self._room.oldest_since, self._room.next_due
         return quiet
@@ -264,12 +257,10 @@ class Watcher:
                 self._take_answer(path, stamp, after_seconds)
 
     def _take_answer(self, path: str, stamp: FileStamp, after_seconds: float | None) -> None:
-        if after_seconds is None or after_seconds == _NEVER:
+        if after_seconds is None:
             self._room.forget(path)
         else:
             self._room.put(path, stamp, self._clock(), self._clock() + after_seconds, again=True)
-        if after_seconds == _NEVER:
-            self._parked[path] = stamp
         # Events that came while the file was in hand were passed over.
         with contextlib.suppress(OSError):
             now = regular_stamp(path)
@@ -324,14 +315,6 @@ class Watcher:
     def _has_room(self) -> bool:
         return len(self._room) < MOST_PENDING // 2
 
-    def _look_after_parked(self) -> None:
-        """Hand out once more what was given up and is gone, so that it is taken off the lists."""
-        for path, stamp in list(self._parked.items()):
-            root = self._root_of(path)
-            if is_missing(path) and root is not None and root.is_still_there():
-                del self._parked[path]
-                self._room.put(path, stamp, self._clock(), self._clock(), again=True)
-
     def _offer(self, candidate: Candidate) -> bool:
         """Have a file wait until it is quiet; return False when there is no room for it."""
         path, stamp, now = candidate.path, candidate.stamp, self._clock()
@@ -339,9 +322,8 @@ class Watcher:
         if root is None:
             return True
         root.window.looked_at(path, stamp, now)
-        if path in self._in_hand or self._parked.get(path) == stamp:
+        if path in self._in_hand:
             return True
-        self._parked.pop(path, None)
         earlier = self._room.get(path)
         if earlier is None and len(self._room) >= MOST_PENDING:
             self._rota.left_out = True

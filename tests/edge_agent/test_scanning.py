@@ -105,7 +105,7 @@ def test_a_folder_of_which_one_file_is_not_done_never_gets_cold(bench, looks):
     make_cold(bench)
     path = bench.write("c.dm3", hint=False)
     assert bench.later(20.0) == ["c.dm3"]
-    bench.watcher.park(path)
+    bench.watcher.rearm(path, 10_000.0)
     bench.later(400.0, step=5.0)
     looks["stamp"].clear()
 

@@ -212,7 +212,7 @@ def test_what_waits_when_the_folder_vanishes_waits_on(bench, tmp_path):
     paths = [bench.write(name, hint=False) for name in ("a.dm3", "b.dm3", "c.dm3")]
     assert len(bench.until_quiet()) == 3
     bench.watcher.rearm(paths[0], 5.0)
-    bench.watcher.park(paths[1])
+    bench.watcher.rearm(paths[1], 10_000.0)
     bench.after(0)
     bench.folder.rename(tmp_path / "away")
 

@@ -159,18 +159,6 @@ def test_a_change_in_hand_makes_an_incomplete_file_come_sooner(bench):
     assert bench.until_quiet() == ["a.dm3"]
 
 
-def test_a_file_given_up_comes_again_only_when_it_changes(bench):
-    path = bench.write("a.dm3", hint=False)
-    bench.until_quiet()
-    bench.watcher.park(path)
-    assert bench.after(SCAN) == []
-    assert bench.after(SCAN) == []
-
-    bench.write("a.dm3", b"repaired")
-
-    assert bench.until_quiet() == ["a.dm3"]
-
-
 def test_a_file_deleted_before_it_was_quiet_is_forgotten(bench):
     bench.after(0)
     path = bench.write("a.dm3")
@@ -181,11 +169,10 @@ def test_a_file_deleted_before_it_was_quiet_is_forgotten(bench):
     assert bench.watcher.health().waiting == 0
 
 
-@pytest.mark.parametrize("answer", ["rearm", "park"])
-def test_a_file_on_somebodys_list_is_handed_out_once_more_when_it_is_gone(bench, answer):
+def test_a_file_on_somebodys_list_is_handed_out_once_more_when_it_is_gone(bench):
     path = bench.write("a.dm3", hint=False)
     bench.until_quiet()
-    bench.watcher.rearm(path, 2.0) if answer == "rearm" else bench.watcher.park(path)
+    bench.watcher.rearm(path, 2.0)
     bench.after(0)
     path.unlink()
 
