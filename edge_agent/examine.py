@@ -6,13 +6,15 @@ outcome.
 
 from __future__ import annotations
 
+import errno
 import platform
+import shutil
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edge_agent import __version__
 from edge_agent.decision import Decision, decide
@@ -67,6 +69,9 @@ if TYPE_CHECKING:
 
     from edge_agent.classifier import Classifier, Prediction
 
+_ROOM_FOR_RECORD: Final = 64 * 1024
+"""More than a sidecar takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -76,12 +81,13 @@ class Request:
     is that of one of `twins`, its answer holds and nothing is inferred. Unless `gaps_are_final`, a file with a
     sector of zeros is incomplete: its writer may have reserved it all and not have come to that part. With
     `quarantine` (a reason) the file is hashed and recorded as quarantined, and no parser sees it. All writes
-    go through `layer`.
+    go through `layer`, and none that would leave less than `free_space_floor_mib` on the disk.
     """
 
     plan: OutputPlan
     heatmap: bool = True
     snapshot_limit_mib: int = 512
+    free_space_floor_mib: int = 0
     incomplete_is_final: bool = False
     settled: datetime | None = None
     twins: tuple[Twin, ...] = ()
@@ -304,6 +310,7 @@ def _commit(seen: _Seen, job: _Job) -> Sidecar:
     try:
         if job.request.plan.output is not None:
             make_folders(place.sidecar.parent, layer)
+        _require_room(place.sidecar.parent, seen.picture, job.request.free_space_floor_mib)
         started = time.perf_counter()
         _withdraw_record_of_another_picture(seen, place, layer)
         if seen.picture is None:
@@ -318,6 +325,19 @@ def _commit(seen: _Seen, job: _Job) -> Sidecar:
         reason = f"{UNWRITABLE} to {place.sidecar.parent}: {error.strerror or error}"
         raise _NoRecord("failed", reason, seen.stamp) from None
     return record
+
+
+def _require_room(folder: Path, picture: bytes | None, floor_mib: int) -> None:
+    """Look at the very moment: whoever hands out the files looks at the disk every few seconds only."""
+    if floor_mib == 0:
+        return
+    needed = len(picture or b"") + _ROOM_FOR_RECORD
+    free = shutil.disk_usage(folder).free
+    if free - needed < floor_mib * 2**20:
+        raise OSError(
+            errno.ENOSPC,
+            f"{free // 2**20} MiB are free, and {floor_mib} MiB are left to the instrument (free_space_floor_mib)",
+        )
 
 
 def _withdraw_record_of_another_picture(seen: _Seen, place: Place, layer: FileLayer) -> None:

@@ -38,6 +38,8 @@ class WorkerSettings:
     plan: OutputPlan
     heatmap: bool = True
     snapshot_limit_mib: int = 512
+    free_space_floor_mib: int = 0
+    """The worker writes nothing that would leave less than this."""
     memory_limit_mib: int | None = None
     low_priority: bool = False
     owner: str = ""

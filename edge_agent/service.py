@@ -148,6 +148,7 @@ class Service:
                 plan=self._plan,
                 heatmap=config.heatmap,
                 snapshot_limit_mib=config.snapshot_limit_mib,
+                free_space_floor_mib=config.free_space_floor_mib,
                 memory_limit_mib=config.memory_limit_mib,
                 low_priority=config.low_priority,
                 owner=self._owner,

@@ -147,6 +147,7 @@ def _request(job: Job, settings: WorkerSettings) -> Request:
         plan=settings.plan,
         heatmap=settings.heatmap,
         snapshot_limit_mib=settings.snapshot_limit_mib,
+        free_space_floor_mib=settings.free_space_floor_mib,
         incomplete_is_final=job.incomplete_is_final,
         settled=job.settled,
         twins=job.twins,

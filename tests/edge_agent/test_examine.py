@@ -337,6 +337,31 @@ def assert_belong_together(finding):
     assert record.model.sha256 == finding.model_sha256
 
 
+@pytest.mark.parametrize(
+    "above_floor_bytes", [-1, 60_000, 100_000], ids=["below", "at the sidecar", "at the heatmap"]
+)
+def test_nothing_is_written_that_would_leave_less_than_the_floor(
+    saved, classifier, monkeypatch, above_floor_bytes
+):
+    usage = shutil.disk_usage(saved.parent)._replace(free=1024 * 2**20 + above_floor_bytes)
+    monkeypatch.setattr(examine_module.shutil, "disk_usage", lambda _: usage)
+
+    finding = examine(saved, classifier, Request(OutputPlan(), free_space_floor_mib=1024))
+
+    assert finding.outcome == "failed"
+    assert "1024 MiB are left to the instrument (free_space_floor_mib)" in finding.reason
+    assert outputs(saved.parent) == ["a.dm3"]
+
+
+def test_above_the_floor_both_are_written(saved, classifier, monkeypatch):
+    usage = shutil.disk_usage(saved.parent)._replace(free=1034 * 2**20)
+    monkeypatch.setattr(examine_module.shutil, "disk_usage", lambda _: usage)
+
+    assert (
+        examine(saved, classifier, Request(OutputPlan(), free_space_floor_mib=1024)).outcome == "classified"
+    )
+
+
 class FullDisk(FileLayer):
     """A disk that takes so many bytes more, a few at a time."""
 

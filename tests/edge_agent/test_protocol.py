@@ -56,7 +56,15 @@ def test_a_job_need_not_have_been_watched():
         pytest.param(WorkerSettings(None, OutputPlan()), id="defaults"),
         pytest.param(
             WorkerSettings(
-                "m", OutputPlan(Path("/o\udcff"), (Path("/a"), Path("/b"))), False, 64, 4096, True, "0a1b", 77
+                "m",
+                OutputPlan(Path("/o\udcff"), (Path("/a"), Path("/b"))),
+                False,
+                64,
+                9,
+                4096,
+                True,
+                "0a1b",
+                77,
             ),
             id="everything set",
         ),

@@ -30,9 +30,8 @@ MIB: Final = 2**20
 STANDING_SECONDS: Final = 130.0
 """How long the disk stays full in the long tier, so that a line a minute would show."""
 RECOVERY_SECONDS: Final = 30.0
-BELOW_FLOOR_MIB: Final = 6.0
-"""The agent looks at the free space about once a second: what the worker writes meanwhile, at most 20 outputs
-of 0.3 MiB, and not the 17 MiB of all that wait."""
+BELOW_FLOOR_MIB: Final = 0.0
+"""The worker looks at the free space before each output."""
 _LOG_LINE: Final = re.compile(r"^\d{4}-\d\d-\d\d .*(WARNING|ERROR|CRITICAL)", re.MULTILINE)
 BARS: Final = (
     Bar("lost"),
@@ -158,7 +157,7 @@ def outputs_fill_the_disk(folder: Path, standing_seconds: float) -> dict[str, fl
 
 
 def floor_is_respected(folder: Path, standing_seconds: float) -> dict[str, float | str]:
-    """Outputs come near the floor of free space: what lies below it is not touched, but for a moment's work."""
+    """Outputs come near the floor of free space: what lies below it is not touched."""
     floor = 20 * MIB
     with (
         small_disk(folder / "disk", 48) as disk,
