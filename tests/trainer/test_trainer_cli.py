@@ -12,6 +12,7 @@ import typer.main
 from toys import RECIPE
 
 from trainer import cli, training
+from trainer.commands import learning
 from trainer import cross_validation as crossing
 from trainer import export as exporting
 from trainer.crops import load_dataset
@@ -331,7 +332,7 @@ def test_an_interrupted_training_goes_on_with_the_same_command(
 
     arguments = ("train", dataset.root, "--run", tmp_path / "r", "--recipe", recipe)
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "epoch_line", interrupted)
+        patched.setattr(learning, "epoch_line", interrupted)
         assert run(*arguments)[0] == 130
     assert [line.stage for line in read_history(tmp_path / "r")] == ["head"]
     code, _, said = run(*arguments)

@@ -1,0 +1,51 @@
+"""Options that several commands have in common, and what they are turned into.
+
+Only this module knows how TensorFlow is kept quiet.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from trainer.run_folder import Recipe
+
+DataSetFolder = Annotated[Path, typer.Argument(help="Folder made by edge-trainer prepare.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn by chance.")]
+RecipeFile = Annotated[Path | None, typer.Option(help="JSON file with fields of the recipe.")]
+
+
+def listed_option(text: str | None) -> tuple[str, ...] | None:
+    """Take a comma-separated option apart; None where it was not given."""
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
+
+
+def chosen_recipe(file: Path | None, changes: dict[str, Any]) -> Recipe:
+    """The recipe of a file, or the default one, with what the options change."""
+    from trainer.run_folder import Recipe
+
+    base = Recipe.model_validate_json(file.read_bytes()) if file else Recipe()
+    given = {name: value for name, value in changes.items() if value is not None}
+    return Recipe.model_validate({**base.model_dump(), **given})
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow with its start-up chatter kept off the terminal; no setting of its own does that."""
+    with tempfile.TemporaryFile() as chatter:
+        terminal = os.dup(2)
+        os.dup2(chatter.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow").config.list_logical_devices()
+        except BaseException:
+            chatter.seek(0)
+            os.write(terminal, chatter.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
