@@ -1,11 +1,10 @@
 """The figure an operator looks at: the micrograph, where the network found its evidence, what was decided.
 
-Answers for everything that is drawn: arrangement, colours, scale bar, colour bar, wording. Only this module
-knows how class evidence becomes colour. It opens no file and needs no display.
+Answers for everything that is drawn: arrangement, scale bar, colour bar, wording; the colours of the map are
+`evidence`'s. It opens no file and needs no display.
 
 Two panels of the same field: plain with the outline of the evidence, and covered by the evidence, so that the
-map never hides what it marks. Evidence is drawn from zero to its peak, or to a fixed value where the peak is
-weak: nothing at or below zero is coloured, and a map without structure is given none.
+map never hides what it marks.
 """
 
 from __future__ import annotations
@@ -14,13 +13,20 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from edge_agent import __version__
+from edge_agent.evidence import (
+    CONTOUR_COLOUR,
+    CONTOUR_LEVEL,
+    Evidence,
+    paint_panels,
+    paint_table,
+    spread_evidence,
+)
 from edge_agent.lettering import Lettering, width_px
 from edge_agent.preprocessing import grey_field
 
@@ -42,24 +48,6 @@ STACKED_FROM: Final = 1.4
 COMPRESS_LEVEL: Final = 1
 """Higher levels take two times as long and more, and save a tenth of a noisy picture."""
 
-FLAT_FRACTION: Final = 0.05
-"""Values that differ by less than this fraction of the largest one have no structure worth a drawing."""
-WEAKEST_SCALE_LOGITS: Final = 3.0
-"""No CAM's colour scale ends below this, lest a weak map look sure: 3 all over a field is odds of 20 to 1."""
-CONTOUR_LEVEL: Final = 0.5
-CONTOUR_PX: Final = 1.6
-FULL_COLOUR_FROM: Final = 0.4
-"""Fraction of the scale from which the colours stand at their full opacity."""
-OPACITY: Final = 0.7
-
-# Violet over red to yellow, ever lighter, in steps that look equal (17 points at equal distances on a cubic
-# Bezier curve in Oklab, Ottosson 2020). Lightness alone orders the colours: they read the same to the
-# colour-blind and in a grey print.
-COLOUR_POINTS: Final = (
-    "3d1c93 531e93 682292 7b288f 8e308b a03a86 b04580 be517a cb5e73 "
-    "d76c6c e17b65 ea8b5e f19b57 f7ac52 fbbd4f fdcf51 fee157"
-)
-CONTOUR_COLOUR: Final = (253, 207, 81)
 PAPER: Final = (20, 22, 26)
 INK: Final = (236, 238, 240)
 FAINT_INK: Final = (165, 170, 176)
@@ -102,7 +90,7 @@ def draw_heatmap(
     rows, columns = micrograph.pixels.shape
     arrangement = _arrange(rows, columns)
     grey = grey_field(micrograph.pixels, prediction.field.contrast, arrangement.panel_shape)
-    evidence = _evidence(prediction.cam, (rows, columns), arrangement.panel_shape)
+    evidence = spread_evidence(prediction.cam, (rows, columns), arrangement.panel_shape)
     image = Image.fromarray(_paint_panels(arrangement, grey, evidence))
     pen = Lettering(ImageDraw.Draw(image))
     _outline_examined(pen.draw, arrangement, prediction.cam.box_px, (rows, columns))
@@ -151,107 +139,15 @@ def _arrange(rows: int, columns: int) -> _Arrangement:
     return _Arrangement((canvas_width, covered[3] + CAPTION_PX), plain, covered)
 
 
-@dataclass(frozen=True, slots=True)
-class _Evidence:
-    """`values` 0..1 over a panel, relative to `scale`; None with the reason where there is nothing to draw."""
-
-    values: NDArray[np.float32] | None
-    scale: float
-    absence: str = ""
-
-
-def _evidence(cam: CamMap, field_shape: tuple[int, int], panel_shape: tuple[int, int]) -> _Evidence:
-    """Spread the positive part of the map smoothly over the panel, as a fraction of the colour scale."""
-    values = np.where(np.isfinite(cam.values), cam.values, 0).astype(np.float32)
-    peak = float(values.max())
-    if peak - float(values.min()) <= FLAT_FRACTION * float(np.abs(values).max()):
-        return _Evidence(None, peak, f"no localised evidence for {cam.label}")
-    if peak <= 0:
-        return _Evidence(None, peak, f"no evidence for {cam.label} anywhere")
-    scale = max(peak, WEAKEST_SCALE_LOGITS) if cam.method == "cam" else peak
-    x0, y0, x1, y1 = cam.box_px
-    down = _interpolation(panel_shape[0], field_shape[0], (y0, y1), values.shape[0])
-    across = _interpolation(panel_shape[1], field_shape[1], (x0, x1), values.shape[1])
-    # The positive part first: a strongly negative cell would otherwise ring and fake evidence two cells away.
-    spread = down @ (np.maximum(values, 0) / np.float32(scale)) @ across.T
-    return _Evidence(np.clip(spread, 0, 1), scale)
-
-
-def _interpolation(count: int, length: int, span: tuple[int, int], cells: int) -> NDArray[np.float32]:
-    """Give the weights [count, cells] that take cell values along one axis to `count` panel pixels.
-
-    The panel covers `length` pixels of the micrograph, the cells cover `span` of them in equal parts, and
-    their values stand at their centres. Cubic convolution (Keys 1981, a = -1/2); the outermost cells continue
-    beyond their centres; pixels outside `span` get no weight.
-    """
-    at = (np.arange(count) + 0.5) * length / count
-    position = (at - span[0]) / (span[1] - span[0]) * cells - 0.5
-    first = np.floor(position).astype(np.intp)
-    weights = np.zeros((count, cells), dtype=np.float32)
-    for cell in (first - 1, first, first + 1, first + 2):
-        np.add.at(weights, (np.arange(count), np.clip(cell, 0, cells - 1)), _cubic(np.abs(position - cell)))
-    weights[(at < span[0]) | (at >= span[1])] = 0
-    return weights
-
-
-def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    near = (1.5 * distance - 2.5) * distance**2 + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
-
-
-@cache
-def _colours() -> NDArray[np.float32]:
-    """Return the colour map, float32 [256, 3], 0..255."""
-    points = np.array([list(bytes.fromhex(point)) for point in COLOUR_POINTS.split()], dtype=np.float32)
-    stops = np.linspace(0, len(points) - 1, 256)
-    at = np.arange(len(points))
-    return np.stack([np.interp(stops, at, channel) for channel in points.T], axis=1).astype(np.float32)
-
-
-@cache
-def _paint() -> NDArray[np.uint8]:
-    """Tabulate the covered panel's colour, uint8 [evidence 0..255, grey 0..255, RGB].
-
-    The colour bar is painted from the same table, so it shows the colours that the panel has. The micrograph
-    is darkened below the colours, which on a bright film would otherwise have no order of lightness.
-    """
-    evidence = np.linspace(0, 1, 256, dtype=np.float32)[:, None, None]
-    opacity = OPACITY * np.minimum(evidence / FULL_COLOUR_FROM, 1)
-    below = 12 + 0.55 * np.arange(256, dtype=np.float32)[None, :, None]
-    painted = below * (1 - opacity) + _colours()[:, None, :] * opacity
-    return np.asarray(np.rint(painted), dtype=np.uint8)
-
-
 def _paint_panels(
-    arrangement: _Arrangement, grey: NDArray[np.float32], evidence: _Evidence
+    arrangement: _Arrangement, grey: NDArray[np.float32], evidence: Evidence
 ) -> NDArray[np.uint8]:
     canvas = np.empty((*arrangement.size[::-1], 3), dtype=np.uint8)
     canvas[:] = PAPER
-    shades = np.rint(grey * 255).astype(np.uint8)
-    plain = np.repeat(shades[:, :, None], 3, axis=2)
-    covered = plain
-    if evidence.values is not None:
-        steps = np.rint(evidence.values * 255).astype(np.intp)
-        covered = _paint().reshape(-1, 3).take(steps * 256 + shades, axis=0)
-        plain = _with_contour(plain, evidence.values)
+    plain, covered = paint_panels(grey, evidence)
     for (left, top, right, bottom), panel in ((arrangement.plain, plain), (arrangement.covered, covered)):
         canvas[top:bottom, left:right] = panel
     return canvas
-
-
-def _with_contour(panel: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Draw the line of half the scale: a bright core in a dark rim, to stand out from any grey."""
-    if min(values.shape) < 2:
-        return panel
-    slope_y, slope_x = np.gradient(values)
-    distance = np.abs(values - CONTOUR_LEVEL) / np.maximum(np.hypot(slope_y, slope_x), np.float32(1e-6))
-    near = np.nonzero(distance < CONTOUR_PX / 2 + 1.5)
-    beyond = distance[near][:, None] - CONTOUR_PX / 2
-    rimmed = panel[near] * (1 - 0.6 * np.clip(1.5 - beyond, 0, 1))
-    core = np.clip(0.5 - beyond, 0, 1)
-    panel[near] = np.rint(rimmed * (1 - core) + np.array(CONTOUR_COLOUR) * core).astype(np.uint8)
-    return panel
 
 
 def _outline_examined(
@@ -277,11 +173,11 @@ def _draw_scale_bar(
         return
     down_nm, across_nm = micrograph.pixel_size_nm
     nm_per_px = across_nm * micrograph.pixels.shape[1] / panel_width
-    length_nm = _round_length(nm_per_px * min(panel_width, max(60.0, 0.4 * panel_width)))
+    length_nm = round_length(nm_per_px * min(panel_width, max(60.0, 0.4 * panel_width)))
     length_px = max(1, round(length_nm / nm_per_px))
     pen.draw.rectangle((x, y - 4, x + length_px - 1, y + 3), fill=INK)
     isotropic = abs(down_nm / across_nm - 1) < 0.01
-    words, left = _length(length_nm), room - length_px - 10
+    words, left = length_text(length_nm), room - length_px - 10
     if not isotropic and width_px(words + " horizontally", TEXT_SIZE) <= left:
         words += " horizontally"  # else the line below says it
     pen.write((x + length_px + 10, y), words, TEXT_SIZE, INK, room=left)
@@ -289,28 +185,27 @@ def _draw_scale_bar(
     pen.write((x, y + 23), pixel, SMALL_SIZE, FAINT_INK, room=room)
 
 
-def _round_length(longest: float) -> float:
+def round_length(longest: float) -> float:
     """Find the largest of 1, 2, 5 times a power of ten that is not above `longest`."""
     power = 10.0 ** math.floor(math.log10(longest))
     return max(digit * power for digit in (1, 2, 5) if digit * power <= longest * (1 + 1e-9))
 
 
-def _length(length_nm: float) -> str:
+def length_text(length_nm: float) -> str:
+    """Write a length in the unit that suits it."""
     units = {"m": 1e9, "mm": 1e6, "µm": 1e3, "nm": 1.0}
     unit = next((unit for unit, size_nm in units.items() if length_nm >= size_nm * (1 - 1e-9)), "pm")
     return f"{length_nm / units.get(unit, 1e-3):.4g} {unit}"
 
 
-def _draw_colour_bar(
-    pen: Lettering, at: tuple[int, int], room: int, evidence: _Evidence, cam: CamMap
-) -> None:
+def _draw_colour_bar(pen: Lettering, at: tuple[int, int], room: int, evidence: Evidence, cam: CamMap) -> None:
     x, y = at
     if evidence.values is None:
         pen.write(at, evidence.absence, TEXT_SIZE, INK, room=room)
         return
     start = pen.write(at, "0", TEXT_SIZE, INK) + 8
     width = min(240, room - 100)
-    ramp = _paint()[np.linspace(0, 255, width).astype(np.uint8), 128]
+    ramp = paint_table()[np.linspace(0, 255, width).astype(np.uint8), 128]
     for column, (red, green, blue) in enumerate(ramp.tolist(), start):
         pen.draw.line((column, y - 8, column, y + 7), fill=(red, green, blue))
     middle = start + round(CONTOUR_LEVEL * width)

@@ -96,6 +96,11 @@ class Network(_Part):
     """Of which epoch; only the first kind has looked at the validation part."""
     opset: int
     parameters: int
+    """Of all members together."""
+    members: int = Field(default=1, ge=1)
+    """Networks in the graph, whose logits and maps are averaged."""
+    trained_parts: tuple[Literal["train", "validation", "test"], ...] = ("train",)
+    """Parts of the data set that some member was fitted to; an ensemble of folds has seen all of them."""
 
 
 class Parity(_Part):

@@ -19,6 +19,8 @@ from PIL import Image
 from edge_agent.simulated_particles import SHAPES, Floats, Particle, paint, populate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 DRAWN = (*SHAPES, "empty", "overfull", "blank", "saturated")
@@ -51,8 +53,8 @@ class SimulatedField:
 
 
 @dataclass(frozen=True, slots=True)
-class _View:
-    """How the microscope was set."""
+class View:
+    """How the microscope was set. `dark_field` is a scanning picture by scattered electrons: matter is bright."""
 
     size_px: int
     margin_px: int
@@ -62,6 +64,7 @@ class _View:
     defocus_nm: float
     coherence_per_nm: float
     electrons_per_px: float
+    dark_field: bool = False
 
     @property
     def canvas_px(self) -> int:
@@ -92,11 +95,10 @@ def draw_field(drawn: str, rng: np.random.Generator, size_px: int = 2048) -> Sim
     flaw = str(rng.choice(["none", "crowded", "noisy"], p=[0.9, 0.05, 0.05])) if drawn in SHAPES else "none"
     particles = _particles(drawn, rng, size_px, crowded=flaw == "crowded")
     view = _choose_view(rng, size_px, particles, noisy=flaw == "noisy")
-    if drawn == "blank":
-        pixels = _dark_frame(rng, size_px)
-    else:
-        electrons = _image(_prepare_specimen(particles, view, rng), view, rng)
-        pixels = _read_out(electrons, view, rng, saturate=drawn == "saturated")
+    blank = drawn == "blank"
+    pixels = (
+        _dark_frame(rng, size_px) if blank else expose(particles, view, rng, saturate=drawn == "saturated")
+    )
     return SimulatedField(
         drawn=drawn,
         clear=drawn in SHAPES and flaw == "none",
@@ -104,6 +106,53 @@ def draw_field(drawn: str, rng: np.random.Generator, size_px: int = 2048) -> Sim
         pixel_size_nm=view.pixel_size_nm,
         magnification=view.magnification,
         voltage_kv=view.voltage_kv,
+    )
+
+
+def expose(
+    particles: Sequence[Particle],
+    view: View,
+    rng: np.random.Generator,
+    *,
+    saturate: bool = False,
+    dtype: str | None = None,
+) -> NDArray[Any]:
+    """Record one picture of these particles on a carbon film: camera counts, size_px x size_px.
+
+    `dtype` is the camera's number type (uint16, int16, int32 or float32); None draws one.
+    """
+    specimen = _prepare_specimen(particles, view, rng)
+    electrons = _scanned(specimen, view, rng) if view.dark_field else _image(specimen, view, rng)
+    return _read_out(electrons, view, rng, saturate=saturate, dtype=dtype)
+
+
+def view_at(
+    magnification: float,
+    *,
+    size_px: int,
+    voltage_kv: float,
+    fringe: float,
+    coherence: float,
+    electrons_per_px: float,
+    dark_field: bool = False,
+) -> View:
+    """Set the microscope: `fringe` is the first Fresnel fringe's width as a fraction of the field.
+
+    That is how operators focus. `coherence`, about one, is lower where the picture is more blurred.
+    """
+    field_nm = CAMERA_WIDTH_UM * 1e3 / (magnification * CAMERA_FACTOR)
+    fringe_nm = fringe * field_nm
+    return View(
+        size_px=size_px,
+        margin_px=size_px // 32,
+        voltage_kv=voltage_kv,
+        magnification=float(magnification),
+        pixel_size_nm=field_nm / size_px,
+        # The fringe's width is sqrt(wavelength x defocus).
+        defocus_nm=fringe_nm**2 / wavelength_nm(voltage_kv),
+        coherence_per_nm=coherence / fringe_nm,
+        electrons_per_px=electrons_per_px,
+        dark_field=dark_field,
     )
 
 
@@ -123,7 +172,7 @@ def _particles(drawn: str, rng: np.random.Generator, size_px: int, *, crowded: b
     return []
 
 
-def _choose_view(rng: np.random.Generator, size_px: int, particles: list[Particle], *, noisy: bool) -> _View:
+def _choose_view(rng: np.random.Generator, size_px: int, particles: list[Particle], *, noisy: bool) -> View:
     """Choose settings at which the particles have a size that particles have."""
     widest = max((p.radius_px for p in particles), default=0.06 * size_px) * 2 / size_px
     narrowest = min((p.radius_px for p in particles), default=0.06 * size_px) * 2 / size_px
@@ -133,26 +182,21 @@ def _choose_view(rng: np.random.Generator, size_px: int, particles: list[Particl
         m for m, nm in fields_nm.items() if nm * narrowest >= smallest_nm and nm * widest <= largest_nm
     ]
     magnification = int(rng.choice(fitting or [20_000]))
-    field_nm = fields_nm[magnification]
-    voltage_kv = float(rng.choice([80, 120, 200, 300], p=[0.15, 0.25, 0.45, 0.15]))
-    # The width of the first Fresnel fringe, sqrt(wavelength x defocus), as operators focus: a few
-    # thousandths of the field, visible on the screen and no more.
-    fringe_nm = rng.uniform(0.0015, 0.0055) * field_nm
-    return _View(
+    # Keyword arguments are drawn in this order, which decides what a seed draws.
+    return view_at(
+        magnification,
         size_px=size_px,
-        margin_px=size_px // 32,
-        voltage_kv=voltage_kv,
-        magnification=float(magnification),
-        pixel_size_nm=field_nm / size_px,
-        defocus_nm=fringe_nm**2 / wavelength_nm(voltage_kv),
-        coherence_per_nm=rng.uniform(0.8, 1.4) / fringe_nm,
+        voltage_kv=float(rng.choice([80, 120, 200, 300], p=[0.15, 0.25, 0.45, 0.15])),
+        # A few thousandths of the field: visible on the screen and no more.
+        fringe=rng.uniform(0.0015, 0.0055),
+        coherence=rng.uniform(0.8, 1.4),
         electrons_per_px=rng.uniform(0.3, 1.0)
         if noisy
         else math.exp(rng.uniform(math.log(60), math.log(2000))),
     )
 
 
-def _prepare_specimen(particles: list[Particle], view: _View, rng: np.random.Generator) -> _Specimen:
+def _prepare_specimen(particles: Sequence[Particle], view: View, rng: np.random.Generator) -> _Specimen:
     """Lay out the film with its unevenness, what lies about on every grid, and the particles."""
     side = view.canvas_px
     absorption = rng.uniform(0.05, 0.25) * _uneven(rng, side, cells=5, strength=rng.uniform(0.02, 0.2))
@@ -188,7 +232,7 @@ def _radius_map(side: int, x: float, y: float) -> Floats:
     return distance
 
 
-def _film_edge(rng: np.random.Generator, side: int, particles: list[Particle], view: _View) -> Floats:
+def _film_edge(rng: np.random.Generator, side: int, particles: Sequence[Particle], view: View) -> Floats:
     """Map the film: one everywhere, or nought in a hole that enters from outside, clear of particles."""
     if rng.random() > 0.15:
         return np.ones((side, side), np.float32)
@@ -225,7 +269,7 @@ def _grid_bar(rng: np.random.Generator, side: int) -> Floats:
     return bar
 
 
-def _image(specimen: _Specimen, view: _View, rng: np.random.Generator) -> Floats:
+def _image(specimen: _Specimen, view: View, rng: np.random.Generator) -> Floats:
     """Compute the expected electrons in every pixel of the field."""
     side, margin = view.canvas_px, view.margin_px
     frequency = np.fft.fftfreq(side, view.pixel_size_nm)
@@ -249,6 +293,17 @@ def _image(specimen: _Specimen, view: _View, rng: np.random.Generator) -> Floats
     return expected.astype(np.float32, copy=False)
 
 
+def _scanned(specimen: _Specimen, view: View, rng: np.random.Generator) -> Floats:
+    """Compute the electrons that an annular detector counts: those that the specimen took from the beam."""
+    margin = view.margin_px
+    scattered = 1 - np.exp(-specimen.absorption[margin:-margin, margin:-margin])
+    spread_px = 0.5 / (view.coherence_per_nm * view.pixel_size_nm)
+    for _ in range(max(1, round(spread_px**2 / 0.4))):
+        scattered = _spread(scattered, 0.2)
+    gain = np.float32(view.electrons_per_px * rng.uniform(0.8, 1.2))
+    return (scattered + np.float32(0.02)) * gain
+
+
 def _phase_contrast(lens: NDArray[np.complex64]) -> float:
     """Find the picture contrast for one radian of white phase noise, from every eighth frequency."""
     transfer = np.outer(lens[::8], lens[::8])
@@ -263,9 +318,12 @@ def _illumination(rng: np.random.Generator, size_px: int) -> Floats:
     return beam
 
 
-def _read_out(electrons: Floats, view: _View, rng: np.random.Generator, *, saturate: bool) -> NDArray[Any]:
+def _read_out(
+    electrons: Floats, view: View, rng: np.random.Generator, *, saturate: bool, dtype: str | None
+) -> NDArray[Any]:
     """Count the electrons: shot noise, scintillator spread, gain, read-out noise, X-ray hits, range."""
-    dtype = "uint16" if saturate else str(rng.choice(list(_FULL_SCALE), p=[0.55, 0.15, 0.2, 0.1]))
+    if dtype is None:
+        dtype = "uint16" if saturate else str(rng.choice(list(_FULL_SCALE), p=[0.55, 0.15, 0.2, 0.1]))
     full_scale = _FULL_SCALE[dtype]
     counts = _spread(_shot_noise(electrons, view.electrons_per_px, rng), rng.uniform(0.12, 0.2)) * np.float32(
         _COUNTS_PER_ELECTRON

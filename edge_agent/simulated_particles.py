@@ -101,7 +101,8 @@ class Particle:
 
     `opacity` is the absorption (mean free paths) where the particle is thickest. The three
     `band_` values are a bend contour: a dark band across a crystal where it diffracts strongly.
-    `fringes` is the number of thickness fringes from rim to centre, 0 for none.
+    `fringes` is the number of thickness fringes from rim to centre, 0 for none. `phase` is the phase
+    shift where it is thickest, compared with that of a whole particle: thin sheets have less.
     """
 
     body: Body
@@ -115,6 +116,7 @@ class Particle:
     band_offset: float = 0.0
     band_angle: float = 0.0
     fringes: float = 0.0
+    phase: float = 1.0
 
     @property
     def reach_px(self) -> float:
@@ -142,7 +144,7 @@ def paint(particle: Particle, absorption: Floats, relative_thickness: Floats) ->
     u, v = x * cosine + y * sine, y * cosine - x * sine
     relative = particle.body.thickness(u, v, 1 / particle.radius_px)
     relative /= max(float(relative.max()), 1e-6)
-    relative_thickness[top:bottom, left:right] += relative
+    relative_thickness[top:bottom, left:right] += np.float32(particle.phase) * relative
     absorption[top:bottom, left:right] += _darkening(particle, u, v, relative)
 
 

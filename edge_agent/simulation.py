@@ -38,6 +38,7 @@ __all__ = [
     "SHAPES",
     "SavedFile",
     "SimulatedField",
+    "SimulatedInstrument",
     "diffraction_dm3_bytes",
     "dm3_bytes",
     "draw_field",
@@ -65,6 +66,18 @@ class SavedFile:
     path: Path
     drawn: str
     clear: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedInstrument:
+    """The names in the tags, and whether pictures are scanned (STEM, dark field) or projected (TEM)."""
+
+    microscope: str = "Simulated TEM"
+    camera: str = "Simulated camera"
+    scanning: bool = False
+
+
+_DEFAULT = SimulatedInstrument()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +138,11 @@ def run_microscope(
 
 
 def dm3_bytes(
-    field: SimulatedField, *, acquired: datetime | None = None, name: str = "Simulated micrograph"
+    field: SimulatedField,
+    *,
+    acquired: datetime | None = None,
+    name: str = "Simulated micrograph",
+    by: SimulatedInstrument = _DEFAULT,
 ) -> bytes:
     """Lay a micrograph out as the DM3 file that a camera's "Record" gives.
 
@@ -133,11 +150,11 @@ def dm3_bytes(
     """
     axis = Axis(field.pixel_size_nm, "nm")
     tags = {
-        **_camera_tags(field.pixels.shape, "Imaging"),
-        **_time_tags(acquired),
+        **_camera_tags(field.pixels.shape, "Imaging", by),
+        **_time_tags(acquired, by),
         **_simulation_tags(field.drawn),
         "Meta Data": {"Acquisition Mode": "Parallel imaging", "Format": "Image"},
-        "Microscope Info": _microscope_tags(field.voltage_kv, field.magnification, "IMAGING"),
+        "Microscope Info": _microscope_tags(field.voltage_kv, field.magnification, "IMAGING", by),
     }
     return write_dm3(Picture(name, field.pixels, (axis, axis), tags))
 
@@ -243,7 +260,9 @@ def _add_spot(counts: NDArray[np.float64], y: float, x: float, height: float, wi
     patch += height * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * width_px**2))
 
 
-def _camera_tags(shape: tuple[int, ...], environment: str) -> dict[str, Any]:
+def _camera_tags(
+    shape: tuple[int, ...], environment: str, by: SimulatedInstrument = _DEFAULT
+) -> dict[str, Any]:
     height, width = shape
     pitch_um = CAMERA_WIDTH_UM / width
     return {
@@ -251,8 +270,8 @@ def _camera_tags(shape: tuple[int, ...], environment: str) -> dict[str, Any]:
             "Device": {
                 "Active Size (pixels)": longs(width, height),
                 "CCD": {"Pixel Size (um)": floats(pitch_um, pitch_um)},
-                "Name": "Simulated camera",
-                "Source": "Simulated camera",
+                "Name": by.camera,
+                "Source": by.camera,
             },
             "Parameters": {
                 "Environment": {"Mode Name": environment},
@@ -268,20 +287,23 @@ def _camera_tags(shape: tuple[int, ...], environment: str) -> dict[str, Any]:
     }
 
 
-def _microscope_tags(voltage_kv: float, magnification: float, mode: str) -> dict[str, Any]:
+def _microscope_tags(
+    voltage_kv: float, magnification: float, mode: str, by: SimulatedInstrument = _DEFAULT
+) -> dict[str, Any]:
     return {
         "Actual Magnification": double(magnification * CAMERA_FACTOR),
         "Cs(mm)": double(1.2),
         "Emission Current (µA)": double(0.0),
         "Formatted Indicated Mag": f"{magnification / 1e3:g}kx",
         "Formatted Voltage": f"{voltage_kv:g}kV",
-        "Illumination Mode": "TEM",
-        "Imaging Mode": mode,
+        "Illumination Mode": "STEM NANOPROBE" if by.scanning else "TEM",
+        # A scanning microscope's detector lies in the diffraction plane, and the tag says so.
+        "Imaging Mode": "DIFFRACTION" if by.scanning else mode,
         "Indicated Magnification": double(magnification),
         "Magnification Interpolated": False,
-        "Microscope": "Simulated TEM",
-        "Name": "Simulated TEM",
-        "Operation Mode": mode,
+        "Microscope": by.microscope,
+        "Name": by.microscope,
+        "Operation Mode": "SCANNING" if by.scanning else mode,
         "Operator": "scopewatch",
         "Specimen": "Simulated specimen",
         "Voltage": double(voltage_kv * 1e3),
@@ -293,9 +315,9 @@ def _simulation_tags(drawn: str) -> dict[str, Any]:
     return {"Simulation": {"Drawn": drawn, "Note": note, "Software": f"scopewatch {__version__}"}}
 
 
-def _time_tags(acquired: datetime | None) -> dict[str, Any]:
+def _time_tags(acquired: datetime | None, by: SimulatedInstrument = _DEFAULT) -> dict[str, Any]:
     """Write the acquisition time as DigitalMicrograph does: two American strings and a FILETIME."""
-    bar: dict[str, Any] = {"Device Name": "Simulated camera", "Exposure Time (s)": double(1.0)}
+    bar: dict[str, Any] = {"Device Name": by.camera, "Exposure Time (s)": double(1.0)}
     if acquired is not None:
         bar["Acquisition Time (OS)"] = double(filetime(acquired))
         bar["Acquisition Date"] = f"{acquired.month}/{acquired.day}/{acquired.year}"

@@ -46,6 +46,27 @@ class Augmentation(BaseModel):
             raise ValueError("zoom is a range (smallest, largest) between 0.1 and 10")
         return zoom
 
+    def scaled(self, strength: float) -> Augmentation:
+        """The same rule at another strength: 1 as it is, 0 only turning, mirroring and moving the window.
+
+        Those three lose nothing and stay as they are; zoom, tones, noise and inversion grow in proportion (beyond
+        1 up to what the fields allow).
+        """
+        if not 0 <= strength <= 4:
+            raise ValueError(f"the strength of augmentation lies between 0 and 4, not {strength:g}")
+        return Augmentation(
+            window_px=self.window_px,
+            rotation_degrees=self.rotation_degrees,
+            flips=self.flips,
+            zoom=(max(0.1, self.zoom[0] ** strength), min(10.0, self.zoom[1] ** strength)),
+            shift=self.shift,
+            brightness=min(0.5, self.brightness * strength),
+            contrast=min(0.9, self.contrast * strength),
+            gamma=min(1.0, self.gamma * strength),
+            noise=min(0.5, self.noise * strength),
+            polarity=min(1.0, self.polarity * strength),
+        )
+
 
 class Augmenter:
     """Draws augmented windows of one picture after another, reproducibly from a seed."""

@@ -173,6 +173,9 @@ def _split(model: Any, layer_name: str) -> tuple[Any, Any]:  # noqa: ANN401
             f"{', '.join(layer.name for layer in model.layers[-4:])}"
         ) from error
     trunk = keras.Model(model.input, cut, name=f"{model.name}_trunk")
+    if layer_name == model.layers[-1].name:  # all of it stays frozen
+        same = keras.Input(cut.shape[1:])
+        return trunk, keras.Model(same, keras.layers.Identity()(same), name=f"{model.name}_top")
     try:
         top = keras.Model(cut, model.output, name=f"{model.name}_top")
     except ValueError as error:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnxruntime
 
 from edge_agent.classifier import Classifier
 from edge_agent.files import write_durably
@@ -36,6 +35,7 @@ from edge_agent.simulation import SHAPES, draw_field
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from onnxruntime import InferenceSession
 
 GOLDEN_TOLERANCE: Final = 1e-3
 """Other processors round differently (vector widths, fused operations); a wrong model is off by far more."""
@@ -75,6 +75,17 @@ def write_bundle(folder: Path, files: BundleFiles, manifest: Manifest) -> Bundle
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return open_bundle(folder)
+
+
+def onnx_session(model: bytes) -> InferenceSession:
+    """Open a model that is not in a bundle yet, on all cores and without telemetry.
+
+    ONNX Runtime is imported here and not above: `edge_agent.classifier`, imported first, switches its telemetry
+    off by a variable that must be set before.
+    """
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
 def add_file(folder: Path, name: str, data: bytes) -> None:
@@ -123,7 +134,7 @@ def _write(draft: Path, files: BundleFiles, manifest: Manifest) -> None:
 
 def _golden(model: bytes, manifest: Manifest) -> tuple[int, bytes]:
     """Inputs cut from simulated micrographs, one a shape, square and oblong, with the outputs of this machine."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = onnx_session(model)
     names = [manifest.tensors.probabilities.name, manifest.tensors.cam.name]
     stored: dict[str, NDArray[Any]] = {}
     small = min(_GOLDEN_SIDE_PX, manifest.preprocessing.input_px)

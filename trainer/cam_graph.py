@@ -3,6 +3,9 @@
 The head is authored as ONNX nodes: a 1x1 convolution from the last feature map to one evidence map for each
 class, its average the logits, their softmax the probabilities. That is class activation mapping (Zhou et al.,
 CVPR 2016) with the dense layer written before the pooling, where it is a map: average and linear layer commute.
+
+An ensemble is the same graph: its members' last feature maps stacked along the channels, read by one convolution
+that holds the members' heads, each divided by their number. Its map is the mean of theirs, and so are its logits.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 OPSET: Final = 17
@@ -51,6 +56,92 @@ def append_cam_head(
     joined = onnx.shape_inference.infer_shapes(joined, strict_mode=True)
     onnx.checker.check_model(joined, full_check=True)
     return joined
+
+
+def join_backbones(backbones: Sequence[Any]) -> Any:  # noqa: ANN401
+    """Join the members' backbones (ModelProto, one input, one output each) to one that stacks their features.
+
+    What members have in common, such as a frozen lower part, stands in the graph once and is computed once.
+    """
+    import onnx
+
+    if len(backbones) == 1:
+        return backbones[0]
+    parts = [
+        onnx.compose.add_prefix(backbone, f"member_{index}/") for index, backbone in enumerate(backbones)
+    ]
+    for part in parts:  # the sizes' names are each converter run's own; they are inferred again below
+        del part.graph.value_info[:]
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = onnx.compose.merge_models(joined, part, io_map=[], producer_name="scopewatch")
+    _share_input(joined)
+    _drop_twins(joined.graph)
+    _stack_outputs(joined.graph)
+    return joined
+
+
+def stack_heads(
+    heads: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights [all members' channels, labels] and bias [labels] whose evidence is the mean of the members'."""
+    weights = np.concatenate([weights for weights, _ in heads]) / len(heads)
+    bias = np.mean([bias for _, bias in heads], axis=0)
+    return weights.astype(np.float32), bias.astype(np.float32)
+
+
+def _share_input(model: Any) -> None:  # noqa: ANN401
+    """Let all members read the first one's input."""
+    first, *others = (put.name for put in model.graph.input)
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name in others:
+                node.input[index] = first
+    del model.graph.input[1:]
+
+
+def _drop_twins(graph: Any) -> None:  # noqa: ANN401
+    """Take out constants of equal content and nodes that compute the same from the same; nodes come in order."""
+    from onnx import numpy_helper
+
+    same: dict[str, str] = {}
+    first: dict[Any, list[str]] = {}
+    constants, nodes = [], []
+    for constant in graph.initializer:
+        values = numpy_helper.to_array(constant)
+        content = (constant.data_type, values.shape, values.tobytes())
+        same[constant.name] = first.setdefault(content, [constant.name])[0]
+        if same[constant.name] == constant.name:
+            constants.append(constant)
+    for node in graph.node:
+        node.input[:] = [same.get(name, name) for name in node.input]
+        attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+        outputs = first.setdefault((node.op_type, node.domain, *node.input, *attributes), list(node.output))
+        same |= zip(node.output, outputs, strict=True)
+        if outputs == list(node.output):
+            nodes.append(node)
+    for put in graph.output:
+        put.name = same.get(put.name, put.name)
+    for field, kept in ((graph.initializer, constants), (graph.node, nodes)):
+        copies = [
+            type(one).FromString(one.SerializeToString()) for one in kept
+        ]  # deleting ends the originals
+        del field[:]
+        field.extend(copies)
+
+
+def _stack_outputs(graph: Any) -> None:  # noqa: ANN401
+    """Replace the members' feature maps [n, channels, rows, columns] by one output with all their channels."""
+    from onnx import TensorProto, helper
+
+    names = [put.name for put in graph.output]
+    channels = [put.type.tensor_type.shape.dim[1].dim_value for put in graph.output]
+    graph.node.append(helper.make_node("Concat", names, ["stacked"], "stacked", axis=1))
+    size = ["batch", "rows", "columns"]
+    del graph.output[:]
+    graph.output.append(
+        helper.make_tensor_value_info("stacked", TensorProto.FLOAT, [size[0], sum(channels), *size[1:]])
+    )
 
 
 def _head(

@@ -32,7 +32,18 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 _NEEDED: Final = ("tensorflow", "tf2onnx", "onnx")
-_USAGE: Final = frozenset({"BackboneError", "BundleRefused", "PrepareError", "RunError"})
+_USAGE: Final = frozenset(
+    {
+        "BackboneError",
+        "BundleRefused",
+        "ExplainError",
+        "LearningCurveError",
+        "PrepareError",
+        "ReportError",
+        "RunError",
+        "TuningError",
+    }
+)
 """Errors about what was given, found before any work; by name, so that `--help` need not import TensorFlow."""
 
 
@@ -45,10 +56,15 @@ def _options(
 
 for _command in (
     data.prepare,
+    data.preview,
+    learning.tune,
     learning.train,
     learning.crossvalidate,
+    learning.learning_curve,
     learning.export,
     answers.evaluate,
+    answers.report,
+    answers.explain,
     answers.publish,
 ):
     app.command()(_command)

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edge_agent import __version__
 from edge_agent.files import write_durably
 from edge_agent.preprocessing import Preprocessing
+from trainer.quality import MEASURE_NAMES, Measures
+from trainer.screening import ScreeningRule
 from trainer.split import PARTS, Part, PrepareError, SplitRule, leaks
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ _COLUMNS: Final = (
     "crop_id", "kept", "reason", "part", "label", "group", "source", "sha256", "x0", "y0", "x1", "y1",
     "rows", "columns", "pixel_height_nm", "pixel_width_nm", "cached",
 )  # fmt: skip
+# What says nothing about what is learnt, and what data sets of versions before 0.3 do not have.
+_LATER_COLUMNS: Final = ("acquired", "microscope", *MEASURE_NAMES, "near", "note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,16 @@ class Crop:
     """Why it was dropped: a kind, a colon, the particulars. "" when kept."""
     cached: str
     """Path of the cached pixels relative to the data set folder, "" when dropped."""
+    acquired: str = ""
+    """ISO 8601, UTC; "" where the file does not say."""
+    microscope: str = ""
+    """As written in the file; "" where it says nothing."""
+    measures: Measures | None = None
+    """Of the whole micrograph; None where it was not measured."""
+    near: str = ""
+    """The same for micrographs of about the same area, of which at least two were kept; else ""."""
+    note: str = ""
+    """What a person should know of it: a burnt-in scale bar, a reason that was overruled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +99,8 @@ class DataSet:
     cache_px: int
     notes: tuple[str, ...]
     """What a person should know before training: gaps of the labels table, classes missing in a part."""
+    screening: ScreeningRule | None = None
+    """What pictures had to be; None in data sets that were never screened."""
 
     @property
     def kept(self) -> tuple[Crop, ...]:
@@ -127,6 +143,7 @@ class _Rest(BaseModel):
     preprocessing: Preprocessing
     notes: tuple[str, ...]
     fingerprint: str
+    screening: ScreeningRule | None = None
 
 
 def load_dataset(out: Path) -> DataSet:
@@ -149,7 +166,7 @@ def load_dataset(out: Path) -> DataSet:
         )
     return DataSet(
         out, rest.labels, crops, rest.preprocessing, Path(rest.raw), rest.seed,
-        rest.fingerprint, rest.split, rest.cache_px, rest.notes,
+        rest.fingerprint, rest.split, rest.cache_px, rest.notes, rest.screening,
     )  # fmt: skip
 
 
@@ -175,8 +192,8 @@ def save(dataset: DataSet) -> None:
     """Write `dataset.csv`, then `dataset.json`. Raises PrepareError where the folder cannot be written."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(_row_of(crop) for crop in dataset.crops)
+    writer.writerow((*_COLUMNS, *_LATER_COLUMNS))
+    writer.writerows((*_row_of(crop), *_later_of(crop)) for crop in dataset.crops)
     counts = {label: _counts(dataset, label) for label in dataset.labels}
     rest = _Rest(
         scopewatch=__version__,
@@ -189,6 +206,7 @@ def save(dataset: DataSet) -> None:
         preprocessing=dataset.preprocessing,
         notes=dataset.notes,
         fingerprint=dataset.fingerprint,
+        screening=dataset.screening,
     )
     try:
         dataset.root.mkdir(parents=True, exist_ok=True)
@@ -215,6 +233,11 @@ def _row_of(crop: Crop) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+def _later_of(crop: Crop) -> tuple[object, ...]:
+    measures = asdict(crop.measures).values() if crop.measures else [""] * len(MEASURE_NAMES)
+    return (crop.acquired, crop.microscope, *measures, crop.near, crop.note)
+
+
 def _crop_of(row: dict[str, str]) -> Crop:
     x0, y0, x1, y1 = (int(row[name] or 0) for name in ("x0", "y0", "x1", "y1"))
     part, kept = row["part"], row["kept"]
@@ -234,7 +257,18 @@ def _crop_of(row: dict[str, str]) -> Crop:
         kept=kept == "yes",
         reason=row["reason"],
         cached=row["cached"],
+        acquired=row.get("acquired", ""),
+        microscope=row.get("microscope", ""),
+        measures=_measures_of(row),
+        near=row.get("near", ""),
+        note=row.get("note", ""),
     )
+
+
+def _measures_of(row: dict[str, str]) -> Measures | None:
+    if not row.get(MEASURE_NAMES[0]):
+        return None
+    return Measures(**{name: float(row[name]) for name in MEASURE_NAMES})
 
 
 def fingerprint_of(
@@ -252,8 +286,15 @@ def dropped_files(crops: Iterable[Crop]) -> dict[str, int]:
     return dict(Counter(reason.partition(":")[0] for reason in reasons.values()).most_common())
 
 
+def noted_files(crops: Iterable[Crop]) -> dict[str, int]:
+    """Count the notes on files that were kept by kind, most first."""
+    notes = {crop.source: crop.note for crop in crops if crop.kept and crop.note}
+    kinds = (one.partition(":")[0] for note in notes.values() for one in note.split("; "))
+    return dict(Counter(kinds).most_common())
+
+
 def summary(dataset: DataSet) -> str:
-    """Describe the data set in a few lines: crops by class and part, groups, files dropped, notes, leaks."""
+    """Describe the data set in a few lines: crops by class and part, groups, files dropped or noted, leaks."""
     kept = dataset.kept
     table = [("class", *PARTS, "all", "groups"), *(_class_row(dataset, label) for label in dataset.labels)]
     lines = [
@@ -266,6 +307,13 @@ def summary(dataset: DataSet) -> str:
     if dropped:
         lines += ["", f"{sum(dropped.values())} files dropped:"]
         lines += [f"  {number:6d}  {kind}" for kind, number in dropped.items()]
+    noted = noted_files(dataset.crops)
+    if noted:
+        lines += ["", "kept, with a note:", *(f"  {number:6d}  {kind}" for kind, number in noted.items())]
+    clusters = {crop.near for crop in kept if crop.near}
+    if clusters:
+        views = len({crop.source for crop in kept if crop.near})
+        lines += ["", f"{views} micrographs show about the same area as another ({len(clusters)} areas)"]
     if dataset.notes:
         lines += ["", *(f"note: {note}" for note in dataset.notes)]
     torn = leaks(kept)

@@ -1,7 +1,7 @@
 """Folders of labelled micrographs -> a data set: which crops, of which class, in which part, or why not.
 
-Only this module knows which files below the raw folder are taken, and in which order their fate is decided:
-chosen by folder, read and cut (`trainer.cutting`, with the agent's own code), screened for copies, grouped,
+Only this module knows in which order the fate of the files is decided: chosen by folder, read and cut
+(`trainer.cutting`, with the agent's own code), screened for copies and quality, overruled by a person, grouped,
 dealt to the parts. Nothing is ever written below the raw folder.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from trainer.crop_table import (
     Crop,
@@ -24,64 +23,121 @@ from trainer.crop_table import (
     summary,
 )
 from trainer.cutting import CutFile, CutPlan, cut_files
-from trainer.duplicates import without_copies
+from trainer.duplicates import without_copies, without_near_copies
+from trainer.grouping import Provenance, group_files
+from trainer.overrides import Overrides, overruled
+from trainer.raw_folder import PICTURE_SUFFIXES, RawFile, RawFolder, read_raw_folder
+from trainer.screening import ScreeningRule, screened
 from trainer.split import (
     PARTS,
     LabelsTable,
     PrepareError,
     SplitRule,
     assign_parts,
-    group_of,
     listed,
     read_labels_table,
+    tears_micrographs,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from edge_agent.preprocessing import Preprocessing
+    from trainer.near_duplicates import Embed
 
-__all__ = ["Crop", "DataSet", "PrepareError", "load_dataset", "load_pixels", "prepare", "summary"]
+__all__ = ["Crop", "DataSet", "Order", "PrepareError", "load_dataset", "load_pixels", "prepare", "summary"]
 
-PICTURE_SUFFIXES: Final = frozenset({".dm3", ".dm4", ".tif", ".tiff", ".png", ".jpg", ".jpeg"})
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be made of a raw folder, and how."""
+
+    preprocessing: Preprocessing
+    split: SplitRule
+    cache_px: int
+    """Side of the square whose area a cached crop has; no crop is enlarged."""
+    screening: ScreeningRule = field(default_factory=ScreeningRule)
+    labels_table: Path | None = None
+    classes: tuple[str, ...] | None = None
+    """Class folders to take; None: all with at least one usable picture."""
+    overrides: Overrides | None = None
+    as_laid_out: bool = True
+    """Whether train, val and test folders, where there are such, decide the parts."""
+    seed: int = 0
 
 
 def prepare(
     raw: Path,
     out: Path,
+    order: Order,
     *,
-    preprocessing: Preprocessing,
-    split: SplitRule,
-    cache_px: int,
-    labels_table: Path | None = None,
-    classes: tuple[str, ...] | None = None,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+    embed: Embed | None = None,
     workers: int | None = None,
 ) -> DataSet:
     """Make the data set folder `out` from the class folders below `raw`; a rerun skips files done before.
 
-    `cache_px` is the side of the square whose area a cached crop has (no crop is enlarged). `classes` chooses
-    class folders; by default all with at least one usable picture are taken. `progress(done, total)` counts
-    files. A file that cannot be used is dropped with its reason; PrepareError is raised where no data set for
-    a classifier can come of it, or a path, table or option is wrong.
+    `embed` is what tells near-duplicates apart (`trainer.near_duplicates`). A file that cannot be used is dropped
+    with its reason; PrepareError is raised where no data set for a classifier can come of it, or a path, table or
+    option is wrong.
     """
-    _check_call(raw, out, cache_px, split, labels_table)
-    needed = [column for column in (split.group_column, split.part_column) if column]
-    table = read_labels_table(labels_table, needed) if labels_table else None
-    found, others = _scan(raw, classes)
-    plan = CutPlan(raw, out, preprocessing, cache_px)
-    cuts = cut_files([source for source, reason in found if not reason], plan, progress, workers)
-    rows = _parted(_rows(found, cuts, split, table), split, table, seed)
-    labels = _labels(raw, rows, classes)
-    notes = (*_other_files(others), *_table_notes(rows, split, table), *_part_notes(rows, labels, split))
+    split, table = order.split, _check(raw, out, order)
+    folder = read_raw_folder(raw, order.classes)
+    split = _rule_for(folder, split, order.as_laid_out)
+    plan = CutPlan(raw, out, order.preprocessing, order.cache_px)
+    cuts = _screened(folder, plan, order.screening, progress, embed, workers)
+    rows = _rows(folder, cuts)
+    overruling: tuple[str, ...] = ()
+    if order.overrides is not None:
+        rows, overruling = overruled(rows, order.overrides)
+    rows, grouped = _grouped(rows, folder, {cut.source: cut.content for cut in cuts}, split, table)
+    rows = _parted(rows, folder, split, table, order.seed)
+    labels = _labels(raw, rows, folder.classes if order.classes else None)
+    notes = (
+        *folder.notes,
+        *_other_files(Counter(folder.others)),
+        *_table_notes(rows, table),
+        *overruling,
+        *grouped,
+        *_part_notes(rows, labels, split),
+    )
     crops = tuple(rows)
     dataset = DataSet(
-        out, labels, crops, preprocessing, raw.resolve(), seed,
-        fingerprint_of(labels, crops, preprocessing, cache_px), split, cache_px, notes,
+        out, labels, crops, order.preprocessing, raw.resolve(), order.seed,
+        fingerprint_of(labels, crops, order.preprocessing, order.cache_px), split, order.cache_px, notes,
+        order.screening,
     )  # fmt: skip
     save(dataset)
     return dataset
+
+
+def _check(raw: Path, out: Path, order: Order) -> LabelsTable | None:
+    """Refuse what cannot come to anything before any work; return the labels table."""
+    _check_call(raw, out, order.cache_px, order.split, order.labels_table)
+    needed = [column for column in (order.split.group_column, order.split.part_column) if column]
+    return read_labels_table(order.labels_table, needed) if order.labels_table else None
+
+
+def _screened(
+    folder: RawFolder,
+    plan: CutPlan,
+    rule: ScreeningRule,
+    progress: Callable[[str, int, int], None],
+    embed: Embed | None,
+    workers: int | None,
+) -> list[CutFile]:
+    """Read and cut the files, and give those a reason that are copies or not worth learning from."""
+    if rule.on and rule.info_bars == "crop":
+        plan = replace(plan, info_bars="crop")
+    sources = [file.source for file in folder.to_read]
+    cut = cut_files(sources, plan, lambda done, total: progress("micrographs", done, total), workers)
+    cuts = screened(without_copies(cut, folder.label_of), rule)
+    if not (rule.on and rule.near_duplicates):
+        return cuts
+    return without_near_copies(
+        cuts, folder.label_of, plan.out, limits=rule.likeness, embed=embed, progress=progress
+    )
 
 
 def _check_call(raw: Path, out: Path, cache_px: int, split: SplitRule, labels_table: Path | None) -> None:
@@ -98,75 +154,34 @@ def _check_call(raw: Path, out: Path, cache_px: int, split: SplitRule, labels_ta
             raise PrepareError(f"the split uses column {column!r} of a labels table; name that CSV file too")
 
 
-def _scan(raw: Path, classes: tuple[str, ...] | None) -> tuple[list[tuple[str, str]], Counter[str]]:
-    """Every picture file below `raw` with "" or the reason not to read it; what other files there are."""
-    try:
-        names = sorted(path.name for path in raw.iterdir() if path.is_dir() and not path.name.startswith("."))
-        files = sorted(path.relative_to(raw).as_posix() for path in _walk(raw, set()))
-    except OSError as error:
-        raise PrepareError(f"{error.filename}: cannot be listed ({error.strerror}); allow it") from error
-    if not names:
-        raise PrepareError(f"{raw}: has no class folders; put each class's micrographs into its own folder")
-    for label in classes or ():
-        if label not in names:
-            raise PrepareError(f"{raw}: has no class folder {label!r}; it has {listed(names)}")
-    pictures = [file for file in files if PurePosixPath(file).suffix.lower() in PICTURE_SUFFIXES]
-    suffixes = Counter(PurePosixPath(file).suffix.lower() or "no suffix" for file in files)
-    others = Counter({name: number for name, number in suffixes.items() if name not in PICTURE_SUFFIXES})
-    return [(_printable(file), _unread(file, classes)) for file in pictures], others
+def _rule_for(folder: RawFolder, split: SplitRule, as_laid_out: bool) -> SplitRule:
+    """Note in the rule that the folders gave the parts, unless a table or every-third makes them."""
+    made = split.part_column is not None or tears_micrographs(split)
+    if folder.layout == "classes" or not as_laid_out or made:
+        return split
+    return split.model_copy(update={"part_folders": True})
 
 
-def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """All files below a folder; linked folders are followed, each real folder once."""
-    real = folder.resolve()
-    if real in seen:
-        return
-    seen.add(real)
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from _walk(path, seen)
-        else:
-            yield path
-
-
-def _printable(name: str) -> str:
-    """Return the name itself, unless it holds bytes that are no text (Linux allows any)."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _unread(source: str, classes: tuple[str, ...] | None) -> str:
-    folders = PurePosixPath(source).parts[:-1]
-    if not folders:
-        return "outside any class folder"
-    if any(name.startswith(".") for name in PurePosixPath(source).parts):
-        return "hidden file or folder"
-    if classes is not None and folders[0] not in classes:
-        return f"class folder excluded: {folders[0]}"
-    return "" if source == _printable(source) else "file name is not Unicode: rename it"
-
-
-def _rows(
-    found: Sequence[tuple[str, str]], cuts: Sequence[CutFile], split: SplitRule, table: LabelsTable | None
-) -> list[Crop]:
-    by_source = {cut.source: cut for cut in without_copies(cuts)}
+def _rows(folder: RawFolder, cuts: Sequence[CutFile]) -> list[Crop]:
+    by_source = {cut.source: cut for cut in cuts}
     rows: list[Crop] = []
-    for source, reason in found:
-        cut = by_source.get(source) or CutFile(source=source, reason=reason)
-        rows += _crops_of(cut, group_of(source, cut.content, split, table) if cut.content else "")
+    for file in folder.files:
+        cut = by_source.get(file.source) or CutFile(source=file.source, reason=file.reason)
+        rows += _crops_of(cut, file)
     return rows
 
 
-def _crops_of(cut: CutFile, group: str) -> list[Crop]:
+def _crops_of(cut: CutFile, file: RawFile) -> list[Crop]:
+    """A row for each box; one that was dropped for its picture keeps its pixels, for whoever overrules that."""
     source = cut.source
-    folders = PurePosixPath(source).parts[:-1]
-    boxes = [(crop.box_px, crop.cached) for crop in cut.crops] if not cut.reason else []
+    boxes = [(crop.box_px, crop.cached) for crop in cut.crops]
     return [
         Crop(
             crop_id=hashlib.sha256(f"{source}\0{cut.content}\0{box}".encode()).hexdigest()[:16],
             source=source,
             sha256=cut.sha256,
-            label=folders[0] if folders else "",
-            group=group,
+            label=file.label,
+            group="",
             box_px=box,
             shape_px=cut.shape_px,
             pixel_size_nm=cut.pixel_size_nm,
@@ -174,9 +189,34 @@ def _crops_of(cut: CutFile, group: str) -> list[Crop]:
             kept=not cut.reason,
             reason=cut.reason,
             cached=cached,
+            acquired=cut.acquired,
+            microscope=cut.microscope,
+            measures=cut.measures,
+            near=cut.near,
+            note=cut.note,
         )
         for box, cached in boxes or [((0, 0, cut.shape_px[1], cut.shape_px[0]), "")]
     ]
+
+
+def _grouped(
+    rows: Sequence[Crop],
+    folder: RawFolder,
+    contents: Mapping[str, str],
+    split: SplitRule,
+    table: LabelsTable | None,
+) -> tuple[list[Crop], tuple[str, ...]]:
+    """Give the crops of the micrographs that are kept their group; the second value is what to tell about it."""
+    below = {file.source: file.folders_below_class for file in folder.files}
+    files = {
+        crop.source: Provenance(
+            crop.source, contents[crop.source], below[crop.source], crop.acquired, crop.microscope, crop.near
+        )
+        for crop in rows
+        if crop.kept
+    }
+    grouping = group_files(tuple(files.values()), split, table)
+    return [replace(crop, group=grouping.groups.get(crop.source, "")) for crop in rows], grouping.notes
 
 
 def _labels(raw: Path, rows: Iterable[Crop], classes: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -199,9 +239,14 @@ def _labels(raw: Path, rows: Iterable[Crop], classes: tuple[str, ...] | None) ->
     return tuple(labels)
 
 
-def _parted(rows: Sequence[Crop], split: SplitRule, table: LabelsTable | None, seed: int) -> list[Crop]:
+def _parted(
+    rows: Sequence[Crop], folder: RawFolder, split: SplitRule, table: LabelsTable | None, seed: int
+) -> list[Crop]:
     if split.part_column and table is not None:
         return [_told_part(crop, table, split.part_column) if crop.kept else crop for crop in rows]
+    if split.part_folders:
+        part_of = {file.source: file.part for file in folder.files}
+        return [replace(crop, part=part_of[crop.source]) if crop.kept else crop for crop in rows]
     kept = [crop for crop in rows if crop.kept]
     parts = iter(assign_parts(kept, split, seed))
     return [replace(crop, part=next(parts)) if crop.kept else crop for crop in rows]
@@ -214,21 +259,13 @@ def _told_part(crop: Crop, table: LabelsTable, column: str) -> Crop:
     return replace(crop, part=part)
 
 
-def _table_notes(rows: Sequence[Crop], split: SplitRule, table: LabelsTable | None) -> Iterator[str]:
-    sources = sorted({crop.source for crop in rows})
-    kept = sorted({crop.source for crop in rows if crop.kept})
-    if split.by == "folder":
-        loose = [source for source in kept if len(PurePosixPath(source).parts) < 3]
-        yield from _note("files in no sub-folder, each a group of its own", loose)
+def _table_notes(rows: Sequence[Crop], table: LabelsTable | None) -> Iterator[str]:
     if table is None:
         return
+    sources = sorted({crop.source for crop in rows})
+    unknown = sorted({crop.source for crop in rows if crop.kept and not table.covers(crop.source)})
     yield from _note(f"rows of {table.path.name} without a file", table.without_file(sources))
-    unknown = [source for source in kept if not table.covers(source)]
     yield from _note(f"files without a row in {table.path.name}", unknown)
-    column = split.group_column
-    if column:
-        empty = [source for source in kept if table.covers(source) and not table.value(source, column)]
-        yield from _note(f"files with an empty {column}, each a group of its own", empty)
 
 
 def _note(what: str, files: Sequence[str]) -> Iterator[str]:
@@ -245,9 +282,13 @@ def _part_notes(rows: Sequence[Crop], labels: Sequence[str], split: SplitRule) -
     there = {(crop.label, crop.part) for crop in rows if crop.kept}
     asked = {"train": True, "validation": split.validation > 0, "test": split.test > 0}
     why = "too few groups for the split"
-    if split.part_column is not None:  # a part that the column never names was not asked for
+    if tears_micrographs(split):
+        asked, why = dict.fromkeys(PARTS, True), "too few crops"
+    if split.part_column is not None or split.part_folders:  # a part that is never named was not asked for
         asked = {part: any(part == seen for _, seen in there) for part in PARTS}
-        why = f"the column {split.part_column!r} puts none there"
+        why = "the raw folder has none there"
+        if split.part_column is not None:
+            why = f"the column {split.part_column!r} puts none there"
     for label in labels:
         missing = [part for part in PARTS if asked[part] and (label, part) not in there]
         if missing:

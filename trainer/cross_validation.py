@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.files import write_durably
 from edge_agent.model_bundle import open_bundle
+from trainer.ensemble import FOLDS
 from trainer.evaluation import CrossValidation, EvaluationError, Scored, figures, score, sources_of
 from trainer.export import BundleNotes, export
 from trainer.run_folder import Recipe, RunError, read_record
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
     from trainer.crops import DataSet
 
-RESULT: Final = "cross_validation.json"
+RESULT: Final = FOLDS
 
 
-class _FoldScores(BaseModel):
+class FoldScores(BaseModel):
+    """The file `scores.json` of a fold: every micrograph that it held out, scored."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset_fingerprint: str
@@ -58,7 +61,16 @@ def cross_validate(
     recipe = recipe.model_copy(update={"keep": "last"})
     parts = grouped_folds(dataset.train, folds, seed)
     scores = [
-        _fold(dataset, run / f"fold-{index}", recipe, fold, seed, masks, run / "features", progress)
+        fold_scores(
+            dataset,
+            run / f"fold-{index}",
+            recipe,
+            _groups(dataset, fold),
+            seed=seed,
+            masks=masks,
+            features=run / "features",
+            progress=progress,
+        )
         for index, fold in enumerate(parts)
     ]
     by_fold = tuple(fold.balanced_accuracy for fold in scores)
@@ -93,20 +105,29 @@ def read_cross_validation(path: Path) -> CrossValidation:
         raise EvaluationError(f"{file}: no result of edge-trainer crossvalidate here ({error})") from error
 
 
-def _fold(
+def _groups(dataset: DataSet, fold: Fold) -> frozenset[str]:
+    held = set(fold.held_out_ids)
+    return frozenset(crop.group for crop in dataset.train if crop.crop_id in held)
+
+
+def fold_scores(
     dataset: DataSet,
     run: Path,
     recipe: Recipe,
-    fold: Fold,
+    held_out: frozenset[str],
+    *,
+    unused: frozenset[str] = frozenset(),
     seed: int,
-    masks: Path | None,
+    masks: Path | None = None,
     features: Path,
-    progress: Callable[[str, int, int], None],
-) -> _FoldScores:
-    held = set(fold.held_out_ids)
-    groups = frozenset(crop.group for crop in dataset.train if crop.crop_id in held)
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> FoldScores:
+    """Train in `run` without the groups held out and those unused, export, and score the groups held out.
+
+    What is finished is not computed again.
+    """
     file = run / "scores.json"
-    done = _finished(file, dataset, recipe, seed, groups, masks)
+    done = _finished(file, dataset, recipe, seed, held_out, held_out | unused, masks)
     if done is not None:
         return done
 
@@ -118,7 +139,7 @@ def _fold(
         run,
         recipe,
         seed=seed,
-        without_groups=groups,
+        without_groups=held_out | unused,
         validate=False,
         features=features,
         progress=told,
@@ -126,9 +147,9 @@ def _fold(
     bundle = run / "bundle"
     if not bundle.exists():
         export(run, dataset, bundle, BundleNotes(name=run.name, version="0"), progress=told)
-    crops = [crop for crop in dataset.train if crop.group in groups]
+    crops = [crop for crop in dataset.train if crop.group in held_out]
     scored, unreadable = score(open_bundle(bundle), dataset, sources_of(crops), masks, told)
-    result = _FoldScores(
+    result = FoldScores(
         dataset_fingerprint=dataset.fingerprint,
         recipe=recipe,
         seed=seed,
@@ -141,15 +162,22 @@ def _fold(
 
 
 def _finished(
-    file: Path, dataset: DataSet, recipe: Recipe, seed: int, groups: frozenset[str], masks: Path | None
-) -> _FoldScores | None:
+    file: Path,
+    dataset: DataSet,
+    recipe: Recipe,
+    seed: int,
+    held_out: frozenset[str],
+    unseen: frozenset[str],
+    masks: Path | None,
+) -> FoldScores | None:
     """The scores of a fold where they are there and of this very question."""
     try:
-        done = _FoldScores.model_validate_json(file.read_bytes())
-        held_out = read_record(file.parent).held_out
+        done = FoldScores.model_validate_json(file.read_bytes())
+        recorded = read_record(file.parent).held_out
     except (OSError, ValidationError, UnicodeDecodeError, RunError):
         return None
     same = (done.dataset_fingerprint, done.recipe, done.seed) == (dataset.fingerprint, recipe, seed)
     masked = masks is None or any(entry.peak_on_particle is not None for entry in done.scored)
     # Another number of folds has other groups in the fold of this number.
-    return done if same and masked and set(held_out) == groups else None
+    asked = set(recorded) == unseen and {entry.group for entry in done.scored} <= held_out
+    return done if same and masked and asked else None

@@ -3,6 +3,7 @@
 Only this module knows the cache: what was found in each file is kept under a name made of the file's stamp,
 the preprocessing and the code that did the work, pixels under the hash of their content. So an interrupted
 run goes on where it stopped, a changed file or rule is done again, and equal pixels are known by their name.
+What is measured of a file is kept with it, thresholds are not: another threshold reads no file again.
 
 Files are examined in separate processes: one that kills a native decoder is named, and Ctrl-C loses nothing.
 """
@@ -23,24 +24,39 @@ from functools import cache
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import edge_agent
 from edge_agent.files import FileStamp, stamp_of
+from edge_agent.grey_scale import ContrastLimits
 from edge_agent.micrograph import Micrograph, NotAnImage, UnusableFile, read_micrograph
-from edge_agent.preprocessing import Box, Preprocessing, describe_field, grey_field, input_shape, plan_boxes
+from edge_agent.preprocessing import (
+    Box,
+    FieldStatistics,
+    Preprocessing,
+    describe_field,
+    grey_field,
+    input_shape,
+    plan_boxes,
+)
+from trainer.burnt_in import find_burnt_in
+from trainer.quality import Measures, measured, standard_field
 from trainer.split import PrepareError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
+    from typing import Any
 
     from numpy.typing import NDArray
 
 CACHE_FOLDER: Final = "cache"
+OVERVIEW_PX: Final = 160
+"""Side of the square whose area the overview of a whole field has."""
 _AGENT_FOLDER: Final = Path(edge_agent.__file__).parent
+_OWN_CODE: Final = ("cutting", "quality", "burnt_in")
 _AGENT_IMPORT: Final = re.compile(r"^\s*(?:from|import) edge_agent\.(\w+)", re.MULTILINE)
 # Starting processes takes about a second, which few or small files do not repay.
 _FILES_WORTH_PROCESSES: Final = 48
@@ -71,6 +87,18 @@ class CutFile(BaseModel):
     pixel_size_nm: tuple[float, float] | None = None
     reason: str = ""
     crops: tuple[CachedCrop, ...] = ()
+    acquired: str = ""
+    """ISO 8601, UTC; "" where the file does not say it unambiguously."""
+    microscope: str = ""
+    """As written in the file."""
+    measures: Measures | None = None
+    """None where the file gave no pixels, too few of them, or nothing but noise."""
+    overview: CachedCrop | None = None
+    """The whole field, small, without an info bar: what near-duplicates are known by."""
+    near: str = ""
+    """Names the pictures of about the same area, of which this is one; given after cutting."""
+    note: str = ""
+    """What a person should know of a picture that is kept; given after cutting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +109,8 @@ class CutPlan:
     out: Path
     preprocessing: Preprocessing
     cache_px: int
+    info_bars: Literal["keep", "crop"] = "keep"
+    """"crop": boxes and contrast limits are of the field above a burnt-in info bar."""
 
 
 def cut_files(
@@ -183,23 +213,46 @@ def _refused(source: str, reason: str, error: UnusableFile) -> CutFile:
 
 def _cut_micrograph(source: str, taken: Micrograph, plan: CutPlan) -> CutFile:
     rule, pixels = plan.preprocessing, taken.pixels
-    shape_px = (int(pixels.shape[0]), int(pixels.shape[1]))
-    field = describe_field(pixels, rule)
-    boxes = () if field.blank else plan_boxes(shape_px, taken.pixel_size_nm, rule)
-    crops = []
-    for box in boxes:
-        shape = cached_shape(box, taken.pixel_size_nm, plan)
-        grey = grey_field(pixels, field.contrast, shape, box)
-        crops.append(_keep_pixels(np.rint(grey * 255).astype(np.uint8), box, plan.out))
+    field, burnt_in = describe_field(pixels, rule), find_burnt_in(pixels)
+    above = pixels[: pixels.shape[0] - burnt_in.info_bar_rows]
+    field_above = describe_field(above, rule) if burnt_in.info_bar_rows else field
+    blank = field.blank or field_above.blank
+    standard = None if blank else standard_field(above, field_above)
+    if plan.info_bars == "crop":
+        pixels, field = above, field_above
     return CutFile(
         source=source,
         content=taken.source.sha256 or taken.source.fingerprint,
         sha256=taken.source.sha256,
-        shape_px=shape_px,
+        shape_px=(int(taken.pixels.shape[0]), int(taken.pixels.shape[1])),
         pixel_size_nm=taken.pixel_size_nm,
-        reason="blank field" if field.blank else "",
-        crops=tuple(crops),
+        reason="blank field" if blank else "",
+        crops=() if blank else _crops(pixels, field, taken.pixel_size_nm, plan),
+        acquired=taken.acquired.isoformat() if taken.acquired else "",
+        microscope=taken.instrument.device or "",
+        measures=None if standard is None else measured(above, field_above, standard, burnt_in),
+        overview=None if standard is None else _overview(standard, above, plan),
     )
+
+
+def _crops(
+    pixels: NDArray[Any], field: FieldStatistics, pixel_size_nm: tuple[float, float] | None, plan: CutPlan
+) -> tuple[CachedCrop, ...]:
+    shape_px = (int(pixels.shape[0]), int(pixels.shape[1]))
+    found = []
+    for box in plan_boxes(shape_px, pixel_size_nm, plan.preprocessing):
+        grey = grey_field(pixels, field.contrast, cached_shape(box, pixel_size_nm, plan), box)
+        found.append(_keep_pixels(np.rint(grey * 255).astype(np.uint8), box, plan.out))
+    return tuple(found)
+
+
+def _overview(standard: NDArray[np.float32], above: NDArray[Any], plan: CutPlan) -> CachedCrop:
+    rows, columns = (int(length) for length in standard.shape)
+    shrink = min(1.0, OVERVIEW_PX / (rows * columns) ** 0.5)
+    shape = (max(1, round(rows * shrink)), max(1, round(columns * shrink)))
+    grey = grey_field(standard, ContrastLimits(0.0, 1.0), shape)
+    box = (0, 0, int(above.shape[1]), int(above.shape[0]))
+    return _keep_pixels(np.rint(grey * 255).astype(np.uint8), box, plan.out)
 
 
 def cached_shape(box_px: Box, pixel_size_nm: tuple[float, float] | None, plan: CutPlan) -> tuple[int, int]:
@@ -253,14 +306,15 @@ def _already_cut(source: str, plan: CutPlan) -> CutFile | None:
         cut = CutFile.model_validate_json(data)
     except (OSError, ValidationError):
         return None
-    whole = all(_size_bytes(plan.out / crop.cached) == crop.cached_bytes for crop in cut.crops)
+    kept = (*cut.crops, cut.overview) if cut.overview else cut.crops
+    whole = all(_size_bytes(plan.out / crop.cached) == crop.cached_bytes for crop in kept)
     return cut if whole and cut.source == source else None
 
 
 def _record_path(source: str, stamp: FileStamp, plan: CutPlan) -> Path:
     # Neither device nor inode: a share gives other ones after it was mounted again.
     rule = plan.preprocessing.model_dump_json()
-    key = f"{source}\0{stamp.size_bytes}\0{stamp.modified_ns}\0{rule}\0{plan.cache_px}\0{_code()}"
+    key = f"{source}\0{stamp.size_bytes}\0{stamp.modified_ns}\0{rule}\0{plan.cache_px}\0{plan.info_bars}\0{_code()}"
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     return plan.out / CACHE_FOLDER / "found" / name[:2] / f"{name}.json"
 
@@ -268,7 +322,9 @@ def _record_path(source: str, stamp: FileStamp, plan: CutPlan) -> Path:
 @cache
 def _code() -> str:
     """Hash the code that reads and cuts: pixels of another version are never taken for this one's."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest = hashlib.sha256()
+    for name in _OWN_CODE:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     for name in agent_modules():
         digest.update((_AGENT_FOLDER / f"{name}.py").read_bytes())
     return digest.hexdigest()

@@ -2,102 +2,71 @@
 
 What is scored is what runs on the microscope PC: source micrographs are opened, not cached crops. Intervals come
 from resampling groups (sample, session, article), because micrographs of one group are not independent.
+
+Where the split tears micrographs apart (`every-third`), scoring whole micrographs would score what was trained on;
+then each held-out crop is scored by itself, with the contrast of its whole field, as the agent would cut it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edge_agent.classifier import Classifier
+from edge_agent.classifier import Classifier, Prediction, TilePrediction
 from edge_agent.decision import decide
 from edge_agent.micrograph import UnusableFile, read_micrograph
 from edge_agent.model_bundle import Bundle, open_bundle
+from edge_agent.preprocessing import CamMap, Tiles, compose_cam, cut_tiles
 from trainer.bundle_writer import add_file
-from trainer.split import leaks
+from trainer.figures import Figures, Scored, figures
+from trainer.leaks import leak_report
+from trainer.pointing import MaskError, mask_of, pointing
+from trainer.split import tears_micrographs
+from trainer.training_facts import read_training_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from edge_agent.classifier import Prediction
     from edge_agent.micrograph import Micrograph
-    from edge_agent.preprocessing import CamMap
+    from edge_agent.preprocessing import Box
     from trainer.crops import Crop, DataSet
+    from trainer.split import LabelsTable
 
 EVALUATION: Final = "evaluation.json"
-BOOTSTRAP_ROUNDS: Final = 2000
+
+__all__ = [
+    "EVALUATION",
+    "CrossValidation",
+    "Evaluation",
+    "EvaluationError",
+    "Figures",
+    "Scored",
+    "Source",
+    "answer",
+    "evaluate",
+    "figures",
+    "read_evaluation",
+    "readable",
+    "score",
+    "sources_of",
+]
 
 
 class EvaluationError(Exception):
     """A bundle cannot be evaluated on this data; the message says what was seen."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Scored(_Part):
-    """The answer for one micrograph. `peak_on_particle` and `energy_on_particles` need masks."""
-
-    file: str
-    group: str
-    label: str
-    predicted: str
-    probability: float
-    decision: str
-    peak_on_particle: bool | None = None
-    energy_on_particles: float | None = None
-    chance: float | None = None
-    particle_share: float | None = None
-
-
-class ClassFigures(_Part):
-    """Figures of one class; None where nothing was predicted or present."""
-
-    micrographs: int
-    precision: float | None
-    recall: float | None
-    f1: float | None
-
-
-class CamFigures(_Part):
-    """Whether the map points at what a person masked, over correctly classified micrographs."""
-
-    micrographs: int
-    peak_on_particle: float
-    chance: float
-    """Share of positions that would count as a hit: the masks dilated by half a cell."""
-    energy_on_particles: float
-    particle_share: float
-
-
-class Figures(_Part):
-    """The figures of a set of scored micrographs."""
-
-    micrographs: int
-    groups: int
-    accuracy: float
-    balanced_accuracy: float
-    balanced_accuracy_interval: tuple[float, float]
-    """2.5 and 97.5 percent of bootstrap samples drawn by group."""
-    classes: dict[str, ClassFigures]
-    confusion: tuple[tuple[int, ...], ...]
-    """Rows are the true classes, columns the answers, both in the order of the labels."""
-    decisions: dict[str, int]
-    cam: CamFigures | None = None
-
-
-class CrossValidation(_Part):
+class CrossValidation(BaseModel):
     """Grouped folds: every micrograph scored by a network that saw none of its group."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     folds: int
     seed: int
@@ -112,7 +81,7 @@ class CrossValidation(_Part):
     """Micrographs that no network was asked about, by file, with the reason."""
 
 
-class Evaluation(_Part):
+class Evaluation(BaseModel):
     """The file `evaluation.json` of a bundle."""
 
     schema_: Literal["scopewatch.evaluation/1"] = Field(default="scopewatch.evaluation/1", alias="schema")
@@ -127,19 +96,26 @@ class Evaluation(_Part):
     unreadable: dict[str, str]
     predictions: tuple[Scored, ...]
     cross_validation: CrossValidation | None = None
+    dataset: str = ""
+    """Folder of the data set, when it was evaluated; "" in evaluations of scopewatch 0.2 and before."""
+    seed: int = 0
+    """Of the bootstrap samples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A micrograph to be scored."""
+    """A micrograph to be scored, or one crop of it."""
 
     file: str
     label: str
     group: str
     sha256: str | None
     """Of the file when the data set was prepared; None where it is not known."""
+    near: str = ""
+    box_px: Box | None = None
+    """The crop; None for the whole micrograph."""
 
 
 def evaluate(
@@ -149,23 +125,26 @@ def evaluate(
     *,
     masks: Path | None = None,
     cross_validation: CrossValidation | None = None,
+    table: LabelsTable | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Evaluation:
     """Score a bundle on one part of a data set and put `evaluation.json` into the bundle.
 
     `masks` is a folder of instance masks (0 = ground) of the micrographs' size, each called like its source but
-    `.png`, in class folders or not. `seed` draws the bootstrap samples.
+    `.png`, in class folders or not. The columns of `table` (sample, session, operator ...) are ways to look at
+    the accuracy. `seed` draws the bootstrap samples.
 
     Raises:
         EvaluationError: the part is empty, its classes are not the bundle's, or a mask does not fit.
 
     """
     bundle = open_bundle(bundle_path)
-    sources = sources_of(dataset.part(part))
-    if not sources:
+    crops = dataset.part(part)
+    if not crops:
         raise EvaluationError(f"{dataset.root}: no micrograph in the part {part}; prepare with another split")
-    scored, unreadable = score(bundle, dataset, sources, masks, progress)
+    sources = crop_sources(crops) if tears_micrographs(dataset.split) else sources_of(crops)
+    scored, unreadable = score(bundle, dataset, sources, masks, progress, table)
     evaluation = Evaluation(
         bundle=f"{bundle.manifest.name}-{bundle.manifest.version}",
         model_sha256=bundle.sha256,
@@ -178,16 +157,52 @@ def evaluate(
         unreadable=unreadable,
         predictions=scored,
         cross_validation=cross_validation,
+        dataset=str(dataset.root.resolve()),
+        seed=seed,
     )
     text = evaluation.model_dump_json(indent=1, by_alias=True) + "\n"
     add_file(bundle_path, EVALUATION, text.encode())
     return evaluation
 
 
+def read_evaluation(bundle: Bundle) -> Evaluation:
+    """Read the evaluation in a bundle.
+
+    Raises:
+        EvaluationError: there is none, it cannot be read, or it is another model's.
+
+    """
+    file = bundle.path / EVALUATION
+    if EVALUATION not in bundle.manifest.sha256:
+        raise EvaluationError(
+            f"{bundle.path}: not evaluated; run edge-trainer evaluate {bundle.path} DATASET first"
+        )
+    try:
+        found = Evaluation.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise EvaluationError(
+            f"{file}: not an evaluation that this version reads ({error}); evaluate again"
+        ) from error
+    if found.model_sha256 != bundle.sha256:
+        raise EvaluationError(
+            f"{file}: evaluates another model ({found.model_sha256[:12]}...); run edge-trainer evaluate again"
+        )
+    return found
+
+
 def sources_of(crops: Sequence[Crop]) -> tuple[Source, ...]:
     """The source micrographs of some crops, each once, in the crops' order."""
-    found = {crop.source: Source(crop.source, crop.label, crop.group, crop.sha256) for crop in crops}
+    found = {crop.source: _source(crop) for crop in crops}
     return tuple(found.values())
+
+
+def crop_sources(crops: Sequence[Crop]) -> tuple[Source, ...]:
+    """Each crop by itself, for a split that tears micrographs apart."""
+    return tuple(_source(crop, crop.box_px) for crop in crops)
+
+
+def _source(crop: Crop, box_px: Box | None = None) -> Source:
+    return Source(crop.source, crop.label, crop.group, crop.sha256, crop.near, box_px)
 
 
 def score(
@@ -196,6 +211,7 @@ def score(
     sources: Sequence[Source],
     masks: Path | None,
     progress: Callable[[str, int, int], None],
+    table: LabelsTable | None = None,
 ) -> tuple[tuple[Scored, ...], dict[str, str]]:
     """Classify source micrographs as the agent does; the second value says which could not be read, and why."""
     unknown = sorted({source.label for source in sources} - set(bundle.manifest.labels))
@@ -205,190 +221,136 @@ def score(
         )
     classifier = Classifier(bundle)
     scored, unreadable = [], {}
-    for index, source in enumerate(sources):
+    for index, (source, micrograph) in enumerate(readable(dataset, sources)):
         progress("classified", index, len(sources))
-        try:
-            micrograph = _read(dataset.raw / source.file, source)
-        except (UnusableFile, OSError) as error:
-            unreadable[source.file] = str(error)
+        if isinstance(micrograph, str):
+            unreadable[source.file] = micrograph
             continue
-        prediction = classifier.classify(micrograph)
-        decision = decide(prediction, bundle.manifest).decision
-        scored.append(_scored(source, prediction, decision, _mask(source, masks, micrograph.pixels.shape)))
+        prediction = answer(classifier, micrograph, source)
+        entry = _scored(source, micrograph, prediction, decide(prediction, bundle.manifest).decision)
+        told = {} if table is None else _told(table, source)
+        seen = _pointing(source, prediction, masks, micrograph)
+        scored.append(entry.model_copy(update={**seen, "told": told}))
     progress("classified", len(sources), len(sources))
     if not scored:
         raise EvaluationError(f"{dataset.raw}: none of the {len(sources)} micrographs can be read any more")
     return tuple(scored), unreadable
 
 
-def _read(path: Path, source: Source) -> Micrograph:
-    micrograph = read_micrograph(path)
+def readable(dataset: DataSet, sources: Sequence[Source]) -> Iterator[tuple[Source, Micrograph | str]]:
+    """Open each source, or say why it cannot be; crops of one micrograph that follow each other open it once."""
+    file, opened = None, None
+    for source in sources:
+        if opened is None or source.file != file:
+            file, opened = source.file, _opened(dataset.raw / source.file, source)
+        yield source, opened
+
+
+def _opened(path: Path, source: Source) -> Micrograph | str:
+    try:
+        micrograph = read_micrograph(path)
+    except (UnusableFile, OSError) as error:
+        return str(error)
     if None not in (source.sha256, micrograph.source.sha256) and source.sha256 != micrograph.source.sha256:
-        raise UnusableFile("was changed since edge-trainer prepare; run that again", path)
+        return f"{path}: was changed since edge-trainer prepare; run that again"
     return micrograph
 
 
-def _scored(source: Source, prediction: Prediction, decision: str, mask: NDArray[np.bool_] | None) -> Scored:
-    entry = Scored(
+def answer(classifier: Classifier, micrograph: Micrograph, source: Source) -> Prediction:
+    """The network's answer for a source: the agent's own, or that for one of the agent's boxes alone."""
+    if source.box_px is None:
+        return classifier.classify(micrograph)
+    manifest, box = classifier.bundle.manifest, source.box_px
+    every = cut_tiles(micrograph.pixels, micrograph.pixel_size_nm, manifest.preprocessing)
+    tiles = Tiles(tuple(tile for tile in every.tiles if tile.box_px == box), every.field)
+    if not tiles.tiles:
+        raise EvaluationError(
+            f"{source.file}: the bundle's tile plan has no box {box}; the data set was prepared with another one"
+        )
+    answers = [classifier.infer(tile.values[None]) for tile in tiles.tiles]
+    mean: NDArray[np.float32] = np.concatenate([probabilities for probabilities, _ in answers]).mean(axis=0)
+    winner = int(mean.argmax())
+    label = manifest.labels[winner]
+    shape = (int(micrograph.pixels.shape[0]), int(micrograph.pixels.shape[1]))
+    covered, values = compose_cam(tiles.tiles, [cam[0, winner] for _, cam in answers], shape)
+    composition = manifest.preprocessing.cam_composition
+    probabilities = tuple(float(value) for value in mean)
+    return Prediction(
+        label=label,
+        labels=manifest.labels,
+        probabilities=probabilities,
+        novelty=None,
+        tiles=(TilePrediction(box, probabilities),),
+        cam=CamMap(label, manifest.cam.method, covered, values, composition),
+        field=tiles.field,
+        preprocess_ms=0.0,
+        infer_ms=0.0,
+    )
+
+
+def _scored(source: Source, micrograph: Micrograph, prediction: Prediction, decision: str) -> Scored:
+    return Scored(
         file=source.file,
         group=source.group,
         label=source.label,
         predicted=prediction.label,
         probability=round(prediction.probability, 4),
         decision=decision,
-    )
-    if mask is None:
-        return entry
-    seen = pointing(prediction.cam, mask)
-    return entry.model_copy(
-        update={
-            "peak_on_particle": seen.hit,
-            "chance": round(seen.chance, 4),
-            "energy_on_particles": round(seen.energy, 4),
-            "particle_share": round(seen.particle_share, 4),
-        }
+        probabilities={
+            label: float(f"{value:.6g}")
+            for label, value in zip(prediction.labels, prediction.probabilities, strict=True)
+        },
+        pixel_size_nm=micrograph.pixel_size_nm[1] if micrograph.pixel_size_nm is not None else None,
+        acquired=micrograph.acquired.isoformat() if micrograph.acquired is not None else "",
+        microscope=micrograph.instrument.device or "",
+        near=source.near,
+        box_px=source.box_px,
     )
 
 
-def _mask(source: Source, masks: Path | None, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    if masks is None:
-        return None
-    relative = PurePosixPath(source.file).with_suffix(".png")
-    file = next((masks / name for name in (relative, relative.name) if (masks / name).is_file()), None)
-    if file is None:
-        return None
+def _told(table: LabelsTable, source: Source) -> dict[str, str]:
+    values = {column: table.value(source.file, column) for column in table.columns if column != "file"}
+    return {column: value for column, value in values.items() if value}
+
+
+def _pointing(
+    source: Source, prediction: Prediction, masks: Path | None, micrograph: Micrograph
+) -> dict[str, bool | float]:
     try:
-        with Image.open(file) as picture:
-            values = np.asarray(picture)
-    except OSError as error:
-        raise EvaluationError(f"{file}: the mask cannot be read ({error}); repair or remove it") from error
-    if values.shape != shape:
-        raise EvaluationError(
-            f"{file}: the mask has shape {values.shape}, the micrograph {source.file} has {shape}; "
-            "a mask is one grey picture of the micrograph's size"
-        )
-    return np.asarray(values > 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Pointing:
-    """Where a map points, against a mask of what should matter."""
-
-    hit: bool
-    """The peak's cell holds a masked pixel, i.e. the peak lies on the mask dilated by half a cell."""
-    chance: float
-    """Share of cells that would be hits."""
-    energy: float
-    """Share of the positive evidence, spread evenly over its cells, that falls on masked pixels."""
-    particle_share: float
-    """Share of masked pixels: the energy of a flat map."""
-
-
-def pointing(cam: CamMap, mask: NDArray[np.bool_]) -> Pointing:
-    """The pointing game (Zhang et al., ECCV 2016) and the share of evidence on the mask."""
-    cells = _cell_shares(cam, mask)
-    peak = np.unravel_index(int(cam.values.argmax()), cam.values.shape)
-    positive = np.maximum(cam.values, 0)
-    total = float(positive.sum())
-    energy = float((positive * cells).sum() / total) if total > 0 else float(cells.mean())
-    return Pointing(bool(cells[peak] > 0), float((cells > 0).mean()), energy, float(cells.mean()))
-
-
-def _cell_shares(cam: CamMap, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Share of masked pixels in each cell of the map."""
-    x0, y0, x1, y1 = cam.box_px
-    part = mask[y0:y1, x0:x1]
-    rows, columns = cam.values.shape
-    down, across = _spans(part.shape[0], rows), _spans(part.shape[1], columns)
-    return np.array([[part[down_one, across_one].mean() for across_one in across] for down_one in down])
-
-
-def _spans(length: int, cells: int) -> list[slice]:
-    """Divide an axis into cells of at least a pixel each (a small picture may have more cells than pixels)."""
-    edges = np.linspace(0, length, cells + 1).round().astype(int)
-    starts = np.minimum(edges[:-1], length - 1)
-    return [
-        slice(int(start), max(int(start) + 1, int(end))) for start, end in zip(starts, edges[1:], strict=True)
-    ]
-
-
-def figures(scored: Sequence[Scored], labels: Sequence[str], seed: int) -> Figures:
-    """Per-class figures, confusion, class-balanced accuracy with its interval, CAM figures."""
-    true = np.array([labels.index(entry.label) for entry in scored])
-    answer = np.array([labels.index(entry.predicted) for entry in scored])
-    groups = np.array([entry.group for entry in scored])
-    confusion = np.zeros((len(labels), len(labels)), dtype=int)
-    np.add.at(confusion, (true, answer), 1)
-    decisions = [entry.decision for entry in scored]
-    return Figures(
-        micrographs=len(scored),
-        groups=len(set(groups.tolist())),
-        accuracy=round(float((true == answer).mean()), 4),
-        balanced_accuracy=round(balanced_accuracy(true, answer), 4),
-        balanced_accuracy_interval=_interval(true, answer, groups, seed),
-        classes={label: _class_figures(confusion, index) for index, label in enumerate(labels)},
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
-        decisions={name: decisions.count(name) for name in sorted(set(decisions))},
-        cam=_cam_figures(scored),
-    )
-
-
-def balanced_accuracy(true: NDArray[np.intp], answer: NDArray[np.intp]) -> float:
-    """Mean recall over the classes that occur."""
-    return float(np.mean([(answer[true == label] == label).mean() for label in np.unique(true)]))
-
-
-def _interval(
-    true: NDArray[np.intp], answer: NDArray[np.intp], groups: NDArray[np.str_], seed: int
-) -> tuple[float, float]:
-    draw = np.random.default_rng(seed)
-    names, members = np.unique(groups, return_inverse=True)
-    if len(names) < 2:  # one sample, one session: nothing is known of how others would differ
-        return 0.0, 1.0
-    by_group = [np.nonzero(members == index)[0] for index in range(len(names))]
-    classes, values = len(np.unique(true)), []
-    for _ in range(BOOTSTRAP_ROUNDS):
-        rows = np.concatenate([by_group[index] for index in draw.integers(0, len(names), len(names))])
-        if len(np.unique(true[rows])) == classes:  # a sample without a class says nothing about it
-            values.append(balanced_accuracy(true[rows], answer[rows]))
-    if not values:
-        return 0.0, 1.0
-    low, high = np.percentile(values, [2.5, 97.5])
-    return round(float(low), 4), round(float(high), 4)
-
-
-def _class_figures(confusion: NDArray[np.intp], index: int) -> ClassFigures:
-    hits, present = int(confusion[index, index]), int(confusion[index].sum())
-    answered = int(confusion[:, index].sum())
-    precision = hits / answered if answered else None
-    recall = hits / present if present else None
-    f1 = 2 * hits / (present + answered) if present + answered else None
-    rounded = (None if value is None else round(value, 4) for value in (precision, recall, f1))
-    return ClassFigures(micrographs=present, **dict(zip(("precision", "recall", "f1"), rounded, strict=True)))
-
-
-def _cam_figures(scored: Sequence[Scored]) -> CamFigures | None:
-    right = [
-        entry for entry in scored if entry.label == entry.predicted and entry.peak_on_particle is not None
-    ]
-    if not right:
-        return None
-    return CamFigures(
-        micrographs=len(right),
-        peak_on_particle=round(float(np.mean([bool(entry.peak_on_particle) for entry in right])), 4),
-        chance=round(float(np.mean([entry.chance or 0.0 for entry in right])), 4),
-        energy_on_particles=round(float(np.mean([entry.energy_on_particles or 0.0 for entry in right])), 4),
-        particle_share=round(float(np.mean([entry.particle_share or 0.0 for entry in right])), 4),
-    )
+        mask = mask_of(source.file, masks, micrograph.pixels.shape)
+    except MaskError as error:
+        raise EvaluationError(str(error)) from error
+    if mask is None:
+        return {}
+    seen = pointing(prediction.cam, mask)
+    return {
+        "peak_on_particle": seen.hit,
+        "chance": round(seen.chance, 4),
+        "energy_on_particles": round(seen.energy, 4),
+        "particle_share": round(seen.particle_share, 4),
+    }
 
 
 def _warnings(bundle: Bundle, dataset: DataSet, part: str, folds: CrossValidation | None) -> tuple[str, ...]:
-    found = [f"leak between parts: {leak}" for leak in leaks(dataset.kept)]
+    kin = leak_report(dataset.kept, dataset.split).leaks
+    found = [f"leak between parts: {leak.text()}" for leak in kin if leak.severity == "leak"]
+    found += [
+        f"the figures may flatter: {leak.text()}"
+        for leak in kin
+        if leak.severity == "warning" and leak.held_out == part
+    ]
+    if tears_micrographs(dataset.split):
+        found.insert(
+            0,
+            f"the split {dataset.split.by} puts crops of one micrograph into several parts: the figures measure "
+            "memory beside recognition, and flatter; crops were scored, not micrographs",
+        )
+    trained = read_training_facts(bundle.path)
     if bundle.manifest.dataset_fingerprint != dataset.fingerprint:
         found.append(
             "the bundle was trained on another data set: whether it saw these micrographs is not known"
         )
-    elif part == "train":
+    elif part == "train" or (trained is not None and part in trained.trained_parts):
         found.append("these micrographs were trained on: the figures say nothing about others")
     elif part == "validation" and bundle.manifest.network.weights_kept != "last epoch":
         found.append("these micrographs chose the epoch that was kept: the figures flatter")

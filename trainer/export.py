@@ -1,8 +1,9 @@
 """A finished run -> a bundle: Keras to ONNX, the CAM head joined, and the proof that both compute the same.
 
-The backbone goes through tf2onnx; the head is authored as ONNX nodes (`trainer.cam_graph`). Names, shapes and
-values of both are compared on real crops at their own shapes before anything is written; a difference above the
-tolerance refuses the export.
+A run with members (`trainer.ensemble`) becomes one graph that averages their logits. The
+backbone goes through tf2onnx; the head is authored as ONNX nodes (`trainer.cam_graph`). Names, shapes and values of
+both are compared on real crops at their own shapes before anything is written; a difference above the tolerance
+refuses the export.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnxruntime
 
 from edge_agent.model_bundle import (
     Bundle,
@@ -30,12 +30,16 @@ from edge_agent.model_bundle import (
 from edge_agent.model_bundle import (
     Network as NetworkFacts,
 )
+from trainer.accuracy_curve import CURVE, LearningCurve
 from trainer.backbones import IMAGENET, NO_WEIGHTS, architectures, attribution
-from trainer.bundle_writer import GOLDEN_TOLERANCE, BundleFiles, write_bundle
-from trainer.cam_graph import CAM, INPUT, OPSET, PROBABILITIES, append_cam_head
+from trainer.bundle_writer import GOLDEN_TOLERANCE, BundleFiles, onnx_session, write_bundle
+from trainer.cam_graph import CAM, INPUT, OPSET, PROBABILITIES, append_cam_head, join_backbones, stack_heads
+from trainer.ensemble import as_used, members_of, trained_parts
 from trainer.features import shown
-from trainer.model_card import model_card
+from trainer.learning_curve_chart import draw_learning_curve
+from trainer.model_card import CURVE_PICTURE, model_card
 from trainer.training import load_run
+from trainer.training_facts import TRAINING, training_facts, training_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from trainer.crops import Crop, DataSet
     from trainer.network import Network
     from trainer.run_folder import RunRecord
+    from trainer.split import Part
 
 PARITY_TOLERANCE: Final = 1e-4
 PARITY_CROPS: Final = 50
@@ -72,6 +77,17 @@ class BundleNotes:
     """In which views the agent shows each box to the network; the answers are averaged."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """The members of a run, at least one, and the data set with its parts as they used them."""
+
+    records: tuple[RunRecord, ...]
+    networks: tuple[Network, ...]
+    dataset: DataSet
+    parts: tuple[Part, ...]
+    """Parts of the data set as it was given that some member was fitted to."""
+
+
 def export(
     run: Path,
     dataset: DataSet,
@@ -81,66 +97,131 @@ def export(
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Bundle:
-    """Write the bundle of a finished run into the new folder `bundle`.
+    """Write the bundle of a finished run, of an ensemble or of all folds into the new folder `bundle`.
 
-    `seed` draws the crops on which ONNX and Keras are compared.
+    `seed` draws the crops on which ONNX and Keras are compared. A learning curve that lies in the run's folder
+    goes along.
 
     Raises:
-        ExportError: the data set is not the run's, or ONNX and Keras differ by more than the tolerance.
+        ExportError: the data set is not the run's, the members do not fit together, or ONNX and Keras differ by
+            more than the tolerance.
         FileExistsError: the bundle's folder is there already.
+        RunError: the run, or one of its members, has not finished.
 
     """
     if bundle.exists():  # before the minutes of work, not after
         raise FileExistsError(f"{bundle} exists; choose another folder or remove it first")
-    record, network = load_run(run)
-    if dataset.fingerprint != record.dataset_fingerprint:
-        raise ExportError(f"{run}: was trained on another data set than {dataset.root}; give the run's own")
+    members = members_of(run)
+    trained = _load(run, members, dataset)
     progress("Keras to ONNX", 0, 3)
-    model = to_onnx(network)
+    model = to_onnx(*trained.networks)
     progress("parity on real crops", 1, 3)
-    parity = compare(network, model, dataset, _some_crops(dataset, seed))
+    parity = compare(trained.networks, model, dataset, _some_crops(dataset, seed))
     if max(parity.probabilities, parity.cam) > parity.tolerance:
         raise ExportError(
             f"{run}: ONNX Runtime differs from Keras by {parity.probabilities:.1e} (probabilities) and "
             f"{parity.cam:.1e} (cam) on {parity.crops} crops, more than {parity.tolerance:.0e}; not exported"
         )
     progress("golden cases and manifest", 2, 3)
-    manifest = _manifest(record, network, dataset, parity, notes)
-    others = {
-        "MODEL_CARD.md": model_card(manifest, record, dataset, notes.notes).encode(),
-        "labels.csv": _labels_table(dataset),
-    }
-    licence = attribution(record.recipe.backbone, record.recipe.weights)
-    if licence is not None:
-        others["THIRD_PARTY.md"] = licence.encode()
+    manifest = _manifest(trained, parity, notes)
+    others = _other_files(run, members, trained, manifest, notes)
     written = write_bundle(bundle, BundleFiles(model, others), manifest)
     progress("done", 3, 3)
     return written
 
 
-def to_onnx(network: Network) -> bytes:
-    """The network as ONNX: input `micrograph` [n, 1, rows, columns], outputs `probabilities` and `cam`."""
+def _other_files(
+    run: Path, members: Sequence[Path], trained: _Trained, manifest: Manifest, notes: BundleNotes
+) -> dict[str, bytes]:
+    """What lies in the bundle beside model, golden cases and manifest."""
+    curve = _curve(run, trained.dataset)
+    card = model_card(manifest, trained.records, trained.dataset, notes.notes, curve)
+    others = {
+        "MODEL_CARD.md": card.encode(),
+        "labels.csv": _labels_table(trained.dataset),
+        TRAINING: training_json(training_facts(run, members, trained.parts)),
+    }
+    recipe = trained.records[0].recipe
+    licence = attribution(recipe.backbone, recipe.weights)
+    if licence is not None:
+        others["THIRD_PARTY.md"] = licence.encode()
+    if curve is not None:
+        others |= {CURVE: curve.json_bytes(), CURVE_PICTURE: _picture(curve)}
+    return others
+
+
+def _load(run: Path, members: Sequence[Path], dataset: DataSet) -> _Trained:
+    """Load all members; ExportError where they are not of this data set, or not of one kind."""
+    loaded = [load_run(member) for member in members]
+    records = tuple(record for record, _ in loaded)
+    networks = tuple(network for _, network in loaded)
+    for member, record in zip(members, records, strict=True):
+        if dataset.fingerprint != record.dataset_fingerprint:
+            raise ExportError(
+                f"{member}: was trained on another data set than {dataset.root}; give the run's own"
+            )
+    kinds = [
+        (network.labels, network.backbone.name, network.backbone.stride, network.backbone.value_range)
+        for network in networks
+    ]
+    for member, kind in zip(members, kinds, strict=True):
+        if kind != kinds[0]:
+            raise ExportError(
+                f"{member}: {_kind(*kind)} does not average with {_kind(*kinds[0])} of {members[0].name}; "
+                "an ensemble's members have equal classes and one backbone"
+            )
+    return _Trained(records, networks, as_used(records, dataset), trained_parts(records, dataset))
+
+
+def _kind(labels: Sequence[str], backbone: str, stride: int, value_range: tuple[float, float]) -> str:
+    return (
+        f"{backbone} (stride {stride}, inputs {value_range[0]:g} to {value_range[1]:g}, {', '.join(labels)})"
+    )
+
+
+def _curve(run: Path, dataset: DataSet) -> LearningCurve | None:
+    if not (run / CURVE).is_file():
+        return None
+    curve = LearningCurve.read(run)
+    return curve if curve.dataset_fingerprint == dataset.fingerprint else None
+
+
+def _picture(curve: LearningCurve) -> bytes:
+    buffer = io.BytesIO()
+    draw_learning_curve(curve).savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def to_onnx(*networks: Network) -> bytes:
+    """The network as ONNX: input `micrograph` [n, 1, rows, columns], outputs `probabilities` and `cam`.
+
+    Of several networks, one graph with the mean of their logits and of their maps.
+    """
+    backbone = join_backbones([_backbone_graph(network) for network in networks])
+    model = append_cam_head(backbone, *stack_heads([network.head for network in networks]))
+    return bytes(model.SerializeToString())
+
+
+def _backbone_graph(network: Network) -> Any:  # noqa: ANN401 - onnx has no types
     import tensorflow as tf
     import tf2onnx
 
     spec = (tf.TensorSpec((None, None, None, 1), tf.float32, name=INPUT),)
     function = tf.function(lambda picture: network.features(picture, training=False))
-    backbone, _ = tf2onnx.convert.from_function(
+    graph, _ = tf2onnx.convert.from_function(
         function, input_signature=spec, opset=OPSET, inputs_as_nchw=[INPUT], outputs_as_nchw=[_FIRST_OUTPUT]
     )
-    weights, bias = network.head
-    model = append_cam_head(backbone, weights, bias)
-    return bytes(model.SerializeToString())
+    return graph
 
 
-def compare(network: Network, model: bytes, dataset: DataSet, crops: Sequence[Crop]) -> Parity:
-    """How far ONNX Runtime is from Keras on crops, each at its own shape.
+def compare(networks: Sequence[Network], model: bytes, dataset: DataSet, crops: Sequence[Crop]) -> Parity:
+    """How far ONNX Runtime is from the mean of the Keras networks on crops, each at its own shape.
 
     Raises:
         ExportError: an output is missing, has another shape, or is no number.
 
     """
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = onnx_session(model)
     inputs = [put.name for put in session.get_inputs()]
     outputs = {put.name for put in session.get_outputs()}
     if inputs != [INPUT] or not {PROBABILITIES, CAM} <= outputs:
@@ -149,13 +230,12 @@ def compare(network: Network, model: bytes, dataset: DataSet, crops: Sequence[Cr
             f"not {INPUT}, {PROBABILITIES} and {CAM}"
         )
     worst_probability = worst_cam = worst_absolute = 0.0
-    low, high = network.backbone.value_range
+    low, high = networks[0].backbone.value_range
     for crop in crops:
         grey = shown(dataset, crop) * np.float32(high - low) + np.float32(low)
-        expected, expected_cam = network.scoring(grey[None, :, :, None], training=False)
+        expected, evidence = _expected(networks, grey)
         seen, seen_cam = session.run([PROBABILITIES, CAM], {INPUT: grey[None, None]})
-        worst_probability = max(worst_probability, _apart(np.asarray(expected), seen))
-        evidence = np.asarray(expected_cam).transpose(0, 3, 1, 2)
+        worst_probability = max(worst_probability, _apart(expected, seen))
         apart = _apart(evidence, seen_cam)
         worst_absolute = max(worst_absolute, apart)
         worst_cam = max(worst_cam, apart / max(1.0, float(np.abs(evidence).max())))
@@ -166,6 +246,19 @@ def compare(network: Network, model: bytes, dataset: DataSet, crops: Sequence[Cr
         cam_absolute=worst_absolute,
         tolerance=PARITY_TOLERANCE,
     )
+
+
+def _expected(
+    networks: Sequence[Network], grey: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Probabilities and map that Keras gives: of one network its own, of several those of the mean logits."""
+    answers = [network.scoring(grey[None, :, :, None], training=False) for network in networks]
+    evidence = np.mean([np.asarray(cam) for _, cam in answers], axis=0).transpose(0, 3, 1, 2)
+    if len(networks) == 1:
+        return np.asarray(answers[0][0]), evidence
+    logits = evidence.mean(axis=(2, 3))
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True), evidence
 
 
 def _apart(expected: NDArray[np.float32], seen: NDArray[np.float32]) -> float:
@@ -184,11 +277,10 @@ def _some_crops(dataset: DataSet, seed: int) -> tuple[Crop, ...]:
     return tuple(kept[index] for index in sorted(drawn))
 
 
-def _manifest(
-    record: RunRecord, network: Network, dataset: DataSet, parity: Parity, notes: BundleNotes
-) -> Manifest:
-    recipe, labels = record.recipe, record.labels
-    channels = network.head[0].shape[0]
+def _manifest(trained: _Trained, parity: Parity, notes: BundleNotes) -> Manifest:
+    record, dataset, network = trained.records[0], trained.dataset, trained.networks[0]
+    labels = record.labels
+    channels = sum(one.head[0].shape[0] for one in trained.networks)
     return Manifest(
         name=notes.name,
         version=notes.version,
@@ -207,22 +299,11 @@ def _manifest(
             tensor="features",
             description=(
                 "Class activation mapping (Zhou et al., CVPR 2016): a 1x1 convolution on the last feature map "
-                f"({channels} channels), whose average over the field is the logit."
+                f"({channels} channels{_of_members(trained)}), whose average over the field is the logit."
             ),
         ),
         training_ranges=_ranges(dataset),
-        network=NetworkFacts(
-            backbone=recipe.backbone,
-            weights_origin=_origin(recipe.weights, network),
-            fine_tuned_from=recipe.fine_tune_from or architectures()[recipe.backbone].default_split,
-            weights_kept=(
-                "lowest validation loss"
-                if recipe.keep == "best" and record.part["validation"]
-                else "last epoch"
-            ),
-            opset=OPSET,
-            parameters=int(network.scoring.count_params()),
-        ),
+        network=_network_facts(trained),
         dataset_fingerprint=dataset.fingerprint,
         seed=record.seed,
         parity=parity,
@@ -231,6 +312,26 @@ def _manifest(
         licence=notes.licence,
         intended_use=notes.intended_use,
         made_with=record.versions,
+    )
+
+
+def _of_members(trained: _Trained) -> str:
+    return f" of {len(trained.networks)} networks" if len(trained.networks) > 1 else ""
+
+
+def _network_facts(trained: _Trained) -> NetworkFacts:
+    recipe, chosen = trained.records[0].recipe, False
+    for record in trained.records:
+        chosen |= record.recipe.keep == "best" and bool(record.part["validation"])
+    return NetworkFacts(
+        backbone=recipe.backbone,
+        weights_origin=_origin(recipe.weights, trained.networks[0]),
+        fine_tuned_from=recipe.fine_tune_from or architectures()[recipe.backbone].default_split,
+        weights_kept="lowest validation loss" if chosen else "last epoch",
+        opset=OPSET,
+        parameters=sum(int(network.scoring.count_params()) for network in trained.networks),
+        members=len(trained.networks),
+        trained_parts=trained.parts,
     )
 
 

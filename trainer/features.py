@@ -23,6 +23,7 @@ from edge_agent.files import write_durably
 from edge_agent.preprocessing import ContrastLimits, grey_field, input_shape
 from trainer.augmentation import Augmenter
 from trainer.crops import load_pixels
+from trainer.devices import half_precision
 from trainer.run_folder import RunError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def view_features(
         trunk = tf.function(lambda batch: network.trunk(batch, training=False), reduce_retracing=True)
         with _opened(file, note, full, done) as handle:
             for index, crop in enumerate(dataset.train[done:], start=done):
-                augmenter = Augmenter(recipe.augmentation, seed=_crop_seed(seed, crop))
+                augmenter = Augmenter(recipe.augmentation, seed=crop_seed(seed, crop))
                 for windows in _drawn(augmenter, shown(dataset, crop), recipe.views):
                     features = trunk(_scaled(windows, network)[..., None])
                     handle.write(_halved(features, network).tobytes())
@@ -148,7 +149,8 @@ def _key(dataset: DataSet, recipe: Recipe, seed: int, full: tuple[int, ...]) -> 
     computed = [recipe.backbone, recipe.weights, recipe.fine_tune_from]
     weights = Path(recipe.weights)
     content = [hashlib.sha256(weights.read_bytes()).hexdigest()] if weights.is_file() else []
-    return json.dumps([dataset.fingerprint, *drawn, *computed, list(full), *content])
+    rounded = ["half precision"] if half_precision(recipe) else []
+    return json.dumps([dataset.fingerprint, *drawn, *computed, list(full), *content, *rounded])
 
 
 def _done(file: Path, note: Path, key: str, full: tuple[int, ...]) -> int:
@@ -201,6 +203,6 @@ def _note_done(handle: IO[bytes], note: Path, key: str, done: int) -> None:
     write_durably(note, json.dumps({"key": key, "done": done}).encode())
 
 
-def _crop_seed(seed: int, crop: Crop) -> int:
+def crop_seed(seed: int, crop: Crop) -> int:
     """A seed of the crop's own, whatever its place in the data set."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{crop.crop_id}".encode()).digest()[:8], "big")

@@ -7,11 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
-
 from edge_agent.classifier import Classifier
 from edge_agent.model_bundle import MANIFEST, Bundle, open_bundle
-from trainer.evaluation import EVALUATION, Evaluation
+from trainer.evaluation import EVALUATION, EvaluationError, read_evaluation
 
 
 class PublishError(Exception):
@@ -64,14 +62,13 @@ def _repository_models() -> Path:
 
 
 def _check_evaluated(bundle: Bundle) -> None:
-    file = bundle.path / EVALUATION
-    if EVALUATION not in bundle.manifest.sha256:
-        raise PublishError(f"{bundle.path}: not evaluated; run edge-trainer evaluate first")
     try:
-        seen = Evaluation.model_validate_json(file.read_bytes()).model_sha256
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise PublishError(f"{file}: not an evaluation that this version reads; evaluate again") from error
-    if seen != bundle.sha256:
+        found = read_evaluation(bundle)
+    except EvaluationError as error:
+        raise PublishError(str(error)) from error
+    network = bundle.manifest.network
+    if network.members > 1 and found.part in network.trained_parts and found.cross_validation is None:
         raise PublishError(
-            f"{file}: evaluates another model ({seen[:12]}...); run edge-trainer evaluate again"
+            f"{bundle.path / EVALUATION}: scores the part {found.part}, which its {network.members} members have "
+            "seen; evaluate another part, or folds with --cross-validation and their run folder"
         )

@@ -1,8 +1,11 @@
 """Which crops train, which validate, which test: never two crops of one group on different sides.
 
-Only this module knows what belongs together (a micrograph, a sample folder, a value of a table's column) and
-how groups are dealt out: stratified by class, the same on every machine for the same seed. Two crops of one
-micrograph, or two micrographs of one session, on both sides of a split measure memory, not recognition.
+Only this module knows which rules there are and how groups are dealt out: stratified by class, the same on every
+machine for the same seed. Two crops of one micrograph, or two micrographs of one session, on both sides of a
+split measure memory, not recognition. (What belongs together under a rule is `trainer.grouping`'s.)
+
+One rule does tear micrographs apart, "every-third": it is what this project replaces, kept so that its figures
+can be compared.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ _PART_WORDS: Final[Mapping[str, Part]] = {
     "testing": "test",
 }
 _COLUMN: Final = "column:"
+_RULES: Final = ("micrograph", "folder", "session", "day", "every-third")
 
 
 class PrepareError(Exception):
@@ -48,26 +52,35 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
+def part_named(word: str) -> Part | None:
+    """Return the part that a word in a table or a folder's name stands for, in any case; None for other words."""
+    return _PART_WORDS.get(word.strip().lower())
+
+
 class SplitRule(BaseModel):
     """What must stay together, and how much goes where. What is neither test nor validation trains."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     by: str = "micrograph"
-    """"micrograph", "folder" (the sub-folder below the class folder, the same name in two classes is the same
-    group) or "column:NAME" of the labels table."""
+    """What is never torn apart (see `trainer.grouping`): "micrograph", "folder", "session", "day" or "column:NAME"
+    of the labels table. Or "every-third": every third crop tests, every sixth validates, micrographs are torn."""
     test: float = Field(default=0.2, ge=0, lt=1)
     validation: float = Field(default=0.15, ge=0, lt=1)
     part_column: str | None = None
     """Column of the labels table with ready-made parts; then `test` and `validation` are not used."""
+    part_folders: bool = False
+    """The raw folder's own train, val and test folders gave the parts; then the fractions are not used either."""
+    session_gap_hours: float = Field(default=2.0, gt=0, le=24 * 7)
+    """A longer pause between two micrographs of one microscope begins a new session."""
+    utc_offset_hours: float = Field(default=0.0, ge=-14, le=14)
+    """The laboratory's time minus UTC: decides on which day a session began."""
 
     @field_validator("by")
     @classmethod
     def _known(cls, by: str) -> str:
-        if by not in ("micrograph", "folder") and not by.removeprefix(_COLUMN).strip():
-            by = ""
-        if by not in ("micrograph", "folder") and not by.startswith(_COLUMN):
-            raise ValueError('a split is by "micrograph", by "folder" or by "column:NAME"')
+        if by not in _RULES and not (by.startswith(_COLUMN) and by.removeprefix(_COLUMN).strip()):
+            raise ValueError(f"a split is by {', '.join(_RULES)} or column:NAME, not by {by!r}")
         return by
 
     @model_validator(mode="after")
@@ -76,6 +89,14 @@ class SplitRule(BaseModel):
             raise ValueError(
                 f"test ({self.test:g}) and validation ({self.validation:g}) leave less than 0.05 for training"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_source_of_parts(self) -> SplitRule:
+        if self.part_column is not None and self.part_folders:
+            raise ValueError("ready-made parts come from a column or from folders, not from both")
+        if tears_micrographs(self) and (self.part_column is not None or self.part_folders):
+            raise ValueError("every-third makes the parts itself; leave the ready-made ones out")
         return self
 
     @property
@@ -87,6 +108,11 @@ class SplitRule(BaseModel):
     def group_column(self) -> str | None:
         """The labels table's column that names the group, where the rule asks for one."""
         return self.by.removeprefix(_COLUMN).strip() if self.by.startswith(_COLUMN) else None
+
+
+def tears_micrographs(rule: SplitRule) -> bool:
+    """Whether crops of one micrograph may stand in several parts, so that only crops can be scored."""
+    return rule.by == "every-third"
 
 
 class Splittable(Protocol):
@@ -139,12 +165,13 @@ class LabelsTable:
     def part(self, source: str, column: str) -> Part | None:
         """Return the ready-made part of a file, None for an empty cell; PrepareError for any other word."""
         word = self.value(source, column).lower()
-        if word and word not in _PART_WORDS:
+        part = part_named(word)
+        if word and part is None:
             raise PrepareError(
                 f"{self.path}: column {column!r} says {word!r} for {source}; "
                 "it takes train, val (or validation) and test"
             )
-        return _PART_WORDS[word] if word else None
+        return part
 
 
 def read_labels_table(path: Path, needed_columns: Iterable[str] = ()) -> LabelsTable:
@@ -200,13 +227,30 @@ def assign_parts(crops: Sequence[Splittable], rule: SplitRule, seed: int) -> tup
     """Deal whole groups to the parts, so that every class is divided as the rule's fractions say.
 
     One answer a crop, in their order. A class with as many groups as parts stands in every part; one with
-    fewer groups fills train first, then test. The crops' own `part` is not looked at.
+    fewer groups fills train first, then test. The crops' own `part` is not looked at. "every-third" counts crops
+    instead, and there `seed` says where the counting begins.
     """
+    if tears_micrographs(rule):
+        return _every_third(crops, seed)
     shares = {"train": rule.train, "test": rule.test, "validation": rule.validation}
     used = [part for part in ("train", "test", "validation") if shares[part] > 0]
     groups = _count_groups(crops)
     dealt = _deal(groups, [shares[part] for part in used], seed)
     return tuple(_PART_WORDS[used[dealt[crop.group]]] for crop in crops)
+
+
+def _every_third(crops: Sequence[Splittable], shift: int) -> tuple[Part, ...]:
+    """Every third crop of a class tests, every sixth validates, the others train: half of all.
+
+    Counted in the order of files and, within a file, in the order given (of boxes).
+    """
+    cycle: tuple[Part, ...] = ("train", "train", "test", "validation", "train", "test")
+    parts: dict[int, Part] = {}
+    counts: Counter[str] = Counter()
+    for at in sorted(range(len(crops)), key=lambda at: crops[at].source):
+        parts[at] = cycle[(counts[crops[at].label] + shift) % len(cycle)]
+        counts[crops[at].label] += 1
+    return tuple(parts[at] for at in range(len(crops)))
 
 
 def grouped_folds(crops: Iterable[Splittable], folds: int, seed: int) -> tuple[Fold, ...]:

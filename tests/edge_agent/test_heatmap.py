@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edge_agent import __version__, heatmap, lettering
+from edge_agent import __version__, evidence, heatmap, lettering
 from edge_agent.classifier import Prediction
 from edge_agent.decision import Decision
 from edge_agent.files import FileStamp, SourceFile
@@ -213,7 +213,7 @@ class TestGeometry:
 
     @pytest.mark.parametrize(("cells", "count"), [(14, 14 * 35), (7, 7 * 9), (3, 3)])
     def test_at_its_centre_a_cell_has_its_own_value(self, cells: int, count: int) -> None:
-        weights = heatmap._interpolation(count, 1000, (0, 1000), cells)
+        weights = evidence._interpolation(count, 1000, (0, 1000), cells)
 
         step = count // cells
         assert weights[step // 2 :: step] == pytest.approx(np.eye(cells), abs=1e-6)
@@ -284,7 +284,7 @@ class TestColours:
 
     def test_a_weak_map_is_drawn_fainter_than_a_strong_one_and_without_outline(self) -> None:
         spot = hot((7, 7), (14, 14), 1.0)
-        weak, strong = with_cam(spot), with_cam(spot * heatmap.WEAKEST_SCALE_LOGITS)
+        weak, strong = with_cam(spot), with_cam(spot * evidence.WEAKEST_SCALE_LOGITS)
 
         def colour(figure: Figure) -> int:
             middle = figure.covered[figure.covered.shape[0] * 15 // 28, figure.covered.shape[1] * 15 // 28]
@@ -313,7 +313,7 @@ class TestColours:
         assert np.all(np.diff(nearest) >= 0)
 
     def test_lightness_rises_with_the_evidence_in_equal_steps(self) -> None:
-        lab = oklab(heatmap._colours() / 255)
+        lab = oklab(evidence._colours() / 255)
 
         steps = np.linalg.norm(np.diff(lab, axis=0), axis=1)
         assert np.diff(lab[:, 0]).min() > 0
@@ -351,7 +351,7 @@ class TestColours:
     )
     def test_the_colour_blind_see_the_same_order(self, seen_by: list[list[float]]) -> None:
         """Matrices of Machado, Oliveira and Fernandes (2009), for linear RGB."""
-        seen = np.clip(linear(heatmap._colours()[::8] / 255) @ np.array(seen_by).T, 0, 1)
+        seen = np.clip(linear(evidence._colours()[::8] / 255) @ np.array(seen_by).T, 0, 1)
 
         assert np.diff(oklab_of_linear(seen)[:, 0]).min() > 0
 
@@ -410,7 +410,7 @@ class TestScaleBar:
     @pytest.mark.parametrize("exponent", range(-9, 10))
     @pytest.mark.parametrize(("longest", "length"), [(1, 1), (1.99, 1), (2, 2), (4.9, 2), (5, 5), (9.99, 5)])
     def test_lengths_are_round(self, longest: float, length: float, exponent: int) -> None:
-        assert heatmap._round_length(longest * 10.0**exponent) == pytest.approx(length * 10.0**exponent)
+        assert heatmap.round_length(longest * 10.0**exponent) == pytest.approx(length * 10.0**exponent)
 
     def test_the_pixel_size_is_printed_for_each_axis_that_has_its_own(self, written: list[str]) -> None:
         field = np.zeros((50, 50), dtype=np.uint8)
@@ -554,7 +554,12 @@ class TestFile:
         def refused(*what: object, **how: object) -> None:
             raise AssertionError(f"opened {what}")
 
-        for cached in (lettering._font, lettering._drawable_character, heatmap._colours, heatmap._paint):
+        for cached in (
+            lettering._font,
+            lettering._drawable_character,
+            evidence._colours,
+            evidence.paint_table,
+        ):
             cached.cache_clear()
         with monkeypatch.context() as patched:
             for module, name in ((builtins, "open"), (io, "open"), (os, "open")):

@@ -259,6 +259,14 @@ UNFIT = {
         set_to("preprocessing", "value_range", value=[float("nan"), 1]),
         "preprocessing.value_range.0: Input should be a finite number",
     ),
+    "no member": (
+        set_to("network", "members", value=0),
+        "network.members: Input should be greater than or equal to 1",
+    ),
+    "a part that there is not": (
+        set_to("network", "trained_parts", value=["holdout"]),
+        "network.trained_parts.0: Input should be 'train', 'validation' or 'test'",
+    ),
     "no views": (
         set_to("preprocessing", "views", value=[]),
         "preprocessing.views: Tuple should have at least 1",
@@ -314,6 +322,16 @@ def test_a_manifest_survives_being_written(tmp_path: Path):
     assert read_manifest(tmp_path) == manifest
     assert json.loads(manifest_json(manifest))["schema"] == "scopewatch.bundle/1"
     assert manifest_json(manifest).endswith(b"}\n")
+
+
+def test_a_manifest_from_before_ensembles_is_of_one_network(folder: Path):
+    def older(manifest: dict[str, Any]) -> None:
+        del manifest["network"]["members"], manifest["network"]["trained_parts"]
+
+    edit(folder, older)
+
+    network = open_bundle(folder).manifest.network
+    assert (network.members, network.trained_parts) == (1, ("train",))
 
 
 def test_a_manifest_is_frozen():

@@ -14,13 +14,22 @@ import pytest
 
 from edge_agent import simulation
 from edge_agent.dm_writer import Axis, Picture, filetime, write_dm3
+from edge_agent.micrograph import read_micrograph
 from edge_agent.preprocessing import Preprocessing, describe_field
-from edge_agent.simulated_field import CAMERA_FACTOR, CAMERA_WIDTH_UM, _choose_view, wavelength_nm
+from edge_agent.simulated_field import (
+    CAMERA_FACTOR,
+    CAMERA_WIDTH_UM,
+    _choose_view,
+    expose,
+    view_at,
+    wavelength_nm,
+)
 from edge_agent.simulated_particles import Particle, Polyhedron, Rod, Sphere, paint, populate
 from edge_agent.simulation import (
     DRAWN,
     SHAPES,
     SimulatedField,
+    SimulatedInstrument,
     diffraction_dm3_bytes,
     dm3_bytes,
     draw_field,
@@ -342,6 +351,35 @@ def test_the_tags_describe_the_instrument_and_say_that_it_is_simulated(tmp_path:
     )
     assert tags[".ImageList.1.ImageData.DataType"] == 23, "the first image is the thumbnail"
     assert tags[".ImageList.1.ImageData.PixelDepth"] == 4
+
+
+def test_a_scanning_microscope_with_names_of_its_own(tmp_path: Path) -> None:
+    by = SimulatedInstrument("Simulated STEM 6", "Simulated camera 6", scanning=True)
+    field = draw_field("round", np.random.default_rng(1), 64)
+    path = tmp_path / "a.dm3"
+    path.write_bytes(dm3_bytes(field, by=by))
+    seen = read_micrograph(path)
+    assert seen.instrument.device == "Simulated camera 6"
+    assert (seen.instrument.operation_mode, seen.instrument.imaging_mode) == ("SCANNING", "DIFFRACTION")
+
+
+@pytest.mark.parametrize("dark_field", [False, True])
+def test_particles_are_dark_where_the_beam_is_counted_and_bright_where_what_it_lost_is(
+    dark_field: bool,
+) -> None:
+    particle = Particle(Sphere(), 64.0, 64.0, 0.0, 20.0, 0.0, opacity=2.0)
+    view = view_at(
+        50_000,
+        size_px=128,
+        voltage_kv=200.0,
+        fringe=0.003,
+        coherence=1.0,
+        electrons_per_px=500.0,
+        dark_field=dark_field,
+    )
+    pixels = expose([particle], view, np.random.default_rng(0), dtype="uint16")
+    assert (pixels.shape, pixels.dtype) == ((128, 128), np.uint16)
+    assert (np.median(pixels[54:74, 54:74]) > 2 * np.median(pixels[:20, :20])) is np.bool_(dark_field)
 
 
 def test_without_a_time_the_file_carries_none(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from trainer.backbones import Backbone
     from trainer.crops import DataSet
+    from trainer.evaluation import CrossValidation
     from trainer.network import Network
 
 
@@ -96,3 +97,25 @@ def lite0() -> Backbone:
     from trainer.backbones import build_backbone
 
     return build_backbone("efficientnet-lite0")
+
+
+@pytest.fixture(scope="session")
+def shared_ensemble(dataset: DataSet, toy_backbone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished members with the seeds 3 and 4; read only."""
+    from trainer.ensemble import train_ensemble
+
+    run = tmp_path_factory.mktemp("ensembles") / "run"
+    train_ensemble(dataset, run, RECIPE.model_copy(update={"epochs": 1}), members=2, seed=3)
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_folds(
+    dataset: DataSet, toy_backbone: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, CrossValidation]:
+    """Two finished folds and their result; read only."""
+    from trainer.cross_validation import cross_validate
+
+    run = tmp_path_factory.mktemp("folds") / "run"
+    recipe = RECIPE.model_copy(update={"epochs": 1, "keep": "best"})
+    return run, cross_validate(dataset, run, recipe, folds=2)

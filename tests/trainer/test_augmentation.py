@@ -201,3 +201,18 @@ def test_noise_is_at_most_as_strong_as_asked() -> None:
 def test_senseless_settings_are_refused(field: str, value: object, text: str) -> None:
     with pytest.raises(ValidationError, match=text):
         Augmentation.model_validate({field: value})
+
+
+def test_strength_1_is_the_rule_itself_and_0_only_turns_mirrors_and_moves() -> None:
+    given = Augmentation(window_px=64, zoom=(0.7, 1.25), shift=0.5)
+    assert given.scaled(1) == given
+    assert given.scaled(0) == rule(64, rotation_degrees=180.0, flips=True, shift=0.5)
+
+
+def test_strength_grows_up_to_what_the_fields_allow() -> None:
+    half, most = Augmentation().scaled(0.5), Augmentation(zoom=(0.2, 8.0), noise=0.4).scaled(4)
+    assert (half.noise, half.contrast, half.polarity) == (0.03, 0.15, 0.25)
+    assert half.zoom == pytest.approx((0.7**0.5, 1.25**0.5))
+    assert (most.zoom, most.noise, most.polarity) == ((0.1, 10.0), 0.5, 1.0)
+    with pytest.raises(ValueError, match="strength of augmentation lies between 0 and 4, not 5"):
+        Augmentation().scaled(5)

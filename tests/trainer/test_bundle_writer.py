@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from typing import TYPE_CHECKING
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +20,6 @@ from edge_agent.model_bundle import BundleRefused, open_bundle
 from edge_agent.preprocessing import Preprocessing, TilePlan
 from trainer import bundle_writer
 from trainer.bundle_writer import BundleFiles, add_file, write_bundle
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Stopped(BaseException):
@@ -186,3 +187,45 @@ def test_nothing_is_added_to_a_damaged_bundle(folder: Path) -> None:
     with pytest.raises(BundleRefused, match="the file was changed or damaged"):
         add_file(folder, "evaluation.json", b"{}")
     assert not (folder / "evaluation.json").exists()
+
+
+# --- ONNX Runtime -----------------------------------------------------------------------------------
+
+WATCHED_IMPORT = """
+import importlib, os, sys
+import importlib.abc
+
+seen = []
+
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "onnxruntime":
+            seen.append(os.environ.get("ORT_DISABLE_TELEMETRY"))
+
+sys.meta_path.insert(0, Watch())
+importlib.import_module(sys.argv[1])
+from trainer.bundle_writer import onnx_session
+try:
+    onnx_session(b"no model")
+except Exception:
+    pass
+print(seen)
+"""
+
+
+@pytest.mark.parametrize("module", ["trainer.bundle_writer", "trainer.export"])
+def test_telemetry_is_off_before_onnx_runtime_is_loaded_whatever_is_imported_first(module: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED_IMPORT, module],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    assert done.stdout.strip() == "['1']"
+
+
+def test_no_module_of_the_trainer_imports_onnx_runtime_at_its_top() -> None:
+    folder = Path(bundle_writer.__file__).parent
+    early = re.compile(r"^(import|from) onnxruntime", re.MULTILINE)
+    assert [
+        path.name for path in folder.rglob("*.py") if early.search(path.read_text(encoding="utf-8"))
+    ] == []

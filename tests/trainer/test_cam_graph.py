@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from trainer.cam_graph import OPSET, GraphError, append_cam_head
+from trainer.cam_graph import OPSET, GraphError, append_cam_head, join_backbones, stack_heads
 
 CHANNELS = 6
 
@@ -103,3 +103,66 @@ def test_operator_sets_that_no_node_uses_are_taken_out() -> None:
 def test_a_backbone_that_does_not_fit_is_refused(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(GraphError, match=text):
         append_cam_head(backbone(**changes), WEIGHTS, BIAS)
+
+
+# --- ensembles ------------------------------------------------------------------------------------
+
+
+def layered(upper: float) -> Any:
+    """A backbone in two layers: the lower one the same in all, the upper one a factor of its own."""
+    names = {
+        "lower": np.full((1, 1, 1, 1), 2, np.float32),
+        "upper": np.full((1, CHANNELS, 1, 1), upper, np.float32),
+    }
+    outputs = [helper.make_tensor_value_info("last", TensorProto.FLOAT, ["n", CHANNELS, "rows", "columns"])]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["x", "lower"], ["half"]),
+            helper.make_node("Mul", ["half", "upper"], ["last"]),
+        ],
+        "layered",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, "rows", "columns"])],
+        outputs,
+        [onnx.numpy_helper.from_array(values, name) for name, values in names.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+
+
+UPPERS = (0.5, -1.0, 3.0)
+HEADS = [(WEIGHTS * (one + 1), BIAS - one) for one in range(3)]
+
+
+def test_an_ensembles_map_and_logits_are_the_mean_of_its_members() -> None:
+    inputs = np.random.default_rng(2).normal(0, 0.3, (2, 1, 3, 5)).astype(np.float32)
+    members = [
+        run(append_cam_head(layered(upper), *head), inputs)[1]
+        for upper, head in zip(UPPERS, HEADS, strict=True)
+    ]
+    joined = append_cam_head(join_backbones([layered(upper) for upper in UPPERS]), *stack_heads(HEADS))
+    probabilities, cam = run(joined, inputs)
+    np.testing.assert_allclose(cam, np.mean(members, axis=0), atol=1e-5)
+    raised = np.exp(np.mean(members, axis=0).mean(axis=(2, 3)))
+    np.testing.assert_allclose(probabilities, raised / raised.sum(axis=1, keepdims=True), atol=1e-6)
+
+
+def test_what_members_share_is_computed_once() -> None:
+    joined = join_backbones([layered(upper) for upper in UPPERS])
+    assert [node.op_type for node in joined.graph.node].count("Mul") == 1 + len(UPPERS)
+    assert len(joined.graph.initializer) == 1 + len(UPPERS)
+    assert len(joined.graph.input) == len(joined.graph.output) == 1
+    assert joined.graph.output[0].type.tensor_type.shape.dim[1].dim_value == len(UPPERS) * CHANNELS
+
+
+def test_members_that_are_one_and_the_same_still_count_twice() -> None:
+    inputs = np.random.default_rng(3).normal(0, 0.3, (1, 1, 3, 3)).astype(np.float32)
+    joined = append_cam_head(join_backbones([layered(0.5), layered(0.5)]), *stack_heads(HEADS[:2]))
+    expected = [run(append_cam_head(layered(0.5), *head), inputs)[1] for head in HEADS[:2]]
+    np.testing.assert_allclose(run(joined, inputs)[1], np.mean(expected, axis=0), atol=1e-5)
+
+
+def test_a_single_backbone_stays_what_it_is() -> None:
+    alone = layered(0.5)
+    assert join_backbones([alone]) is alone
+    weights, bias = stack_heads(HEADS[:1])
+    np.testing.assert_array_equal(weights, WEIGHTS)
+    np.testing.assert_array_equal(bias, BIAS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,6 +13,8 @@ import pytest
 
 from edge_agent.preprocessing import Preprocessing
 from trainer.crop_table import Crop, DataSet, fingerprint_of, load_dataset, load_pixels, save, summary
+from trainer.quality import Measures
+from trainer.screening import ScreeningRule
 from trainer.split import PrepareError, SplitRule
 
 if TYPE_CHECKING:
@@ -67,6 +71,41 @@ def dataset(tmp_path: Path) -> DataSet:
 
 
 def test_what_was_saved_is_loaded(dataset):
+    assert load_dataset(dataset.root) == dataset
+
+
+MEASURED = Measures(0.0123456, 40.5, 12, 0.3, 1e-06, 0.0, 0.08, 0.0)
+
+
+def test_what_screening_found_is_loaded(dataset):
+    told = replace(
+        CROPS[0], acquired="2024-03-01T12:30:00+00:00", microscope="Titan, \"2\"\nnew", measures=MEASURED,
+        near="rod/1.dm3", note="info bar: burnt in, 8% of the height",
+    )  # fmt: skip
+    asked = replace(dataset, crops=(told, *CROPS[1:]), screening=ScreeningRule(least_sharpness=0.1))
+    save(asked)
+    assert load_dataset(dataset.root) == asked
+
+
+def test_screening_does_not_change_the_fingerprint(dataset):
+    told = replace(CROPS[0], acquired="2024", microscope="Titan", measures=MEASURED, near="x", note="y")
+    again = fingerprint_of(dataset.labels, (told, *CROPS[1:]), dataset.preprocessing, dataset.cache_px)
+    assert again == dataset.fingerprint
+
+
+def test_the_fingerprint_is_that_of_earlier_versions(dataset):
+    assert dataset.fingerprint == "9766c57e98b56de20dcb7f370ad2f4b7491a115b7a8848ab8cc3973b9b9bb3be"
+
+
+def test_a_data_set_of_an_earlier_version_is_loaded(dataset):
+    """Their table ends with the column `cached`, and they know no screening."""
+    table, rest = dataset.root / "dataset.csv", dataset.root / "dataset.json"
+    rows = list(csv.reader(table.read_text(encoding="utf-8-sig").splitlines()))
+    with table.open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(row[: rows[0].index("cached") + 1] for row in rows)
+    values = json.loads(rest.read_text(encoding="utf-8"))
+    del values["screening"]
+    rest.write_text(json.dumps(values), encoding="utf-8")
     assert load_dataset(dataset.root) == dataset
 
 
@@ -191,3 +230,12 @@ def test_a_leak_is_shouted(dataset):
     )
     assert "no group stands in two parts" not in summary(torn)
     assert summary(dataset).endswith("no group stands in two parts")
+
+
+def test_notes_and_neighbours_are_counted_once_a_file(dataset):
+    told = {"note": "info bar: burnt in, 8% of the height; kept by override", "near": "rod/0.dm3"}
+    crops = (replace(CROPS[0], **told), replace(CROPS[0], **told), replace(CROPS[1], **told), *CROPS[2:])
+    text = summary(replace(dataset, crops=crops))
+    assert "kept, with a note:\n       2  info bar\n       2  kept by override\n" in text
+    assert "2 micrographs show about the same area as another (1 areas)" in text
+    assert "note:" not in summary(replace(dataset, notes=()))

@@ -19,7 +19,8 @@ from edge_agent.dm_writer import Axis, Picture, write_dm3
 from edge_agent.preprocessing import Preprocessing, TilePlan, describe_field, grey_field
 from edge_agent.simulation import spectrum_dm3_bytes
 from trainer import cutting
-from trainer.crops import DataSet, PrepareError, load_dataset, load_pixels, prepare, summary
+from trainer.crops import DataSet, Order, PrepareError, load_dataset, load_pixels, prepare, summary
+from trainer.screening import ScreeningRule
 from trainer.split import SplitRule, leaks
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def encoded(pixels: NDArray[np.generic], suffix: str) -> bytes:
 
 BLANK_PNG = encoded(np.zeros((40, 40), np.uint8), ".png")
 
+UNSCREENED = ScreeningRule(on=False)
+
 
 def lay_out(raw: Path, files: Mapping[str, int | bytes]) -> Path:
     """Write files below `raw`: a number draws the field with that seed, bytes are written as they are."""
@@ -65,8 +68,9 @@ def lay_out(raw: Path, files: Mapping[str, int | bytes]) -> Path:
 
 
 def prepared(raw: Path, **options) -> DataSet:
-    options = {"preprocessing": FEW, "split": SplitRule(), "cache_px": 32, "workers": 1} | options
-    return prepare(raw, raw.parent / "out", **options)
+    run = {name: options.pop(name) for name in ("progress", "embed", "workers") if name in options}
+    given = {"preprocessing": FEW, "split": SplitRule(), "cache_px": 32, "screening": UNSCREENED} | options
+    return prepare(raw, raw.parent / "out", Order(**given), **{"workers": 1} | run)
 
 
 def refusal(raw: Path, **options) -> str:
@@ -166,7 +170,8 @@ def test_dropped_files_are_rows_with_their_reason(raw, name, content, reason):
     assert [crop.source for crop in dropped] == [name]
     assert dropped[0].reason.startswith(reason)
     assert str(raw) not in dropped[0].reason
-    assert (dropped[0].part, dropped[0].cached) == ("", "")
+    assert dropped[0].part == ""
+    assert bool(dropped[0].cached) == reason.startswith("duplicate")  # kept for whoever overrules
     assert len(dataset.kept) == 12
     assert load_dataset(dataset.root) == dataset
 
@@ -196,7 +201,10 @@ def test_a_folder_without_a_usable_picture_is_no_class(raw):
     dataset = prepared(raw)
     assert dataset.labels == ("rod", "round")
     assert reasons(dataset)["spectra/a.dm3"].startswith("not_an_image: ")
-    assert dataset.notes == ("files of other kinds, not looked at: 1 (.txt)",)
+    assert dataset.notes == (
+        "folders with no usable picture, taken for no class: 1 (notes)",
+        "files of other kinds, not looked at: 1 (.txt)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,7 +285,7 @@ def test_the_raw_folder_is_never_written_to(raw, inside):
     with pytest.raises(
         PrepareError, match=r"lies inside the raw folder .*, which stays untouched; choose another"
     ):
-        prepare(raw, raw / inside, preprocessing=FEW, split=SplitRule(), cache_px=32)
+        prepare(raw, raw / inside, Order(preprocessing=FEW, split=SplitRule(), cache_px=32))
     before = {path: path.stat().st_mtime_ns for path in [raw, *raw.rglob("*")]}
     prepared(raw)
     assert {path: path.stat().st_mtime_ns for path in [raw, *raw.rglob("*")]} == before
@@ -336,7 +344,7 @@ def test_the_order_does_not_depend_on_how_many_processes_work(raw):
     alone = prepared(raw)
     shutil.rmtree(alone.root)
     counts: list[tuple[int, int]] = []
-    together = prepared(raw, workers=2, progress=lambda done, total: counts.append((done, total)))
+    together = prepared(raw, workers=2, progress=lambda _, done, total: counts.append((done, total)))
     assert together == alone
     assert counts == [(done, 12) for done in range(13)]
 
@@ -406,7 +414,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(raw, monkeypatch):
 
 
 def test_after_an_interruption_the_next_run_goes_on(raw, monkeypatch):
-    def interrupt(done: int, _: int) -> None:
+    def interrupt(_: str, done: int, __: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
 
@@ -420,7 +428,7 @@ def test_after_an_interruption_the_next_run_goes_on(raw, monkeypatch):
 
 
 def test_an_interruption_leaves_no_process_behind(raw):
-    def interrupt(done: int, _: int) -> None:
+    def interrupt(_: str, done: int, __: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 

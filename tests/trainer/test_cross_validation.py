@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from toys import LABELS, RECIPE, mask
 from trainer import cross_validation as crossing
 from trainer.cross_validation import cross_validate, read_cross_validation
 from trainer.evaluation import EvaluationError
+from trainer.export import BundleNotes, export
 from trainer.run_folder import RunError, read_history, read_record
 
 if TYPE_CHECKING:
@@ -26,13 +28,10 @@ pytestmark = pytest.mark.usefixtures("toy_backbone")
 QUICK = RECIPE.model_copy(update={"epochs": 1, "keep": "best"})
 
 
-@pytest.fixture(scope="module")
-def finished(
-    dataset: DataSet, toy_backbone: None, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, CrossValidation]:
+@pytest.fixture
+def finished(shared_folds: tuple[Path, CrossValidation]) -> tuple[Path, CrossValidation]:
     """Two folds; read only."""
-    run = tmp_path_factory.mktemp("folds") / "run"
-    return run, cross_validate(dataset, run, QUICK, folds=2)
+    return shared_folds
 
 
 @pytest.fixture
@@ -41,8 +40,8 @@ def run(finished: tuple[Path, CrossValidation], tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished[0], tmp_path / "run"))
 
 
-def scores(run: Path, fold: int) -> crossing._FoldScores:
-    return crossing._FoldScores.model_validate_json((run / f"fold-{fold}" / "scores.json").read_bytes())
+def scores(run: Path, fold: int) -> crossing.FoldScores:
+    return crossing.FoldScores.model_validate_json((run / f"fold-{fold}" / "scores.json").read_bytes())
 
 
 def test_every_micrograph_is_scored_once(finished: tuple[Path, CrossValidation], dataset: DataSet) -> None:
@@ -181,6 +180,46 @@ def test_micrographs_that_cannot_be_read_any_more_are_named(
     result = cross_validate(moved, run, QUICK, folds=2)
     assert set(result.unreadable) == {lost}
     assert result.pooled.micrographs == len(dataset.kept) - 1
+
+
+def test_the_folds_make_one_bundle_that_no_micrograph_can_measure(
+    finished: tuple[Path, CrossValidation], dataset: DataSet, tmp_path: Path
+) -> None:
+    bundle = export(finished[0], dataset, tmp_path / "b", BundleNotes("toy-folds", "1"))
+    network = bundle.manifest.network
+    assert (network.members, network.trained_parts) == (2, ("train", "validation", "test"))
+    assert network.weights_kept == "last epoch"
+    with (tmp_path / "b" / "labels.csv").open(newline="", encoding="utf-8") as file:
+        assert {row["part"] for row in csv.DictReader(file)} == {"train"}
+    card = (tmp_path / "b" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| disc | 16 | 0 | 0 |" in card
+    assert (
+        "together they have seen every micrograph above. No micrograph of this data set can measure" in card
+    )
+    assert card.endswith("how well it does on micrographs it has not seen cannot be measured here.\n")
+
+
+def test_one_fold_alone_was_tested_by_what_it_held_out(
+    finished: tuple[Path, CrossValidation], dataset: DataSet, tmp_path: Path
+) -> None:
+    bundle = export(finished[0] / "fold-1", dataset, tmp_path / "b", BundleNotes("toy-fold", "1"))
+    assert bundle.manifest.network.trained_parts == ("train", "validation", "test")
+    with (tmp_path / "b" / "labels.csv").open(newline="", encoding="utf-8") as file:
+        tested = {row["group"] for row in csv.DictReader(file) if row["part"] == "test"}
+    assert tested == set(read_record(finished[0] / "fold-1").held_out)
+    card = (tmp_path / "b" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "only the groups that it held out (`test` above) were not trained on" in card
+
+
+def test_scores_of_other_groups_are_not_taken_for_a_folds(
+    run: Path, dataset: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (scores(run, fold) for fold in (0, 1))
+    (run / "fold-0" / "scores.json").write_bytes(two.model_dump_json().encode())
+    done = counting(monkeypatch)
+    cross_validate(dataset, run, QUICK, folds=2)
+    assert done == ["train", "score"]
+    assert scores(run, 0) == one
 
 
 @pytest.mark.parametrize("content", [None, b"{}", b"\xff"], ids=["none", "another", "damaged"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ import pytest
 from PIL import Image
 
 from edge_agent.preprocessing import Preprocessing
-from trainer.cutting import CutPlan, agent_modules, cached_shape, cut_files
+from edge_agent.simulation import dm3_bytes, draw_field
+from trainer import cutting
+from trainer.cutting import CutFile, CutPlan, agent_modules, cached_shape, cut_files
 from trainer.split import PrepareError
 
 
@@ -120,3 +124,90 @@ def test_a_process_that_dies_names_the_files_it_had(raw, tmp_path):
         f"{raw}: a process died while it examined one of: 0.png, 1.png. Either memory ran out (use fewer "
         "workers) or a file kills its decoder (move it away); run the command again, it goes on"
     )
+
+
+@pytest.fixture
+def barred(tmp_path: Path) -> Path:
+    """A picture of 200 x 160 px with a black info bar of its lower 16 rows."""
+    folder = tmp_path / "barred"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(90, 120, (200, 160)).astype(np.uint8)
+    pixels[60:110, 40:120] = 250
+    pixels[-16:] = 0
+    Image.fromarray(pixels).save(folder / "a.png")
+    return folder
+
+
+def test_what_was_measured_is_kept_with_the_cut(barred, tmp_path):
+    (cut,) = cut_files(["a.png"], plan(barred, tmp_path / "out"))
+    assert cut.measures.info_bar_fraction == 0.08
+    assert (cut.acquired, cut.microscope, cut.near, cut.note) == ("", "", "", "")
+    assert CutFile.model_validate_json(cut.model_dump_json()) == cut
+
+
+def test_time_and_microscope_come_from_the_file(tmp_path):
+    (tmp_path / "raw").mkdir()
+    field = draw_field("round", np.random.default_rng(0), 128)
+    when = datetime(2024, 3, 1, 12, 30, tzinfo=UTC)
+    (tmp_path / "raw" / "a.dm3").write_bytes(dm3_bytes(field, acquired=when))
+    (cut,) = cut_files(["a.dm3"], plan(tmp_path / "raw", tmp_path / "out"))
+    assert (cut.acquired, cut.microscope) == ("2024-03-01T12:30:00+00:00", "Simulated camera")
+
+
+@pytest.mark.parametrize(
+    ("info_bars", "box_px", "shape"),
+    [
+        pytest.param("keep", (0, 0, 160, 200), (36, 29), id="kept"),
+        pytest.param("crop", (0, 0, 160, 184), (34, 30), id="cropped away"),
+    ],
+)
+def test_an_info_bar_can_be_cropped_away(barred, tmp_path, info_bars, box_px, shape):
+    asked = replace(plan(barred, tmp_path / "out"), info_bars=info_bars)
+    (cut,) = cut_files(["a.png"], asked)
+    assert cut.shape_px == (200, 160)
+    assert cut.crops[0].box_px == box_px
+    pixels = np.load(tmp_path / "out" / cut.crops[0].cached)
+    assert pixels.shape == shape
+    assert (pixels[-2:].max() == 0) == (info_bars == "keep")
+
+
+def test_kept_and_cropped_info_bars_do_not_share_a_memory(barred, tmp_path):
+    kept = plan(barred, tmp_path / "out")
+    first = cut_files(["a.png"], kept)
+    assert cut_files(["a.png"], replace(kept, info_bars="crop")) != first
+    assert cut_files(["a.png"], kept) == first
+
+
+def test_the_overview_shows_the_field_without_its_info_bar(barred, tmp_path):
+    (cut,) = cut_files(["a.png"], plan(barred, tmp_path / "out"))
+    overview = np.load(tmp_path / "out" / cut.overview.cached)
+    assert overview.shape == (172, 149)
+    assert cut.overview.box_px == (0, 0, 160, 184)
+    assert overview[-1].mean() > 10
+
+
+def test_a_lost_overview_is_made_again(barred, tmp_path):
+    asked = plan(barred, tmp_path / "out")
+    (cut,) = cut_files(["a.png"], asked)
+    (tmp_path / "out" / cut.overview.cached).unlink()
+    assert cut_files(["a.png"], asked) == (cut,)
+    assert (tmp_path / "out" / cut.overview.cached).stat().st_size == cut.overview.cached_bytes
+
+
+def test_a_blank_field_has_neither_measures_nor_overview(tmp_path):
+    (tmp_path / "raw").mkdir()
+    Image.fromarray(np.full((120, 120), 7, np.uint8)).save(tmp_path / "raw" / "a.png")
+    (cut,) = cut_files(["a.png"], plan(tmp_path / "raw", tmp_path / "out"))
+    assert (cut.reason, cut.measures, cut.overview) == ("blank field", None, None)
+
+
+def test_other_code_remembers_nothing(barred, tmp_path, monkeypatch):
+    asked = plan(barred, tmp_path / "out")
+    cut_files(["a.png"], asked)
+    monkeypatch.setattr("trainer.cutting._OWN_CODE", ("cutting", "quality"))
+    cutting._code.cache_clear()
+    try:
+        cut_files(["a.png"], asked)
+    finally:
+        cutting._code.cache_clear()
+    assert len(list((tmp_path / "out" / "cache" / "found").rglob("*.json"))) == 2

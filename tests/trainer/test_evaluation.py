@@ -5,182 +5,32 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from answered import THREE, answered, reopened, scored
 from PIL import Image
-from sklearn import metrics
 from toys import LABELS, mask, prepared
 
+from edge_agent.classifier import Classifier
+from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import open_bundle
-from edge_agent.preprocessing import CamMap
+from trainer.bundle_writer import add_file
 from trainer.evaluation import (
     CrossValidation,
     Evaluation,
     EvaluationError,
-    Scored,
-    balanced_accuracy,
     evaluate,
     figures,
-    pointing,
+    read_evaluation,
     sources_of,
 )
-from trainer.split import SplitRule
+from trainer.split import LabelsTable, SplitRule
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from trainer.crops import DataSet
-
-THREE = ("cube", "rod", "round")
-
-
-def scored(true: list[str], answered: list[str], groups: list[str] | None = None) -> list[Scored]:
-    groups = groups or [f"g{index}" for index in range(len(true))]
-    return [
-        Scored(file=f"{i}.png", group=group, label=t, predicted=a, probability=0.9, decision="ungated")
-        for i, (t, a, group) in enumerate(zip(true, answered, groups, strict=True))
-    ]
-
-
-# --- figures --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_figures_are_those_of_scikit_learn(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    true = random.choice(THREE, 60, p=[0.2, 0.2, 0.6]).tolist()
-    answered = [t if random.random() < 0.6 else str(random.choice(THREE)) for t in true]
-    seen = figures(scored(true, answered), THREE, 0)
-    assert seen.confusion == tuple(
-        map(tuple, metrics.confusion_matrix(true, answered, labels=THREE).tolist())
-    )
-    assert seen.accuracy == pytest.approx(metrics.accuracy_score(true, answered), abs=1e-4)
-    assert seen.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(true, answered), abs=1e-4)
-    expected = metrics.precision_recall_fscore_support(true, answered, labels=THREE)
-    for index, label in enumerate(THREE):
-        one = seen.classes[label]
-        assert [one.precision, one.recall, one.f1] == pytest.approx(
-            [part[index] for part in expected[:3]], abs=1e-4
-        )
-        assert one.micrographs == expected[3][index]
-    assert seen.micrographs == sum(map(sum, seen.confusion)) == 60
-
-
-def test_what_does_not_occur_is_unknown_and_not_zero() -> None:
-    seen = figures(scored(["rod", "rod"], ["rod", "round"]), THREE, 0)
-    assert seen.classes["cube"].model_dump() == {
-        "micrographs": 0,
-        "precision": None,
-        "recall": None,
-        "f1": None,
-    }
-    assert seen.classes["round"].model_dump() == {
-        "micrographs": 0,
-        "precision": 0.0,
-        "recall": None,
-        "f1": 0.0,
-    }
-    assert seen.balanced_accuracy == 0.5, "the mean over the classes that occur"
-
-
-def test_decisions_are_counted() -> None:
-    entries = scored(["rod"] * 3, ["rod"] * 3)
-    entries[0] = entries[0].model_copy(update={"decision": "abstain"})
-    assert figures(entries, THREE, 0).decisions == {"abstain": 1, "ungated": 2}
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_interval_contains_the_estimate(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    true = random.choice(THREE, 80).tolist()
-    answered = [t if random.random() < 0.8 else str(random.choice(THREE)) for t in true]
-    seen = figures(scored(true, answered), THREE, seed)
-    low, high = seen.balanced_accuracy_interval
-    assert low < seen.balanced_accuracy < high
-    assert 0.05 < high - low < 0.35
-
-
-def test_the_interval_is_drawn_by_group() -> None:
-    """Ten micrographs of one group are no more evidence than one."""
-    true = ["rod", "round"] * 40
-    answered = ["rod", "round"] * 34 + ["round", "rod"] * 6
-    alone = figures(scored(true, answered), THREE, 0)
-    groups = [f"session{index // 10}" for index in range(80)]
-    together = figures(scored(true, answered, groups), THREE, 0)
-    assert (alone.groups, together.groups) == (80, 8)
-    assert alone.balanced_accuracy == together.balanced_accuracy
-
-    def width(interval: tuple[float, float]) -> float:
-        return interval[1] - interval[0]
-
-    assert width(together.balanced_accuracy_interval) > 1.3 * width(alone.balanced_accuracy_interval)
-
-
-def test_the_interval_follows_from_the_seed() -> None:
-    entries = scored(["rod", "round"] * 20, ["rod", "round", "round", "round"] * 10)
-    assert figures(entries, THREE, 1) == figures(entries, THREE, 1)
-    assert figures(entries, THREE, 1) != figures(entries, THREE, 2)
-
-
-def test_one_group_says_nothing_about_others() -> None:
-    seen = figures(scored(["rod"], ["rod"]), THREE, 0)
-    assert seen.balanced_accuracy_interval == (0.0, 1.0)
-
-
-def test_balanced_accuracy_does_not_reward_the_largest_class() -> None:
-    true = np.array([0] * 98 + [1] * 2)
-    assert balanced_accuracy(true, np.zeros(100, dtype=np.intp)) == 0.5
-
-
-# --- the pointing game ----------------------------------------------------------------------------
-
-
-def cam(values: list[list[float]], box: tuple[int, int, int, int]) -> CamMap:
-    return CamMap("rod", "cam", box, np.array(values, dtype=np.float32), "mean_where_overlapping")
-
-
-QUARTER = np.zeros((40, 60), dtype=bool)
-QUARTER[:20, :30] = True
-
-
-@pytest.mark.parametrize(
-    ("values", "hit", "energy"),
-    [
-        pytest.param([[9, 1], [1, 1]], True, 0.75, id="on it"),
-        pytest.param([[1, 9], [1, 1]], False, 1 / 12, id="beside it"),
-        pytest.param([[-1, -2], [-3, -4]], True, 0.25, id="nothing positive: a flat map"),
-        pytest.param([[4, -9], [-9, -9]], True, 1.0, id="negative evidence does not count"),
-    ],
-)
-def test_the_peak_and_the_share_of_evidence(values: list[list[float]], hit: bool, energy: float) -> None:
-    seen = pointing(cam(values, (0, 0, 60, 40)), QUARTER)
-    assert (seen.hit, seen.chance, seen.particle_share) == (hit, 0.25, 0.25)
-    assert seen.energy == pytest.approx(energy)
-
-
-def test_the_peak_may_lie_half_a_cell_off() -> None:
-    touched = np.zeros((40, 60), dtype=bool)
-    touched[19, 29] = True
-    seen = pointing(cam([[1, 0], [0, 0]], (0, 0, 60, 40)), touched)
-    assert seen.hit
-    assert seen.chance == 0.25
-    assert seen.particle_share == pytest.approx(1 / 2400)
-
-
-def test_a_map_of_a_box_is_held_against_that_box() -> None:
-    seen = pointing(cam([[1, 0], [0, 0]], (20, 10, 40, 30)), QUARTER)
-    assert (seen.hit, seen.chance, seen.particle_share) == (True, 0.25, 0.25)
-    assert not pointing(cam([[1.0]], (30, 20, 60, 40)), QUARTER).hit
-
-
-def test_a_map_may_have_more_cells_than_the_picture_has_pixels() -> None:
-    values = np.arange(17.0).reshape(1, 17).repeat(17, axis=0).tolist()
-    seen = pointing(cam(values, (0, 0, 8, 8)), np.ones((8, 8), dtype=bool))
-    assert (seen.hit, seen.chance, seen.particle_share) == (True, 1.0, 1.0)
-    assert seen.energy == pytest.approx(1.0)
-
 
 # --- evaluate -------------------------------------------------------------------------------------
 
@@ -289,7 +139,9 @@ def test_leaks_and_foreign_data_are_marked(bundle: Path, dataset: DataSet) -> No
     foreign = replace(leaked(dataset), fingerprint="f" * 64)
     warnings = evaluate(bundle, foreign, "test", cross_validation=FOLDS).warnings
     assert len(warnings) == 3
-    assert warnings[0].startswith("leak between parts: group ")
+    assert warnings[0].startswith(
+        "leak between parts: 1 of 8 test crops have a micrograph of the same group in train"
+    )
     assert "whether it saw these micrographs is not known" in warnings[1]
     assert warnings[2] == "the cross-validation recorded here was made on another data set"
 
@@ -351,3 +203,112 @@ def test_a_mask_that_does_not_fit_is_refused_by_name(
 def test_a_micrograph_with_several_crops_is_scored_once(dataset: DataSet) -> None:
     crops = [crop for crop in dataset.test for _ in range(4)]
     assert [source.file for source in sources_of(crops)] == [crop.source for crop in dataset.test]
+
+
+# --- crops, tables, older files -------------------------------------------------------------------
+
+
+def test_a_split_that_tears_micrographs_apart_is_scored_crop_by_crop(tmp_path: Path) -> None:
+    made = answered(tmp_path, count=6, divisions=2, by="every-third")
+    held_out = [
+        replace(crop, part="test" if at % 3 == 0 else "train") for at, crop in enumerate(made.data.crops)
+    ]
+    data = replace(made.data, crops=tuple(held_out))
+    result = evaluate(made.bundle, data, "test")
+    assert [(one.file, one.box_px) for one in result.predictions] == [
+        (crop.source, crop.box_px) for crop in data.test
+    ]
+    assert result.figures.micrographs == len(data.test) == 8
+    assert result.warnings[0].startswith(
+        "the split every-third puts crops of one micrograph into several parts"
+    )
+    assert any("leak between parts" in warning for warning in result.warnings)
+
+
+def test_a_crop_is_answered_as_the_agent_answers_its_tile(tmp_path: Path) -> None:
+    made = answered(tmp_path, count=2, divisions=2, by="every-third")
+    result = evaluate(made.bundle, made.data, "test")
+    classifier = Classifier(reopened(made))
+    for crop, one in zip(made.data.crops, result.predictions, strict=True):
+        tiles = classifier.classify(read_micrograph(made.data.raw / crop.source)).tiles
+        (tile,) = [tile for tile in tiles if tile.box_px == crop.box_px]
+        assert list(one.probabilities.values()) == pytest.approx(tile.probabilities, abs=1e-5)
+
+
+def test_a_box_that_the_bundle_does_not_cut_is_refused(tmp_path: Path) -> None:
+    made = answered(tmp_path, count=1, by="every-third")
+    moved = tuple(replace(crop, box_px=(1, 1, 9, 9)) for crop in made.data.crops)
+    with pytest.raises(EvaluationError, match=r"the bundle's tile plan has no box \(1, 1, 9, 9\)"):
+        evaluate(made.bundle, replace(made.data, crops=moved), "test")
+
+
+def test_what_the_files_say_is_recorded_with_each_answer(tmp_path: Path) -> None:
+    made = answered(tmp_path, count=2)
+    first = evaluate(made.bundle, made.data, "test").predictions[0]
+    assert list(first.probabilities) == list(THREE)
+    assert sum(first.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert first.pixel_size_nm == pytest.approx(0.2, rel=1e-3)
+    assert first.acquired == "2024-03-04T09:30:00+00:00"
+    assert first.microscope
+    assert first.box_px is None
+
+
+def test_a_labels_table_is_a_way_to_look_at_the_accuracy(tmp_path: Path) -> None:
+    made = answered(tmp_path, count=4, group_of=1)
+    files = [crop.source for crop in made.data.crops]
+    rows = {file: {"file": file, "operator": "Ann" if at < 2 else "Bo"} for at, file in enumerate(files[:3])}
+    table = LabelsTable(tmp_path / "labels.csv", ("file", "operator"), rows)
+    result = evaluate(made.bundle, made.data, "test", table=table)
+    assert [one.told for one in result.predictions] == [
+        {"operator": "Ann"},
+        {"operator": "Ann"},
+        {"operator": "Bo"},
+        {},
+    ]
+    seen = {one.name: one.micrographs for one in result.figures.slices["operator"]}
+    assert seen == {"Ann": 2, "Bo": 1, "not known": 1}
+
+
+OLD = """{
+ "schema": "scopewatch.evaluation/1", "bundle": "toy-1", "model_sha256": "SHA", "dataset_fingerprint": "f",
+ "part": "test", "made": "2026-11-22T16:12:01Z", "labels": ["disc", "stripes"],
+ "figures": {"micrographs": 1, "groups": 1, "accuracy": 1.0, "balanced_accuracy": 1.0,
+  "balanced_accuracy_interval": [0.0, 1.0],
+  "classes": {"disc": {"micrographs": 1, "precision": 1.0, "recall": 1.0, "f1": 1.0},
+              "stripes": {"micrographs": 0, "precision": null, "recall": null, "f1": null}},
+  "confusion": [[1, 0], [0, 0]], "decisions": {"ungated": 1}, "cam": null},
+ "warnings": [], "unreadable": {},
+ "predictions": [{"file": "disc/a.png", "group": "g", "label": "disc", "predicted": "disc", "probability": 0.9,
+  "decision": "ungated", "peak_on_particle": null, "energy_on_particles": null, "chance": null,
+  "particle_share": null}],
+ "cross_validation": null}"""
+
+
+def test_an_evaluation_of_an_older_version_is_read(bundle: Path) -> None:
+    add_file(bundle, "evaluation.json", OLD.replace("SHA", open_bundle(bundle).sha256).encode())
+    seen = read_evaluation(open_bundle(bundle))
+    assert seen.predictions[0].probabilities == {}
+    assert (seen.dataset, seen.figures.calibration) == ("", None)
+
+
+def test_the_shipped_evaluation_is_read() -> None:
+    shipped = open_bundle(Path(__file__).parents[2] / "models" / "particle-shape-1")
+    seen = read_evaluation(shipped)
+    again = figures(seen.predictions, seen.labels, seen.seed)
+    assert again.balanced_accuracy == seen.figures.balanced_accuracy
+    assert again.balanced_accuracy_interval == seen.figures.balanced_accuracy_interval
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        pytest.param(None, "not evaluated; run edge-trainer evaluate", id="none"),
+        pytest.param(OLD, r"evaluates another model \(SHA", id="of another model"),
+        pytest.param("{", "not an evaluation that this version reads", id="damaged"),
+    ],
+)
+def test_an_evaluation_that_is_none_is_refused(bundle: Path, content: str | None, text: str) -> None:
+    if content is not None:
+        add_file(bundle, "evaluation.json", content.encode())
+    with pytest.raises(EvaluationError, match=text):
+        read_evaluation(open_bundle(bundle))

@@ -216,14 +216,14 @@ def test_a_converted_model_with_other_names_is_refused(
         for names in (node.input, node.output):
             names[:] = [new if name == old else name for name in names]
     with pytest.raises(ExportError, match=text):
-        compare(network, model.SerializeToString(), dataset, dataset.test[:1])
+        compare([network], model.SerializeToString(), dataset, dataset.test[:1])
 
 
 def test_a_converted_model_with_another_shape_is_refused(shared_run: Path, dataset: DataSet) -> None:
     _, network = load_run(shared_run)
     three = build_network(build_backbone("toy", "none", seed=3), ("a", "b", "c"))
     with pytest.raises(ExportError, match=r"Keras gives an output of shape \(1, 2\), ONNX Runtime \(1, 3\)"):
-        compare(network, to_onnx(three), dataset, dataset.test[:1])
+        compare([network], to_onnx(three), dataset, dataset.test[:1])
 
 
 def test_another_data_set_than_the_runs_own_is_refused(shared_run: Path, raw: Path, tmp_path: Path) -> None:

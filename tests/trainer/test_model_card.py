@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def card(shared_bundle: Path, shared_run: Path, dataset: DataSet) -> str:
     notes = "## Limits\n\nToys only.\n\n"
-    return model_card(open_bundle(shared_bundle).manifest, read_record(shared_run), dataset, notes)
+    return model_card(open_bundle(shared_bundle).manifest, [read_record(shared_run)], dataset, notes)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def card(shared_bundle: Path, shared_run: Path, dataset: DataSet) -> str:
         "crop, seed 3. ONNX opset 17.",
         "the area of 64 x 64 px; views averaged: identity.",
         "ONNX Runtime against Keras on 32 real crops:",
-        "stands in `evaluation.json`.",
+        "on micrographs it has not seen stands in `evaluation.json`.",
     ],
 )
 def test_it_says(card: str, text: str) -> None:
@@ -48,6 +48,9 @@ def test_it_names_the_data_set(card: str, dataset: DataSet) -> None:
 
 
 def test_without_notes_there_is_no_gap(shared_bundle: Path, shared_run: Path, dataset: DataSet) -> None:
-    text = model_card(open_bundle(shared_bundle).manifest, read_record(shared_run), dataset, " \n")
+    text = model_card(open_bundle(shared_bundle).manifest, [read_record(shared_run)], dataset, " \n")
     assert "\n\n\n" not in text
-    assert text.endswith("`evaluation.json`.\n")
+    assert text.endswith(
+        "How each epoch went stands in `training.json`; how well it does on micrographs it has not "
+        "seen stands in `evaluation.json`.\n"
+    )

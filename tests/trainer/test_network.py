@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
+import onnxruntime
 import pytest
 from toys import LABELS, RECIPE
 
-from trainer.network import HEAD
+from trainer.network import HEAD, NARROW
 from trainer.training import new_network
 
 if TYPE_CHECKING:
@@ -80,3 +82,56 @@ def test_dropout_acts_in_training_only(toy_backbone: None, dropout: float, diffe
     asked = np.asarray(network.trainable(intermediate, training=False))
     np.testing.assert_array_equal(asked, np.asarray(network.trainable(intermediate, training=False)))
     assert differs == (not np.allclose(asked, np.asarray(network.trainable(intermediate, training=True))))
+
+
+def test_a_narrow_layer_comes_before_the_head_and_the_map_stays_exact(toy_backbone: None) -> None:
+    network = new_network(LABELS, RECIPE.model_copy(update={"head_width": 5, "dropout": 0.3}), seed=0)
+    inputs = some_input()
+    features = np.asarray(network.features(inputs, training=False))
+    weights, bias = network.head
+    probabilities, cam = (np.asarray(value) for value in network.scoring(inputs, training=False))
+    assert (features.shape[-1], weights.shape) == (5, (5, 2))
+    assert features.min() >= 0
+    np.testing.assert_allclose(features @ weights + bias, cam, atol=1e-5)
+    np.testing.assert_allclose(softmax(cam.mean(axis=(1, 2))), probabilities, atol=1e-6)
+    names = {variable.path.split("/")[-2] for variable in network.trainable.trainable_variables}
+    assert names == {"upper", NARROW, HEAD}
+
+
+def test_a_narrow_layer_is_exported(toy_backbone: None) -> None:
+    from trainer.export import to_onnx
+
+    network = new_network(LABELS, RECIPE.model_copy(update={"head_width": 5}), seed=0)
+    session = onnxruntime.InferenceSession(to_onnx(network), providers=["CPUExecutionProvider"])
+    inputs = some_input((1, 40, 56, 1))
+    seen = session.run(["probabilities", "cam"], {"micrograph": inputs.transpose(0, 3, 1, 2)})
+    probabilities, cam = (np.asarray(value) for value in network.scoring(inputs, training=False))
+    np.testing.assert_allclose(seen[0], probabilities, atol=1e-5)
+    np.testing.assert_allclose(seen[1].transpose(0, 2, 3, 1), cam, atol=1e-5)
+
+
+def test_half_precision_leaves_weights_head_and_answers_in_single_precision(toy_backbone: None) -> None:
+    single = new_network(LABELS, RECIPE.model_copy(update={"head_width": 5}), seed=0)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        half = new_network(LABELS, RECIPE.model_copy(update={"head_width": 5}), seed=0)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    inputs = some_input()
+    assert np.asarray(half.trunk(inputs)).dtype == np.float16
+    assert half.trainable.get_layer(NARROW).compute_dtype == "float16"
+    for value, exact in zip(half.scoring(inputs), single.scoring(inputs), strict=True):
+        assert np.asarray(value).dtype == np.float32
+        np.testing.assert_allclose(value, exact, atol=0.02)
+    assert {str(variable.dtype) for variable in half.trainable.trainable_variables} == {"float32"}
+
+
+def test_a_backbone_can_stay_frozen_as_a_whole(toy_backbone: None) -> None:
+    network = new_network(LABELS, RECIPE.model_copy(update={"fine_tune_from": "last"}), seed=0)
+    inputs = some_input()
+    features = network.trunk(inputs)
+    np.testing.assert_array_equal(features, network.backbone.top(features))
+    assert [variable.path.split("/")[-2] for variable in network.trainable.trainable_variables] == [
+        HEAD,
+        HEAD,
+    ]

@@ -14,12 +14,14 @@ from trainer import bundle_writer
 from trainer import publish as publishing
 from trainer.bundle_writer import add_file
 from trainer.evaluation import evaluate
+from trainer.export import BundleNotes, export
 from trainer.publish import PublishError, publish
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from trainer.crops import DataSet
+    from trainer.evaluation import CrossValidation
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_a_version_is_published_once(evaluated: Path, tmp_path: Path) -> None:
 
 
 def test_a_bundle_that_was_not_evaluated_is_refused(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(PublishError, match="toy-1: not evaluated; run edge-trainer evaluate first"):
+    with pytest.raises(PublishError, match=r"toy-1: not evaluated; run edge-trainer evaluate .* first"):
         publish(bundle, tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
@@ -78,6 +80,22 @@ def test_the_evaluation_of_another_model_is_refused(evaluated: Path, tmp_path: P
     add_file(evaluated, "evaluation.json", json.dumps({**evaluation, "model_sha256": "0" * 64}).encode())
     with pytest.raises(PublishError, match=r"evaluates another model \(000000000000\.\.\.\)"):
         publish(evaluated, tmp_path / "models")
+
+
+def test_an_ensemble_that_saw_what_it_was_evaluated_on_is_refused(
+    shared_folds: tuple[Path, CrossValidation], dataset: DataSet, tmp_path: Path
+) -> None:
+    run, folds = shared_folds
+    bundle = export(run, dataset, tmp_path / "b", BundleNotes("toy-folds", "1")).path
+    evaluation = evaluate(bundle, dataset, "test")
+    assert "these micrographs were trained on: the figures say nothing about others" in evaluation.warnings
+    with pytest.raises(
+        PublishError, match="scores the part test, which its 2 members have seen; evaluate another"
+    ):
+        publish(bundle, tmp_path / "models")
+    evaluate(bundle, dataset, "test", cross_validation=folds)
+    target = publish(bundle, tmp_path / "models")
+    assert (target / "training.json").read_bytes() == (bundle / "training.json").read_bytes()
 
 
 def test_something_else_under_the_name_of_the_evaluation_is_refused(bundle: Path, tmp_path: Path) -> None:

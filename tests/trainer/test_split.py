@@ -18,7 +18,9 @@ from trainer.split import (
     group_of,
     grouped_folds,
     leaks,
+    part_named,
     read_labels_table,
+    tears_micrographs,
 )
 
 if TYPE_CHECKING:
@@ -269,21 +271,107 @@ def test_leaks_are_named(crops, expected):
     assert leaks(crops) == expected
 
 
-def test_every_third_crop_leaks():
+EVERY_THIRD = SplitRule(by="every-third")
+
+
+def test_every_third_crop_tests_and_every_sixth_validates():
     """The rule this project replaces: crops dealt one by one, whatever micrograph they are from."""
-    crops = pieces(*((f"m{at}", "rod", 4) for at in range(10)))
-    by_crop = [replace(crop, part="test" if at % 3 == 0 else "train") for at, crop in enumerate(crops)]
-    assert len(leaks(by_crop)) == 10
+    crops = [
+        replace(crop, crop_id=f"{crop.group}-{at % 4}")
+        for at, crop in enumerate(pieces(*((f"m{at}", "rod", 4) for at in range(6)), ("n", "round", 2)))
+    ]
+    words = [part[:2] for part in assign_parts(crops, EVERY_THIRD, 0)]
+    assert words == ["tr", "tr", "te", "va", "tr", "te"] * 4 + ["tr", "tr"]
+    assert len(leaks(dealt(crops, EVERY_THIRD))) == 7 - 1  # the two crops of the last micrograph both train
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 12))
+@settings(max_examples=40, deadline=None)
+def test_every_third_divides_each_class_and_its_turns_hold_every_crop_out_twice(rods, rounds, seed):
+    crops = singles(rod=rods, round=rounds)
+    for label, counts in tally(dealt(crops, EVERY_THIRD, seed)).items():
+        total = {"rod": rods, "round": rounds}[label]
+        assert total // 3 <= counts.get("test", 0) <= -(-total // 3)
+        assert total // 6 <= counts.get("validation", 0) <= -(-total // 6)
+    held = [
+        crop.crop_id
+        for turn in range(6)
+        for crop in dealt(crops, EVERY_THIRD, seed + turn)
+        if crop.part == "test"
+    ]
+    assert sorted(held) == sorted([crop.crop_id for crop in crops] * 2)
+
+
+def test_every_third_counts_in_the_order_of_the_files():
+    crops = singles(rod=9)
+    parts = {crop.crop_id: crop.part for crop in dealt(crops, EVERY_THIRD)}
+    assert {crop.crop_id: crop.part for crop in dealt(crops[::-1], EVERY_THIRD)} == parts
+
+
+@given(drawn_groups, st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_every_part_gets_something_of_a_class_where_it_can(groups, seed):
+    """Groups of one class each; sessions that classes share may make it impossible."""
+    crops = pieces(*((f"{group}-{label}", label, number) for group, label, number in groups))
+    counts = tally(dealt(crops, SplitRule(), seed))
+    for label, by_part in counts.items():
+        number = len({crop.group for crop in crops if crop.label == label})
+        assert len(by_part) == min(number, 3)
+        assert by_part["train"] > 0
+
+
+@pytest.mark.parametrize(
+    ("by", "torn"),
+    [("micrograph", False), ("folder", False), ("session", False), ("day", False), ("column:x", False),
+     ("every-third", True)],
+)  # fmt: skip
+def test_which_rules_tear_micrographs(by, torn):
+    assert tears_micrographs(SplitRule(by=by)) is torn
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [("train", "train"), ("Training", "train"), ("VAL", "validation"), (" valid ", "validation"),
+     ("Validation", "validation"), ("test", "test"), ("testing", "test"), ("tests", None), ("", None)],
+)  # fmt: skip
+def test_words_for_parts(word, part):
+    assert part_named(word) == part
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('{"by":"micrograph","test":0.2,"validation":0.15,"part_column":null}', id="plain"),
+        pytest.param('{"by":"column:doi","test":0.2,"validation":0.15,"part_column":"split"}', id="a column"),
+    ],
+)
+def test_rules_of_data_sets_of_the_first_version_are_read(text):
+    rule = SplitRule.model_validate_json(text)
+    assert (rule.part_folders, rule.session_gap_hours, rule.utc_offset_hours) == (False, 2.0, 0.0)
+    assert SplitRule.model_validate_json(rule.model_dump_json()) == rule
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         pytest.param(
-            {"by": "sample"}, 'a split is by "micrograph", by "folder" or by "column:NAME"', id="unknown"
+            {"by": "sample"},
+            "a split is by micrograph, folder, session, day, every-third or column:NAME, not by 'sample'",
+            id="unknown",
+        ),
+        pytest.param({"by": "column: "}, "or column:NAME, not by 'column: '", id="no name"),
+        pytest.param({"session_gap_hours": 0}, "greater than 0", id="no gap"),
+        pytest.param({"session_gap_hours": float("nan")}, "finite", id="no number"),
+        pytest.param({"utc_offset_hours": 15}, "less than or equal to 14", id="no time of this earth"),
+        pytest.param(
+            {"part_column": "split", "part_folders": True},
+            "ready-made parts come from a column or from folders, not from both",
+            id="parts from two places",
         ),
         pytest.param(
-            {"by": "column:"}, 'a split is by "micrograph", by "folder" or by "column:NAME"', id="no name"
+            {"by": "every-third", "part_folders": True},
+            "every-third makes the parts itself; leave the ready-made ones out",
+            id="parts that are there and made",
         ),
         pytest.param(
             {"test": 0.6, "validation": 0.4},

@@ -11,8 +11,7 @@ import pytest
 import typer.main
 from toys import RECIPE
 
-from trainer import cli, training
-from trainer.commands import learning
+from trainer import cli, live_display, training
 from trainer import cross_validation as crossing
 from trainer import export as exporting
 from trainer.crops import load_dataset
@@ -26,7 +25,10 @@ if TYPE_CHECKING:
 
     Run = Callable[..., tuple[int, str, str]]
 
-COMMANDS = ("prepare", "train", "crossvalidate", "export", "evaluate", "publish")
+COMMANDS = (
+    "prepare", "preview", "tune", "train", "crossvalidate", "learning-curve", "export", "evaluate", "report",
+    "explain", "publish",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -65,7 +67,18 @@ def test_every_stage_ends_well_and_says_what_comes_next(
 ) -> None:
     data, folder, bundle = tmp_path / "data", tmp_path / "run", tmp_path / "bundle"
     code, out, said = run(
-        "prepare", raw, data, "--input-px", 64, "--test", 0.25, "--validation", 0.25, "--seed", 1
+        "prepare",
+        raw,
+        data,
+        "--input-px",
+        64,
+        "--test",
+        0.25,
+        "--validation",
+        0.25,
+        "--seed",
+        1,
+        "--no-screening",
     )
     assert (code, out) == (0, "")
     assert "32 crops of 32 micrographs" in said
@@ -76,7 +89,7 @@ def test_every_stage_ends_well_and_says_what_comes_next(
     assert "head epoch 1: loss " in said
     assert "fine-tuning epoch 1: loss " in said
     assert said.splitlines()[-2:] == [
-        f"weights: {folder / 'best.weights.h5'}",
+        f"run: {folder}",
         f"next: edge-trainer export {folder} BUNDLE --name NAME --version 1",
     ]
 
@@ -229,7 +242,12 @@ def places(dataset: DataSet, shared_run: Path, bundle: Path, tmp_path: Path, rec
             "has 16 groups, 99 folds need at least 99",
             id="folds",
         ),
-        pytest.param("export {tmp} {tmp}/b", 2, "no run.json here; give the folder of a run", id="no run"),
+        pytest.param(
+            "export {tmp} {tmp}/b",
+            2,
+            "no run.json here and no members; give the folder of a run",
+            id="no run",
+        ),
         pytest.param(
             "export {run} {bundle}", 2, "exists; choose another folder or remove it first", id="bundle exists"
         ),
@@ -332,7 +350,7 @@ def test_an_interrupted_training_goes_on_with_the_same_command(
 
     arguments = ("train", dataset.root, "--run", tmp_path / "r", "--recipe", recipe)
     with monkeypatch.context() as patched:
-        patched.setattr(learning, "epoch_line", interrupted)
+        patched.setattr(live_display, "epoch_line", interrupted)
         assert run(*arguments)[0] == 130
     assert [line.stage for line in read_history(tmp_path / "r")] == ["head"]
     code, _, said = run(*arguments)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from toys import LABELS, RECIPE, prepared
 
-from trainer import training
+from trainer import devices, steps, training
+from trainer.batches import Batches
+from trainer.checkpoint import Checkpoint
 from trainer.features import shown
 from trainer.run_folder import Recipe, RunError, read_history, read_record
 from trainer.split import SplitRule
 from trainer.training import TrainingFailed, load_run, train
+from trainer.validation import Validation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from trainer.crops import DataSet
     from trainer.network import Network
     from trainer.run_folder import Epoch
+
+TRACED = steps.traced
 
 pytestmark = pytest.mark.usefixtures("toy_backbone")
 
@@ -33,16 +38,10 @@ def untraced(shared_run: Path) -> Iterator[None]:
 
     `shared_run` was trained as users train, and one test below trains a second one like it.
     """
-    real = training._Fit._compiled
-
-    def compiled(self: Any, stage: Any) -> Any:
-        model = real(self, stage)
-        model.run_eagerly = True
-        return model
-
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(training._Fit, "_compiled", compiled)
-        patched.setattr(training._Fit, "traced", real, raising=False)
+        patched.setattr(steps, "traced", lambda step: step)
+        # Each run draws its curves; here one does.
+        patched.setattr(training, "draw_curves", lambda *_: None)
         yield
 
 
@@ -136,7 +135,7 @@ def test_the_head_stage_leaves_the_backbone_alone(dataset: DataSet, store: Path,
 def test_a_seed_says_it_all(
     dataset: DataSet, shared_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training._Fit, "_compiled", training._Fit.traced)  # type: ignore[attr-defined]
+    monkeypatch.setattr(steps, "traced", TRACED)
     for name, seed in (("same", 3), ("other", 4)):
         train(dataset, tmp_path / name, RECIPE, seed=seed)
     assert_equal_weights(tmp_path / "same", shared_run)
@@ -276,11 +275,11 @@ def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[list[
     """Give these validation losses, one an epoch, and note the weights at each."""
     noted: list[list[np.ndarray]] = []
 
-    def validate(self: Any) -> tuple[float, float]:
-        noted.append(values(self._network))
-        return losses[len(noted) - 1], 0.5
+    def validate(network: Network, *_: Any) -> Validation:
+        noted.append(values(network))
+        return Validation(losses[len(noted) - 1], 0.5, ((1, 2), (3, 4)))
 
-    monkeypatch.setattr(training._Fit, "_validate", validate)
+    monkeypatch.setattr(training, "validated", validate)
     return noted
 
 
@@ -393,21 +392,20 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(
 
 def batches(recipe: Recipe, targets: list[int], steps: int) -> np.ndarray:
     """The classes drawn: [steps, batch]."""
-    material = training._Material(
+    given = Batches(
         views=np.arange(len(targets) * 2, dtype=np.float16).reshape(len(targets), 2, 1, 1, 1),
         rows=np.arange(len(targets)),
         targets=np.array(targets),
-        validation=(),
-        validation_targets=np.array([], dtype=np.intp),
+        classes=len(LABELS),
+        recipe=recipe,
+        seed=0,
     )
-    network = training.new_network(LABELS, QUICK)
-    fit = training._Fit(network, material, recipe, Path("unused"), 0, lambda *_: None, lambda _: None)
-    drawn = list(fit._batches("head", 0, steps))
-    for views, one_hot in drawn:
+    drawn = list(given.drawn("head", 0, steps))
+    for views, one_hot, _ in drawn:
         assert views.shape == (recipe.batch, 1, 1, 1)
         rows = (views.reshape(-1) // 2).astype(int)
         np.testing.assert_array_equal(np.array(targets)[rows], one_hot.argmax(axis=1))
-    return np.stack([one_hot.argmax(axis=1) for _, one_hot in drawn])
+    return np.stack([one_hot.argmax(axis=1) for _, one_hot, _ in drawn])
 
 
 @pytest.mark.parametrize(
@@ -439,3 +437,148 @@ def test_groups_left_out_are_never_drawn(dataset: DataSet, store: Path, tmp_path
     assert set(record.held_out) == out
     without = replace(dataset, crops=tuple(crop for crop in dataset.crops if crop.group not in out))
     assert len(without.train) == 14
+
+
+# --- what else a run says, and what else it can do -------------------------------------------------
+
+
+def test_the_whole_run_is_seen_in_its_folder(dataset: DataSet, shared_run: Path) -> None:
+    (session,) = read_record(shared_run).sessions
+    assert session.finished
+    assert session.command
+    assert read_record(shared_run).seconds == session.seconds > 0
+    for line in read_history(shared_run):
+        assert line.confusion is not None
+        assert [sum(row) for row in line.confusion] == [4, 4], "each validation crop once"
+        assert line.learning_rate is not None
+        assert 0 <= (line.training_accuracy or 0) <= 1
+        assert 0 <= (line.input_wait_share or 0) < 1
+        assert (line.steps_per_second or 0) > 0
+    assert (shared_run / "curves.png").is_file()
+    assert len(list((shared_run / "tensorboard").iterdir())) == 1
+
+
+def test_an_interrupted_run_has_two_sessions_and_each_point_once(
+    dataset: DataSet, store: Path, tmp_path: Path, uninterrupted: Path
+) -> None:
+    import tensorflow as tf
+
+    def stop(_: Epoch) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        train(dataset, tmp_path / "run", QUICK, features=store, told=stop)
+    train(dataset, tmp_path / "run", QUICK, features=store, resume=True)
+    sessions = read_record(tmp_path / "run").sessions
+    assert [session.finished for session in sessions] == [False, True]
+    steps_seen = []
+    for folder in (tmp_path / "run", uninterrupted):
+        (file,) = (folder / "tensorboard").iterdir()
+        events = tf.compat.v1.train.summary_iterator(str(file))
+        steps_seen.append([event.step for event in events if event.summary.value])
+    assert steps_seen == [[1, 2, 3]] * 2
+    with pytest.raises(RunError, match="holds a run already"):
+        train(dataset, tmp_path / "run", QUICK, features=store, resume=False)
+    with pytest.raises(RunError, match="no run to resume here"):
+        train(dataset, tmp_path / "other", QUICK, features=store, resume=True)
+
+
+def test_the_checkpoint_of_another_version_is_refused_with_a_way_out(
+    dataset: DataSet, store: Path, tmp_path: Path
+) -> None:
+    def stop(_: Epoch) -> None:
+        raise Stopped
+
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train(dataset, run, QUICK, features=store, told=stop)
+    reached = Checkpoint.read(run / "state")
+    assert reached is not None
+    replace(reached, values=reached.values[:-1]).write(run / "state")
+    with pytest.raises(RunError, match="of another version of edge-trainer; remove it, and the run begins"):
+        train(dataset, run, QUICK, features=store)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(
+            {
+                "optimizer": "sgd",
+                "schedule": "plateau",
+                "head_width": 6,
+                "class_weights": True,
+                "balance": 0.5,
+            },
+            id="sgd, plateau, narrow head, class weights",
+        ),
+        pytest.param(
+            {"optimizer": "rmsprop", "schedule": "constant", "mixed_precision": True, "deterministic": True},
+            id="rmsprop, constant, half precision",
+        ),
+    ],
+)
+def test_every_way_to_train_resumes_to_the_same_bits(
+    dataset: DataSet, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, object]
+) -> None:
+    def stop(epoch: Epoch) -> None:
+        if epoch.stage == "fine-tuning":
+            raise Stopped
+
+    import tensorflow as tf
+
+    if "mixed_precision" in values:
+        monkeypatch.setattr(devices, "accelerators", lambda: ["CPU:0"])
+        store = tmp_path / "features"
+    asked: list[bool] = []
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append(True))
+    train(dataset, tmp_path / "whole", quick(**values), features=store)
+    with pytest.raises(Stopped):
+        train(dataset, tmp_path / "run", quick(**values), features=store, told=stop)
+    train(dataset, tmp_path / "run", quick(**values), features=store)
+    assert read_history(tmp_path / "run") == read_history(tmp_path / "whole")
+    assert_equal_weights(tmp_path / "run", tmp_path / "whole")
+    assert bool(asked) == ("deterministic" in values)
+
+
+def test_steps_are_told_as_they_go(dataset: DataSet, store: Path, tmp_path: Path) -> None:
+    seen: list[steps.Step] = []
+    train(dataset, tmp_path / "run", quick(batch=4), features=store, watched=seen.append)
+    ends = [one for one in seen if one.step == one.steps]
+    assert [(one.stage, one.epoch, one.epochs, one.steps) for one in ends] == [
+        ("head", 1, 1, 4),
+        ("fine-tuning", 1, 2, 4),
+        ("fine-tuning", 2, 2, 4),
+    ]
+    assert [one.loss for one in ends] == [line.loss for line in read_history(tmp_path / "run")]
+
+
+@pytest.mark.parametrize(
+    ("balance", "weights"),
+    [
+        pytest.param(1.0, [1.0, 1.0], id="drawn equally: nothing left to weigh"),
+        pytest.param(0.0, [20 / 36, 20 / 4], id="drawn as they are"),
+        pytest.param(0.5, [(18**0.5 + 2**0.5) / (2 * 18**0.5), (18**0.5 + 2**0.5) / (2 * 2**0.5)], id="half"),
+    ],
+)
+def test_class_weights_make_up_for_what_drawing_leaves(balance: float, weights: list[float]) -> None:
+    recipe = quick(class_weights=True, balance=balance)
+    given = Batches(
+        np.zeros((20, 2, 1, 1, 1), np.float16), np.arange(20), np.array([0] * 18 + [1] * 2), 2, recipe, 0
+    )
+    np.testing.assert_allclose(given.class_weights(), weights, rtol=1e-6)
+    drawn = np.concatenate([weight for _, _, weight in given.drawn("head", 0, 300)])
+    assert drawn.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_a_worker_is_given_its_share_of_the_very_batches(dataset: DataSet) -> None:
+    views = np.arange(40, dtype=np.float16).reshape(20, 2, 1, 1, 1)
+    given = Batches(views, np.arange(20), np.arange(20) % 2, 2, quick(batch=6), 0)
+    for whole, first, second in zip(
+        given.stream("head", 3, 8),
+        given.stream("head", 3, 8, slice(0, 3)),
+        given.stream("head", 3, 8, slice(3, 6)),
+        strict=True,
+    ):
+        for all_of, part, rest in zip(whole, first, second, strict=True):
+            np.testing.assert_array_equal(all_of, np.concatenate([part, rest]))

@@ -10,8 +10,9 @@ from PIL import Image
 from edge_agent.preprocessing import Preprocessing
 from trainer.augmentation import Augmentation
 from trainer.backbones import Architecture
-from trainer.crops import DataSet, prepare
+from trainer.crops import DataSet, Order, prepare
 from trainer.run_folder import Recipe
+from trainer.screening import ScreeningRule
 from trainer.split import SplitRule
 
 if TYPE_CHECKING:
@@ -65,14 +66,13 @@ def draw_raw(raw: Path, labels: Sequence[str] = LABELS, each: int = 16) -> Path:
 
 def prepared(raw: Path, out: Path, *, split: SplitRule | None = None, input_px: int = 64) -> DataSet:
     """A data set of those pictures."""
-    return prepare(
-        raw,
-        out,
+    order = Order(
         preprocessing=Preprocessing(input_px=input_px),
         split=split or SplitRule(test=0.25, validation=0.25),
         cache_px=input_px,
-        workers=1,
+        screening=ScreeningRule(on=False),
     )
+    return prepare(raw, out, order, workers=1)
 
 
 def toy_architecture() -> Architecture:

@@ -1,4 +1,4 @@
-"""From a data set to a bundle: `train`, `crossvalidate`, `export`."""
+"""From a data set to a bundle: `tune`, `train`, `crossvalidate`, `learning-curve`, `export`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,47 @@ from typing import Annotated
 
 import typer
 
-from trainer.commands.options import DataSetFolder, RecipeFile, Seed, chosen_recipe, import_tensorflow
-from trainer.terminal import epoch_line, figures_table, progress, say
+from trainer.commands.options import DataSetFolder, RecipeName, Seed, chosen_recipe, import_tensorflow
+from trainer.terminal import figures_table, progress, say
+
+Folds = Annotated[int, typer.Option(help="How many folds; no group is in two of them.")]
+
+
+def tune(
+    dataset: DataSetFolder,
+    study: Annotated[Path, typer.Option(help="Folder of the search (made, or continued).")],
+    trials: Annotated[int, typer.Option(help="Trials in all, by all processes that share the search.")] = 20,
+    finalists: Annotated[int, typer.Option(help="How many of them are fine-tuned.")] = 4,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Optuna URL, or journal:FILE on a network folder; by default SQLite in the study."),
+    ] = None,
+    folds: Annotated[
+        int, typer.Option(help="Score heads in so many grouped folds instead of the validation part.")
+    ] = 0,
+    recipe: RecipeName = None,
+    seed: Seed = 0,
+) -> None:
+    """Search the best recipe: heads on frozen features, then fine-tuning; continues where it was interrupted."""
+    import_tensorflow()
+    from trainer.crops import load_dataset
+    from trainer.study_result import study_text
+    from trainer.tuning import tune as search
+
+    with progress() as shown:
+        result = search(
+            load_dataset(dataset),
+            study,
+            trials=trials,
+            finalists=finalists,
+            base=chosen_recipe(recipe, {}),
+            storage=storage,
+            folds=folds,
+            seed=seed,
+            progress=shown,
+            told=say,
+        )
+    say(study_text(result))
 
 
 def train(
@@ -17,7 +56,7 @@ def train(
         str | None, typer.Option(help="efficientnet-lite0, inceptionv3-mixed7 or mobilenetv2.")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="imagenet, none, or a .weights.h5 file.")] = None,
-    recipe: RecipeFile = None,
+    recipe: RecipeName = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of fine-tuning.")] = None,
     fine_tune_from: Annotated[str | None, typer.Option(help="Backbone layer after which to fit.")] = None,
@@ -25,34 +64,49 @@ def train(
         str | None,
         typer.Option(help="best: lowest validation loss, with early stopping; last: the last epoch."),
     ] = None,
+    members: Annotated[
+        int, typer.Option(help="Train an ensemble of so many seeds; export makes one bundle of it.")
+    ] = 1,
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume/--new", help="Want a run there, or want none. Without: go on if there is one."
+        ),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Fine-tune a network on the training part; continues where it was interrupted."""
     import_tensorflow()
     from trainer.crops import load_dataset
+    from trainer.ensemble import train_ensemble
+    from trainer.live_display import training_display
+    from trainer.run_folder import read_history
     from trainer.training import train as train_run
 
     changes = {"backbone": backbone, "weights": weights, "epochs": epochs, "learning_rate": learning_rate}
     chosen = chosen_recipe(recipe, {**changes, "fine_tune_from": fine_tune_from, "keep": keep})
-    with progress() as shown:
-        kept = train_run(
-            load_dataset(dataset),
-            run,
-            chosen,
-            seed=seed,
-            progress=shown,
-            told=lambda epoch: say(epoch_line(epoch)),
-        )
-    say(f"weights: {kept}")
+    data = load_dataset(dataset)
+    with training_display(data.labels, read_history(run)) as shown:
+        if members > 1:
+            train_ensemble(
+                data, run, chosen, members=members, seed=seed, resume=resume,
+                progress=shown.progress, told=shown.told, watched=shown.watched,
+            )  # fmt: skip
+        else:
+            train_run(
+                data, run, chosen, seed=seed, resume=resume,
+                progress=shown.progress, told=shown.told, watched=shown.watched,
+            )  # fmt: skip
+    say(f"run: {run}")
     say(f"next: edge-trainer export {run} BUNDLE --name NAME --version 1")
 
 
 def crossvalidate(
     dataset: DataSetFolder,
     run: Annotated[Path, typer.Option(help="Folder of the folds (made, or continued).")],
-    folds: Annotated[int, typer.Option(help="How many folds; no group is in two of them.")] = 5,
+    folds: Folds = 5,
     masks: Annotated[Path | None, typer.Option(help="Folder of instance masks, to score the maps.")] = None,
-    recipe: RecipeFile = None,
+    recipe: RecipeName = None,
     seed: Seed = 0,
 ) -> None:
     """Train and score once per fold: an accuracy with its spread; finished folds are not computed again."""
@@ -79,8 +133,60 @@ def crossvalidate(
     say(figures_table(result.pooled))
 
 
+def learning_curve(
+    dataset: DataSetFolder,
+    run: Annotated[Path, typer.Option(help="Folder for what is computed (made, or continued).")],
+    full: Annotated[
+        bool, typer.Option("--full", help="Train for every point, instead of a head on frozen features.")
+    ] = False,
+    folds: Folds = 5,
+    fractions: Annotated[
+        str, typer.Option(help="Parts of the training micrographs, comma-separated.")
+    ] = "0.125,0.25,0.5,0.75,1",
+    recipe: RecipeName = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure the accuracy against the number of training micrographs, to see whether there are enough."""
+    import_tensorflow()
+    from trainer.accuracy_curve import CURVE
+    from trainer.crops import load_dataset
+    from trainer.learning_curve import frozen_learning_curve, full_learning_curve
+    from trainer.learning_curve_chart import draw_learning_curve
+
+    data, parts = load_dataset(dataset), _fractions(fractions)
+    with progress() as shown:
+        if full:
+            chosen = chosen_recipe(recipe, {})
+            curve = full_learning_curve(
+                data, run, chosen, folds=folds, fractions=parts, seed=seed, progress=shown
+            )
+        else:
+            curve = frozen_learning_curve(data, run, folds=folds, fractions=parts, seed=seed, progress=shown)
+    curve.write(run / CURVE)
+    draw_learning_curve(curve).savefig(run / "learning_curve.png", dpi=150)
+    for point in curve.points:
+        say(
+            f"{point.micrographs:6.0f} micrographs in {point.groups:.0f} groups: class-balanced accuracy "
+            f"{point.balanced_accuracy:.3f} (standard error {point.standard_error:.3f})"
+        )
+    say(curve.statement)
+    say(f"picture: {run / 'learning_curve.png'}")
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    try:
+        parts = tuple(sorted({float(part) for part in text.split(",")}))
+    except ValueError:
+        raise typer.BadParameter(f"--fractions {text}: numbers with commas between them are wanted") from None
+    if not 0 < parts[0] <= parts[-1] == 1:
+        raise typer.BadParameter(f"--fractions {text}: they lie between 0 and 1, and the last one is 1")
+    return parts
+
+
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a finished run, of an ensemble, or of crossvalidate.")
+    ],
     bundle: Annotated[Path, typer.Argument(help="Folder for the bundle (must not exist).")],
     name: Annotated[str, typer.Option(help="Name of the model: lower case, digits, hyphens.")] = "model",
     version: Annotated[str, typer.Option(help="Version, such as 1 or 1.2.")] = "1",
@@ -101,6 +207,7 @@ def export(
 
     from edge_agent.preprocessing import View
     from trainer.crops import load_dataset
+    from trainer.ensemble import members_of
     from trainer.export import BundleNotes
     from trainer.export import export as export_run
     from trainer.run_folder import read_record
@@ -114,7 +221,7 @@ def export(
     )
     if intended_use is not None:
         described = replace(described, intended_use=intended_use)
-    data = load_dataset(dataset if dataset is not None else Path(read_record(run).dataset))
+    data = load_dataset(dataset if dataset is not None else Path(read_record(members_of(run)[0]).dataset))
     with progress() as shown:
         written = export_run(run, data, bundle, described, seed=seed, progress=shown)
     parity = written.manifest.parity

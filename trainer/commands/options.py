@@ -5,6 +5,7 @@ Only this module knows how TensorFlow is kept quiet.
 
 from __future__ import annotations
 
+import enum
 import importlib
 import os
 import tempfile
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
 
 DataSetFolder = Annotated[Path, typer.Argument(help="Folder made by edge-trainer prepare.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn by chance.")]
-RecipeFile = Annotated[Path | None, typer.Option(help="JSON file with fields of the recipe.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(help="JSON file with fields of the recipe, or a ready one: eight-materials, origin."),
+]
+
+
+class PartName(enum.StrEnum):
+    """Parts of a data set, as an option's choices."""
+
+    test = "test"
+    validation = "validation"
+    train = "train"
 
 
 def listed_option(text: str | None) -> tuple[str, ...] | None:
@@ -26,11 +38,12 @@ def listed_option(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
 
 
-def chosen_recipe(file: Path | None, changes: dict[str, Any]) -> Recipe:
-    """The recipe of a file, or the default one, with what the options change."""
+def chosen_recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
+    """The recipe of a file or a ready one, or the default, with what the options change."""
+    from trainer.recipes import find_recipe
     from trainer.run_folder import Recipe
 
-    base = Recipe.model_validate_json(file.read_bytes()) if file else Recipe()
+    base = Recipe.model_validate_json(find_recipe(name).read_bytes()) if name else Recipe()
     given = {name: value for name, value in changes.items() if value is not None}
     return Recipe.model_validate({**base.model_dump(), **given})
 
