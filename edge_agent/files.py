@@ -232,9 +232,11 @@ def write_durably(path: Path, data: bytes, layer: FileLayer = SYSTEM_FILES) -> N
         finally:
             layer.close(descriptor)
         _replace_patiently(temporary, path, layer)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             layer.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say where
         raise
     layer.fsync_folder(path.parent)
 

@@ -6,8 +6,10 @@ The commands themselves stand in `trainer.commands`.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
+import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING, Annotated, Final
@@ -38,6 +40,7 @@ _USAGE: Final = frozenset(
         "BundleRefused",
         "ExplainError",
         "LearningCurveError",
+        "MaterialsError",
         "PrepareError",
         "ReportError",
         "RunError",
@@ -55,6 +58,7 @@ def _options(
 
 
 for _command in (
+    data.example,
     data.prepare,
     data.preview,
     learning.tune,
@@ -80,6 +84,8 @@ def main() -> None:
     # instructions the processor has bury the one line that matters.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # A service manager's or a batch system's way to say Ctrl-C; nothing is lost by either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments, verbose = _without_verbose(sys.argv[1:])
     try:
         code = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
@@ -120,7 +126,10 @@ def _verdict(error: Exception) -> tuple[int, str]:
 
 
 def _os_text(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    if error.errno == errno.ENOSPC:
+        text += "; make room on that disk, then run the same command again: it goes on where it stopped"
+    return text
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -17,12 +17,13 @@ import os
 import re
 import secrets
 import signal
+import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -165,7 +166,7 @@ def _cut_in_processes(sources: Sequence[str], plan: CutPlan, workers: int) -> Ge
     """Yield answers as they come. A fresh interpreter each (spawn): no forked threads or locks."""
     queue = iter(sources)
     context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts_to_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_live_and_die_with_parent) as pool:
         running: dict[Future[CutFile], str] = {}
         try:
             while True:
@@ -186,8 +187,17 @@ def _cut_in_processes(sources: Sequence[str], plan: CutPlan, workers: int) -> Ge
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_interrupts_to_parent() -> None:
+def _live_and_die_with_parent() -> None:
+    """Interrupts are the parent's business; a parent that was killed leaves nobody behind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _cut(source: str, plan: CutPlan) -> CutFile:

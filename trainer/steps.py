@@ -142,7 +142,9 @@ class Steps:
             losses.append(loss)
             right.append(hits)
             if step == steps or time.perf_counter() - news > _TOLD_EVERY_S:
-                sum_read, read = sum_read + sum(float(value) for value in losses[read:]), step
+                for value in losses[read:]:  # one by one: how often news is told must not change the last bits
+                    sum_read += float(value)
+                read = step
                 told(Step(self._stage.name, epoch + 1, self._stage.epochs, step, steps, sum_read / step))
                 news = time.perf_counter()
         hits_share = sum(float(value) for value in right) / (steps * self._recipe.batch)

@@ -9,7 +9,7 @@ in parts of the field, with the noise of an exposure on top and without) or turn
 
 Second table: every third picture of `labelled/emps`, changed as people and drifting specimens change it, against
 itself. How often the pair is found, and as what. Below it: pairs among all pictures of that set, and among all
-simulated fields, that are found alike. About eight minutes of one core. Asserts nothing.
+simulated fields, that are found alike. About six minutes of one core. Asserts nothing.
 """
 
 from __future__ import annotations

@@ -303,7 +303,8 @@ def test_train_ended_twice_goes_on_and_ends_with_the_same_weights(
     run: Run, dataset: Any, tmp_path: Path
 ) -> None:
     recipe, folder = tmp_path / "recipe.json", tmp_path / "run"
-    recipe.write_text(RECIPE.model_copy(update={"epochs": 8, "keep": "last"}).model_dump_json())
+    chosen = RECIPE.model_copy(update={"epochs": 8, "keep": "last"})
+    recipe.write_text(chosen.model_dump_json())
     line = ("train", dataset.root, "--recipe", recipe, "--seed", 3)
     seen = 0
     for number, codes in ENDS[1:]:

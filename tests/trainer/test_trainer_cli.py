@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     Run = Callable[..., tuple[int, str, str]]
 
 COMMANDS = (
-    "prepare", "preview", "tune", "train", "crossvalidate", "learning-curve", "export", "evaluate", "report",
-    "explain", "publish",
+    "example", "prepare", "preview", "tune", "train", "crossvalidate", "learning-curve", "export", "evaluate",
+    "report", "explain", "publish",
 )  # fmt: skip
 
 

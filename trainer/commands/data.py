@@ -1,4 +1,4 @@
-"""From raw folders to a data set, and what training will see of it: `prepare`, `preview`."""
+"""From raw folders to a data set, and what training will see of it: `example`, `prepare`, `preview`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +20,26 @@ from trainer.terminal import progress, say
 
 if TYPE_CHECKING:
     from trainer.screening import ScreeningRule
+
+
+def example(
+    folder: Annotated[Path, typer.Argument(help="Folder for the class folders (made, or continued).")],
+    files: Annotated[int, typer.Option(help="Files of each class.")] = 24,
+    samples: Annotated[int, typer.Option(help="Samples of each class, a sub-folder each.")] = 4,
+    size: Annotated[int, typer.Option(help="Side of a picture in pixels.")] = 1024,
+    flaws: Annotated[bool, typer.Option(help="Draw one file in six as a bad one.")] = True,
+    seed: Seed = 0,
+) -> None:
+    """Draw a simulated laboratory to try everything on: dm3 files of eight materials, some of them bad."""
+    from trainer.simulated_materials import draw_materials
+
+    with progress() as shown:
+        drawn = draw_materials(
+            folder, files_per_class=files, samples_per_class=samples, size_px=size, seed=seed, flaws=flaws,
+            progress=shown,
+        )  # fmt: skip
+    say(f"{len(drawn)} simulated files in {folder}; what is wrong with which stands in drawn.csv")
+    say(f"next: edge-trainer prepare {folder} DATASET --split folder")
 
 
 def prepare(
