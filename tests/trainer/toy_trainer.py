@@ -108,14 +108,14 @@ def run(*arguments: object) -> Answer:
     return Started(*arguments).answer()
 
 
-def weights_of(file: Path) -> dict[str, bytes]:
-    """Every array of a .weights.h5 file, as bytes."""
+def weights_of(file: Path) -> dict[str, Any]:
+    """Every array of a .weights.h5 file."""
     import h5py  # noqa: TID251
 
-    found: dict[str, bytes] = {}
+    found: dict[str, Any] = {}
     with h5py.File(file) as handle:
         handle.visititems(
-            lambda name, item: found.update({name: item[()].tobytes()}) if hasattr(item, "dtype") else None
+            lambda name, item: found.update({name: item[()]}) if hasattr(item, "dtype") else None
         )
     return found
 
