@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_agent.model_bundle import Golden, Manifest, Network, Parity, Tensor, Tensors
 from edge_agent.preprocessing import Preprocessing
-from trainer.bundle_writer import BundleFiles, write_bundle
-from trainer.cam_graph import append_cam_head
+from trainer.exporting.bundle_writer import BundleFiles, write_bundle
+from trainer.exporting.cam_graph import append_cam_head
 
 if TYPE_CHECKING:
     from pathlib import Path

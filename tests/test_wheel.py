@@ -170,7 +170,7 @@ def test_without_the_training_stack_the_trainer_says_in_one_line_how_to_get_it(
 
 def test_a_wheel_is_no_place_to_publish_to(installed: Path, tmp_path: Path) -> None:
     """`models/` is the repository's; beside an installed package it would be a folder that nobody looks into."""
-    code = "from trainer.publish import publish, PublishError\nfrom pathlib import Path\n"
+    code = "from trainer.exporting.publish import publish, PublishError\nfrom pathlib import Path\n"
     code += "try:\n    publish(Path('bundle'))\nexcept PublishError as error:\n    print(error)\n"
     done = subprocess.run(
         [sys.executable, "-c", code],

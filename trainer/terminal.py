@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trainer.evaluation import Evaluation, Figures
-    from trainer.run_folder import Epoch
+    from trainer.fitting.run_folder import Epoch
+    from trainer.scoring.evaluation import Evaluation, Figures
 
 
 def say(text: str) -> None:

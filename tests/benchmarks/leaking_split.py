@@ -29,20 +29,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_agent.preprocessing import Preprocessing, TilePlan
-from trainer.backbones import build_backbone
-from trainer.crops import DataSet, Order, prepare
-from trainer.features import shown, whole_features
-from trainer.run_folder import Recipe
-from trainer.screening import ScreeningRule
-from trainer.split import SplitRule, assign_parts, grouped_folds, read_labels_table
+from trainer.fitting.backbones import build_backbone
+from trainer.fitting.features import shown, whole_features
+from trainer.fitting.run_folder import Recipe
+from trainer.preparing.crops import DataSet, Order, prepare
+from trainer.preparing.screening import ScreeningRule
+from trainer.preparing.split import SplitRule, assign_parts, grouped_folds, read_labels_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from trainer.crops import Crop
-    from trainer.split import LabelsTable
+    from trainer.preparing.crops import Crop
+    from trainer.preparing.split import LabelsTable
 
     Fitted = Callable[[str, Sequence[int], Sequence[int]], NDArray[np.intp]]
 
@@ -204,7 +204,7 @@ def pooled_features(dataset: DataSet, work: Path) -> NDArray[np.float32]:
 
 def fine_tuned(dataset: DataSet, work: Path) -> Fitted:
     """The trainer's own staged fine-tuning; every crop is a group of its own, so that any can be left out."""
-    from trainer.training import load_run, train
+    from trainer.fitting.training import load_run, train
 
     crops = tuple(replace(crop, part="train", group=crop.crop_id) for crop in dataset.kept)
     loose = replace(dataset, crops=crops)

@@ -32,7 +32,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from edge_agent.simulated_field import expose, view_at  # noqa: E402
 from edge_agent.simulation import SimulatedField, dm3_bytes  # noqa: E402
-from trainer.material_shapes import MATERIALS, draw_batch  # noqa: E402
+from trainer.materials.material_shapes import MATERIALS, draw_batch  # noqa: E402
 
 MIB = 2**20
 ENLARGED = 4
@@ -42,8 +42,8 @@ import sys
 import time
 from pathlib import Path
 from edge_agent.preprocessing import Preprocessing
-from trainer.crops import Order, prepare
-from trainer.split import SplitRule
+from trainer.preparing.crops import Order, prepare
+from trainer.preparing.split import SplitRule
 if __name__ == "__main__":
     raw, out, workers = sys.argv[1:]
     order = Order(preprocessing=Preprocessing(), split=SplitRule(), cache_px=448)

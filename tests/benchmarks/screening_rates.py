@@ -30,20 +30,20 @@ from edge_agent.grey_scale import ContrastLimits
 from edge_agent.micrograph import UnusableFile, read_micrograph
 from edge_agent.preprocessing import Preprocessing, describe_field, grey_field
 from edge_agent.simulation import SHAPES, draw_field
-from trainer.backbones import build_backbone
-from trainer.burnt_in import find_burnt_in
-from trainer.cutting import OVERVIEW_PX, CutFile
-from trainer.near_duplicates import Limits, find, pooled_features
-from trainer.picture_hash import like_pairs
-from trainer.quality import measured, standard_field
-from trainer.screening import ScreeningRule, screened
+from trainer.fitting.backbones import build_backbone
+from trainer.preparing.burnt_in import find_burnt_in
+from trainer.preparing.cutting import OVERVIEW_PX, CutFile
+from trainer.preparing.near_duplicates import Limits, find, pooled_features
+from trainer.preparing.picture_hash import like_pairs
+from trainer.preparing.quality import measured, standard_field
+from trainer.preparing.screening import ScreeningRule, screened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from trainer.backbones import Backbone
+    from trainer.fitting.backbones import Backbone
 
 RULE = Preprocessing()
 EVERY = 3
@@ -206,7 +206,7 @@ def print_alike(what: str, overviews: Sequence[NDArray[np.uint8]]) -> None:
 
 
 def overview(pixels: NDArray) -> NDArray[np.uint8]:
-    """As `trainer.cutting` makes it."""
+    """As `preparing.cutting` makes it."""
     above = pixels[: pixels.shape[0] - find_burnt_in(pixels).info_bar_rows]
     standard = standard_field(above, describe_field(above, RULE))
     shrink = min(1.0, OVERVIEW_PX / standard.size**0.5)
@@ -304,7 +304,7 @@ def tilted(picture: NDArray[np.uint8], degrees: float, shrunk: float) -> NDArray
 
 
 def network_features(pictures: Sequence[NDArray[np.uint8]]) -> NDArray:
-    """What `trainer.near_duplicates` asks by default, the network built once for all pairs."""
+    """What `preparing.near_duplicates` asks by default, the network built once for all pairs."""
     return pooled_features(network(), pictures)
 
 

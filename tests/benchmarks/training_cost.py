@@ -54,7 +54,7 @@ def write_crops(dataset: Any, folder: Path, px: int) -> None:
     """The training crops as square files in class folders, as the origin had them."""
     from PIL import Image
 
-    from trainer.crops import load_pixels
+    from trainer.preparing.crops import load_pixels
 
     for crop in dataset.train:
         (folder / crop.label).mkdir(parents=True, exist_ok=True)
@@ -120,13 +120,13 @@ def ours_pace(
     dataset: Any, px: int, batch: int, seconds: float, after: str, *, whole_top: bool
 ) -> tuple[Pace, float]:
     """Pace of the steps, and crops a second of computing the frozen part's features once."""
-    from trainer.augmentation import Augmentation
-    from trainer.batches import Batches
-    from trainer.devices import devices
-    from trainer.features import view_features
-    from trainer.run_folder import Recipe
-    from trainer.steps import Stage, Steps
-    from trainer.training import new_network
+    from trainer.fitting.augmentation import Augmentation
+    from trainer.fitting.batches import Batches
+    from trainer.fitting.devices import devices
+    from trainer.fitting.features import view_features
+    from trainer.fitting.run_folder import Recipe
+    from trainer.fitting.steps import Stage, Steps
+    from trainer.fitting.training import new_network
 
     recipe = Recipe(
         backbone=BACKBONE, weights="none", fine_tune_from=after, batch=batch, views=2,
@@ -193,9 +193,9 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
 
-    from trainer.crops import load_dataset
-    from trainer.provenance import machine
-    from trainer.run_folder import versions
+    from trainer.fitting.provenance import machine
+    from trainer.fitting.run_folder import versions
+    from trainer.preparing.crops import load_dataset
 
     dataset = load_dataset(given.dataset)
     print(f"{machine()}; " + ", ".join(f"{name} {version}" for name, version in versions().items()))

@@ -21,8 +21,8 @@ from PIL import Image
 from edge_agent.classifier import Classifier
 from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import open_bundle
-from trainer.crops import load_dataset
-from trainer.evaluation import balanced_accuracy
+from trainer.preparing.crops import load_dataset
+from trainer.scoring.evaluation import balanced_accuracy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

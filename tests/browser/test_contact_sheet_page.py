@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from edge_agent.preprocessing import Preprocessing
-from trainer.contact_sheet import write_contact_sheet
-from trainer.crops import DataSet, Order, prepare
-from trainer.overrides import read_overrides
-from trainer.screening import ScreeningRule
-from trainer.split import SplitRule
+from trainer.preparing.contact_sheet import write_contact_sheet
+from trainer.preparing.crops import DataSet, Order, prepare
+from trainer.preparing.overrides import read_overrides
+from trainer.preparing.screening import ScreeningRule
+from trainer.preparing.split import SplitRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

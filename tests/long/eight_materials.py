@@ -2,7 +2,7 @@
 
     python tests/long/eight_materials.py [--small] [--folder DIR] [--seconds N] [--seed N]
 
-Draws a laboratory (see `trainer.simulated_materials`), once as class folders and once laid out as the origin's
+Draws a laboratory (see `materials.simulated_materials`), once as class folders and once laid out as the origin's
 `train/ val/ test/ CLASS`, and for each runs prepare, preview, train, export, evaluate, explain and report; then
 `edge-agent classify` on files of samples that no command has seen. Every figure is of simulated pictures.
 
@@ -29,13 +29,13 @@ from typing import TYPE_CHECKING, Any, Final
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from trainer.crops import DataSet, load_dataset  # noqa: E402
-from trainer.simulated_materials import FLAWS, DrawnFile, draw_materials, read_drawn  # noqa: E402
+from trainer.materials.simulated_materials import FLAWS, DrawnFile, draw_materials, read_drawn  # noqa: E402
+from trainer.preparing.crops import DataSet, load_dataset  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from trainer.crops import Crop
+    from trainer.preparing.crops import Crop
 
 EXIT_NOT_DONE: Final = 75
 LAYOUTS: Final = ("classes", "parts")

@@ -126,7 +126,7 @@ def set_up(place: Path) -> Lab:
 
 def fingerprint(data: Path) -> str:
     """What a data set folder says of its content; raises where it is damaged."""
-    from trainer.crops import load_dataset, load_pixels
+    from trainer.preparing.crops import load_dataset, load_pixels
 
     dataset = load_dataset(data)
     for crop in dataset.kept:
@@ -218,7 +218,7 @@ def _prepare(lab: Lab, how: str, rounds: int, draw: random.Random, place: Path) 
 
 
 def _train(lab: Lab, how: str, rounds: int, draw: random.Random, place: Path) -> tuple[Tally, bool]:
-    from trainer.run_folder import read_history
+    from trainer.fitting.run_folder import read_history
 
     folder = place / "run"
 

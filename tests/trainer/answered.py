@@ -16,10 +16,10 @@ from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import Bundle, open_bundle
 from edge_agent.preprocessing import Preprocessing, TilePlan, plan_boxes
 from edge_agent.simulation import SimulatedField, dm3_bytes
-from trainer.bundle_writer import BundleFiles, write_bundle
-from trainer.crops import Crop, DataSet
-from trainer.figures import Scored
-from trainer.split import SplitRule
+from trainer.exporting.bundle_writer import BundleFiles, write_bundle
+from trainer.preparing.crops import Crop, DataSet
+from trainer.preparing.split import SplitRule
+from trainer.scoring.figures import Scored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

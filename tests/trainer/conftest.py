@@ -15,10 +15,10 @@ from toys import LABELS, RECIPE, draw_raw, prepared, toy_architecture
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trainer.backbones import Backbone
-    from trainer.crops import DataSet
-    from trainer.evaluation import CrossValidation
-    from trainer.network import Network
+    from trainer.fitting.backbones import Backbone
+    from trainer.fitting.network import Network
+    from trainer.preparing.crops import DataSet
+    from trainer.scoring.evaluation import CrossValidation
 
 
 # Keras 3.15 reads a TensorFlow variable by np.array(variable); TensorFlow's __array__ predates NumPy 2's `copy`.
@@ -36,7 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def toy_backbone() -> Iterator[None]:
     """`--backbone toy`, for this session."""
-    from trainer import backbones, export
+    from trainer.exporting import export
+    from trainer.fitting import backbones
 
     table = {**backbones.architectures(), "toy": toy_architecture()}
     with pytest.MonkeyPatch.context() as patched:
@@ -60,7 +61,7 @@ def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 @pytest.fixture
 def network(toy_backbone: None) -> Network:
     """An untrained toy network."""
-    from trainer.training import new_network
+    from trainer.fitting.training import new_network
 
     return new_network(LABELS, RECIPE, seed=0)
 
@@ -68,7 +69,7 @@ def network(toy_backbone: None) -> Network:
 @pytest.fixture(scope="session")
 def shared_run(dataset: DataSet, toy_backbone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; read only."""
-    from trainer.training import train
+    from trainer.fitting.training import train
 
     run = tmp_path_factory.mktemp("runs") / "run"
     train(dataset, run, RECIPE, seed=3)
@@ -78,7 +79,7 @@ def shared_run(dataset: DataSet, toy_backbone: None, tmp_path_factory: pytest.Te
 @pytest.fixture(scope="session")
 def shared_bundle(shared_run: Path, dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of that run; read only."""
-    from trainer.export import BundleNotes, export
+    from trainer.exporting.export import BundleNotes, export
 
     return export(
         shared_run, dataset, tmp_path_factory.mktemp("bundles") / "toy-1", BundleNotes("toy", "1")
@@ -94,7 +95,7 @@ def bundle(shared_bundle: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def lite0() -> Backbone:
     """EfficientNet-Lite0 with its ImageNet weights; read only."""
-    from trainer.backbones import build_backbone
+    from trainer.fitting.backbones import build_backbone
 
     return build_backbone("efficientnet-lite0")
 
@@ -102,7 +103,7 @@ def lite0() -> Backbone:
 @pytest.fixture(scope="session")
 def shared_ensemble(dataset: DataSet, toy_backbone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two finished members with the seeds 3 and 4; read only."""
-    from trainer.ensemble import train_ensemble
+    from trainer.fitting.ensemble import train_ensemble
 
     run = tmp_path_factory.mktemp("ensembles") / "run"
     train_ensemble(dataset, run, RECIPE.model_copy(update={"epochs": 1}), members=2, seed=3)
@@ -114,7 +115,7 @@ def shared_folds(
     dataset: DataSet, toy_backbone: None, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, CrossValidation]:
     """Two finished folds and their result; read only."""
-    from trainer.cross_validation import cross_validate
+    from trainer.scoring.cross_validation import cross_validate
 
     run = tmp_path_factory.mktemp("folds") / "run"
     recipe = RECIPE.model_copy(update={"epochs": 1, "keep": "best"})

@@ -36,9 +36,9 @@ def train_toy(given: argparse.Namespace) -> None:
 
     from toys import RECIPE, toy_architecture
 
-    from trainer import backbones, devices, training
-    from trainer.crops import load_dataset
-    from trainer.run_folder import Recipe
+    from trainer.fitting import backbones, devices, training
+    from trainer.fitting.run_folder import Recipe
+    from trainer.preparing.crops import load_dataset
 
     table = {**backbones.architectures(), "toy": toy_architecture()}
     backbones.architectures = lambda: table

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from trainer.augmentation import Augmentation, Augmenter
+from trainer.fitting.augmentation import Augmentation, Augmenter
 
 STILL = {
     "rotation_degrees": 0.0,

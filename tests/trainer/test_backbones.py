@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from trainer import backbones
-from trainer.backbones import (
+from trainer.fitting import backbones
+from trainer.fitting.backbones import (
     _LITE0_STAGES,
     Backbone,
     BackboneError,
@@ -20,7 +20,7 @@ from trainer.backbones import (
     attribution,
     build_backbone,
 )
-from trainer.torch_weights import read_torch_weights
+from trainer.fitting.torch_weights import read_torch_weights
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,8 +19,8 @@ from toy_trainer import CHATTER, Answer, Started, weights_of
 from toys import LABELS, RECIPE, draw_raw, picture
 
 from trainer import cli
-from trainer.crops import load_dataset
-from trainer.run_folder import WEIGHTS, read_history
+from trainer.fitting.run_folder import WEIGHTS, read_history
+from trainer.preparing.crops import load_dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from full_disk import small_disk, why_not

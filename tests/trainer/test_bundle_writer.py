@@ -18,8 +18,8 @@ from bundles import tiny_bundle, tiny_manifest, tiny_model
 from edge_agent.classifier import Classifier
 from edge_agent.model_bundle import BundleRefused, open_bundle
 from edge_agent.preprocessing import Preprocessing, TilePlan
-from trainer import bundle_writer
-from trainer.bundle_writer import BundleFiles, add_file, write_bundle
+from trainer.exporting import bundle_writer
+from trainer.exporting.bundle_writer import BundleFiles, add_file, write_bundle
 
 
 class Stopped(BaseException):
@@ -204,7 +204,7 @@ class Watch(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Watch())
 importlib.import_module(sys.argv[1])
-from trainer.bundle_writer import onnx_session
+from trainer.exporting.bundle_writer import onnx_session
 try:
     onnx_session(b"no model")
 except Exception:
@@ -213,7 +213,7 @@ print(seen)
 """
 
 
-@pytest.mark.parametrize("module", ["trainer.bundle_writer", "trainer.export"])
+@pytest.mark.parametrize("module", ["trainer.exporting.bundle_writer", "trainer.exporting.export"])
 def test_telemetry_is_off_before_onnx_runtime_is_loaded_whatever_is_imported_first(module: str) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
     done = subprocess.run(

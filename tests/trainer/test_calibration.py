@@ -8,7 +8,7 @@ from answered import THREE, drawn_scored
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from trainer.calibration import ANSWERS_A_BIN, ENOUGH, MOST_BINS, calibration
+from trainer.scoring.calibration import ANSWERS_A_BIN, ENOUGH, MOST_BINS, calibration
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from trainer.cam_graph import OPSET, GraphError, append_cam_head, join_backbones, stack_heads
+from trainer.exporting.cam_graph import OPSET, GraphError, append_cam_head, join_backbones, stack_heads
 
 CHANNELS = 6
 

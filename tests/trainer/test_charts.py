@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from answered import EIGHT, THREE, drawn_scored
 
-from trainer import charts
-from trainer.accuracy_curve import Measured, Setting, concluded
-from trainer.calibration import calibration
-from trainer.chart_style import figure_svg, percent, short
-from trainer.figures import Scored, figures, slices
-from trainer.learning_curve_chart import draw_learning_curve
-from trainer.run_folder import Epoch
+from trainer.fitting.run_folder import Epoch
+from trainer.scoring.accuracy_curve import Measured, Setting, concluded
+from trainer.scoring.calibration import calibration
+from trainer.scoring.figures import Scored, figures, slices
+from trainer.showing import charts
+from trainer.showing.chart_style import figure_svg, percent, short
+from trainer.showing.learning_curve_chart import draw_learning_curve
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,17 +16,17 @@ from PIL import Image
 from toys import picture
 
 from edge_agent.preprocessing import Preprocessing
-from trainer.contact_sheet import write_contact_sheet
-from trainer.crops import DataSet, Order, prepare
-from trainer.overrides import read_overrides
-from trainer.quality import Measures
-from trainer.screening import ScreeningRule
-from trainer.split import PrepareError, SplitRule
+from trainer.preparing.contact_sheet import write_contact_sheet
+from trainer.preparing.crops import DataSet, Order, prepare
+from trainer.preparing.overrides import read_overrides
+from trainer.preparing.quality import Measures
+from trainer.preparing.screening import ScreeningRule
+from trainer.preparing.split import PrepareError, SplitRule
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.crop_table import Crop
+    from trainer.preparing.crop_table import Crop
 
 MARKUP = '<img src=x onerror=alert(1)> "&amp; </script>'
 

@@ -12,10 +12,18 @@ import numpy as np
 import pytest
 
 from edge_agent.preprocessing import Preprocessing
-from trainer.crop_table import Crop, DataSet, fingerprint_of, load_dataset, load_pixels, save, summary
-from trainer.quality import Measures
-from trainer.screening import ScreeningRule
-from trainer.split import PrepareError, SplitRule
+from trainer.preparing.crop_table import (
+    Crop,
+    DataSet,
+    fingerprint_of,
+    load_dataset,
+    load_pixels,
+    save,
+    summary,
+)
+from trainer.preparing.quality import Measures
+from trainer.preparing.screening import ScreeningRule
+from trainer.preparing.split import PrepareError, SplitRule
 
 if TYPE_CHECKING:
     from pathlib import Path

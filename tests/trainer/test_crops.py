@@ -18,10 +18,10 @@ from PIL import Image
 from edge_agent.dm_writer import Axis, Picture, write_dm3
 from edge_agent.preprocessing import Preprocessing, TilePlan, describe_field, grey_field
 from edge_agent.simulation import spectrum_dm3_bytes
-from trainer import cutting
-from trainer.crops import DataSet, Order, PrepareError, load_dataset, load_pixels, prepare, summary
-from trainer.screening import ScreeningRule
-from trainer.split import SplitRule, leaks
+from trainer.preparing import cutting
+from trainer.preparing.crops import DataSet, Order, PrepareError, load_dataset, load_pixels, prepare, summary
+from trainer.preparing.screening import ScreeningRule
+from trainer.preparing.split import SplitRule, leaks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 from toys import LABELS, RECIPE, mask
 
-from trainer import cross_validation as crossing
-from trainer.cross_validation import cross_validate, read_cross_validation
-from trainer.evaluation import EvaluationError
-from trainer.export import BundleNotes, export
-from trainer.run_folder import RunError, read_history, read_record
+from trainer.exporting.export import BundleNotes, export
+from trainer.fitting.run_folder import RunError, read_history, read_record
+from trainer.scoring import cross_validation as crossing
+from trainer.scoring.cross_validation import cross_validate, read_cross_validation
+from trainer.scoring.evaluation import EvaluationError
 
 if TYPE_CHECKING:
-    from trainer.crops import DataSet
-    from trainer.evaluation import CrossValidation
+    from trainer.preparing.crops import DataSet
+    from trainer.scoring.evaluation import CrossValidation
 
 pytestmark = pytest.mark.usefixtures("toy_backbone")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from trainer.curves import draw_curves
-from trainer.run_folder import Epoch
+from trainer.fitting.curves import draw_curves
+from trainer.fitting.run_folder import Epoch
 
 if TYPE_CHECKING:
     from pathlib import Path

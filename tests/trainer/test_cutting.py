@@ -13,9 +13,9 @@ from PIL import Image
 
 from edge_agent.preprocessing import Preprocessing
 from edge_agent.simulation import dm3_bytes, draw_field
-from trainer import cutting
-from trainer.cutting import CutFile, CutPlan, agent_modules, cached_shape, cut_files
-from trainer.split import PrepareError
+from trainer.preparing import cutting
+from trainer.preparing.cutting import CutFile, CutPlan, agent_modules, cached_shape, cut_files
+from trainer.preparing.split import PrepareError
 
 
 def plan(raw: Path, out: Path, cache_px: int = 32, **rule) -> CutPlan:
@@ -204,7 +204,7 @@ def test_a_blank_field_has_neither_measures_nor_overview(tmp_path):
 def test_other_code_remembers_nothing(barred, tmp_path, monkeypatch):
     asked = plan(barred, tmp_path / "out")
     cut_files(["a.png"], asked)
-    monkeypatch.setattr("trainer.cutting._OWN_CODE", ("cutting", "quality"))
+    monkeypatch.setattr("trainer.preparing.cutting._OWN_CODE", ("cutting", "quality"))
     cutting._code.cache_clear()
     try:
         cut_files(["a.png"], asked)

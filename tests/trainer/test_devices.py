@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from toys import RECIPE
 
-from trainer import devices
-from trainer.checkpoint import Checkpoint
-from trainer.devices import Devices, half_precision
-from trainer.run_folder import RunError, read_history, read_record
+from trainer.fitting import devices
+from trainer.fitting.checkpoint import Checkpoint
+from trainer.fitting.devices import Devices, half_precision
+from trainer.fitting.run_folder import RunError, read_history, read_record
 
 if TYPE_CHECKING:
-    from trainer.crops import DataSet
+    from trainer.preparing.crops import DataSet
 
 pytestmark = pytest.mark.timeout(300)
 

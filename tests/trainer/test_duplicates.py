@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from edge_agent.preprocessing import Preprocessing
-from trainer.cutting import CachedCrop, CutFile, CutPlan, cut_files
-from trainer.duplicates import without_copies, without_near_copies
-from trainer.near_duplicates import Likeness
-from trainer.split import PrepareError
+from trainer.preparing.cutting import CachedCrop, CutFile, CutPlan, cut_files
+from trainer.preparing.duplicates import without_copies, without_near_copies
+from trainer.preparing.near_duplicates import Likeness
+from trainer.preparing.split import PrepareError
 
 
 def cut(source: str, content: str, *pixels: str, reason: str = "") -> CutFile:
@@ -76,7 +76,7 @@ def seen(
 def outcome(monkeypatch, cuts: list[CutFile], *pairs: tuple[int, int, str]) -> list[tuple[str, str, str]]:
     """(reason, near, note) of each, where these pairs were found alike."""
     found = tuple(Likeness(first, second, kind, 1.0, 1.0, 1.0) for first, second, kind in pairs)
-    monkeypatch.setattr("trainer.duplicates.find", lambda pictures, **given: found)
+    monkeypatch.setattr("trainer.preparing.duplicates.find", lambda pictures, **given: found)
     return [(one.reason, one.near, one.note) for one in without_near_copies(cuts, label_of, Path())]
 
 

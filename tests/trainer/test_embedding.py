@@ -14,7 +14,7 @@ from bundles import tiny_manifest, tiny_model
 from onnx import compose, helper
 
 from edge_agent.model_bundle import Cam
-from trainer.embedding import (
+from trainer.scoring.embedding import (
     FEWEST_FOR_NEIGHBOURS,
     POOLED,
     EmbeddingError,
@@ -22,7 +22,7 @@ from trainer.embedding import (
     layout,
     with_pooled_features,
 )
-from trainer.evaluation import sources_of
+from trainer.scoring.evaluation import sources_of
 
 if TYPE_CHECKING:
     from pathlib import Path

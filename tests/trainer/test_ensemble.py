@@ -16,18 +16,18 @@ from edge_agent.classifier import Classifier
 from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import open_bundle
 from edge_agent.onnx_gate import gate_model
-from trainer import ensemble as ensembles
-from trainer.ensemble import as_used, members_of, train_ensemble, trained_parts
-from trainer.export import BundleNotes, ExportError, export
-from trainer.features import shown
-from trainer.run_folder import RunError, read_record
-from trainer.training import load_run
-from trainer.training_facts import read_training_facts
+from trainer.exporting.export import BundleNotes, ExportError, export
+from trainer.exporting.training_facts import read_training_facts
+from trainer.fitting import ensemble as ensembles
+from trainer.fitting.ensemble import as_used, members_of, train_ensemble, trained_parts
+from trainer.fitting.features import shown
+from trainer.fitting.run_folder import RunError, read_record
+from trainer.fitting.training import load_run
 
 if TYPE_CHECKING:
-    from trainer.crops import DataSet
-    from trainer.network import Network
-    from trainer.run_folder import RunRecord
+    from trainer.fitting.network import Network
+    from trainer.fitting.run_folder import RunRecord
+    from trainer.preparing.crops import DataSet
 
 pytestmark = pytest.mark.usefixtures("toy_backbone")
 
@@ -260,7 +260,7 @@ def test_members_that_do_not_average_are_refused(
             network = replace(network, backbone=replace(network.backbone, **change))
         return record, network
 
-    monkeypatch.setattr("trainer.export.load_run", other)
+    monkeypatch.setattr("trainer.exporting.export.load_run", other)
     with pytest.raises(ExportError, match=rf"member-1: .*{text}.* does not average with toy \(stride 8"):
         export(shared_ensemble, dataset, tmp_path / "b", BundleNotes("both", "1"))
 

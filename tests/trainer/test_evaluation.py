@@ -17,8 +17,9 @@ from toys import LABELS, mask, prepared
 from edge_agent.classifier import Classifier
 from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import open_bundle
-from trainer.bundle_writer import add_file
-from trainer.evaluation import (
+from trainer.exporting.bundle_writer import add_file
+from trainer.preparing.split import LabelsTable, SplitRule
+from trainer.scoring.evaluation import (
     CrossValidation,
     Evaluation,
     EvaluationError,
@@ -27,10 +28,9 @@ from trainer.evaluation import (
     read_evaluation,
     sources_of,
 )
-from trainer.split import LabelsTable, SplitRule
 
 if TYPE_CHECKING:
-    from trainer.crops import DataSet
+    from trainer.preparing.crops import DataSet
 
 # --- evaluate -------------------------------------------------------------------------------------
 

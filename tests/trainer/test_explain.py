@@ -21,16 +21,16 @@ from edge_agent.decision import Decision, decide
 from edge_agent.heatmap import draw_heatmap
 from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import open_bundle
-from trainer import explain as module
-from trainer import explain_page
-from trainer.explain import ExplainError, explain
-from trainer.explain_page import Exhibit, draw_pages, letter, panel_mm
-from trainer.micrograph_panels import figure_style
+from trainer.showing import explain as module
+from trainer.showing import explain_page
+from trainer.showing.explain import ExplainError, explain
+from trainer.showing.explain_page import Exhibit, draw_pages, letter, panel_mm
+from trainer.showing.micrograph_panels import figure_style
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.crops import DataSet
+    from trainer.preparing.crops import DataSet
 
 
 @pytest.fixture(scope="module")

@@ -16,21 +16,21 @@ from edge_agent.classifier import Classifier
 from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import open_bundle
 from edge_agent.onnx_gate import gate_model
-from trainer import export as exporting
-from trainer.backbones import build_backbone
-from trainer.cam_graph import OPSET
-from trainer.export import PARITY_CROPS, BundleNotes, ExportError, compare, export, to_onnx
-from trainer.features import shown
-from trainer.network import Network, build_network
-from trainer.run_folder import RunError, claim, read_record
-from trainer.split import SplitRule
-from trainer.training import load_run
+from trainer.exporting import export as exporting
+from trainer.exporting.cam_graph import OPSET
+from trainer.exporting.export import PARITY_CROPS, BundleNotes, ExportError, compare, export, to_onnx
+from trainer.fitting.backbones import build_backbone
+from trainer.fitting.features import shown
+from trainer.fitting.network import Network, build_network
+from trainer.fitting.run_folder import RunError, claim, read_record
+from trainer.fitting.training import load_run
+from trainer.preparing.split import SplitRule
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.backbones import Backbone
-    from trainer.crops import DataSet
+    from trainer.fitting.backbones import Backbone
+    from trainer.preparing.crops import DataSet
 
 NOTES = BundleNotes("toy", "1")
 

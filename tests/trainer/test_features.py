@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from toys import LABELS, RECIPE, prepared
 
-from trainer.crops import load_pixels
-from trainer.features import shown, view_features, whole_features
-from trainer.run_folder import Recipe, RunError
-from trainer.split import SplitRule
-from trainer.training import new_network
+from trainer.fitting.features import shown, view_features, whole_features
+from trainer.fitting.run_folder import Recipe, RunError
+from trainer.fitting.training import new_network
+from trainer.preparing.crops import load_pixels
+from trainer.preparing.split import SplitRule
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.crops import DataSet
-    from trainer.network import Network
+    from trainer.fitting.network import Network
+    from trainer.preparing.crops import DataSet
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from answered import THREE, drawn_scored, scored
 from sklearn import metrics
 
-from trainer.figures import MICROGRAPHS_A_SIZE_BIN, Scored, balanced_accuracy, figures, slices
+from trainer.scoring.figures import MICROGRAPHS_A_SIZE_BIN, Scored, balanced_accuracy, figures, slices
 
 
 @pytest.mark.parametrize("seed", range(4))

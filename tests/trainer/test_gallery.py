@@ -10,8 +10,8 @@ import pytest
 from answered import EIGHT, THREE, answered, drawn_scored, reopened, scored
 from PIL import Image
 
-from trainer.evaluation import crop_sources, sources_of
-from trainer.gallery import MOST_MISTAKES, RIGHT_A_CLASS, WRONG_A_CLASS, choose, draw_pictures
+from trainer.scoring.evaluation import crop_sources, sources_of
+from trainer.showing.gallery import MOST_MISTAKES, RIGHT_A_CLASS, WRONG_A_CLASS, choose, draw_pictures
 
 if TYPE_CHECKING:
     from pathlib import Path

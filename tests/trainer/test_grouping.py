@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.grouping import Grouping, Provenance, group_files, merge_groups, sessions
-from trainer.split import PrepareError, SplitRule, read_labels_table, tears_micrographs
+from trainer.preparing.grouping import Grouping, Provenance, group_files, merge_groups, sessions
+from trainer.preparing.split import PrepareError, SplitRule, read_labels_table, tears_micrographs
 
 
 def taken(source: str, at: str = "", microscope: str = "Titan", near: str = "") -> Provenance:

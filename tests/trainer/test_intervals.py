@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.intervals import BOOTSTRAP_ROUNDS, middle_95, resampled_sums, share_interval
+from trainer.scoring.intervals import BOOTSTRAP_ROUNDS, middle_95, resampled_sums, share_interval
 
 
 @pytest.mark.parametrize(

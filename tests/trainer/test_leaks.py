@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.grouping import Provenance, group_files
-from trainer.leaks import Leak, LeakReport, leak_report
-from trainer.split import SplitRule, assign_parts
+from trainer.preparing.grouping import Provenance, group_files
+from trainer.preparing.leaks import Leak, LeakReport, leak_report
+from trainer.preparing.split import SplitRule, assign_parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trainer.leaks import Kinship
-    from trainer.split import Part
+    from trainer.preparing.leaks import Kinship
+    from trainer.preparing.split import Part
 
 RULE = SplitRule()
 

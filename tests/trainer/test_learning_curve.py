@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from toys import LABELS, RECIPE
 
-from trainer import learning_curve as measuring
-from trainer.accuracy_curve import Measured, Setting, concluded
-from trainer.export import BundleNotes, export
-from trainer.learning_curve import (
+from trainer.exporting.export import BundleNotes, export
+from trainer.fitting.run_folder import read_record
+from trainer.scoring import learning_curve as measuring
+from trainer.scoring.accuracy_curve import Measured, Setting, concluded
+from trainer.scoring.learning_curve import (
     CURVE,
     LearningCurve,
     LearningCurveError,
@@ -26,13 +27,12 @@ from trainer.learning_curve import (
     full_learning_curve,
     pooled_features,
 )
-from trainer.run_folder import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trainer.crops import DataSet
-    from trainer.evaluation import CrossValidation
+    from trainer.preparing.crops import DataSet
+    from trainer.scoring.evaluation import CrossValidation
 
 QUICK = RECIPE.model_copy(update={"epochs": 1, "keep": "best"})
 SIZES = (30, 60, 120, 180, 240)
@@ -275,7 +275,9 @@ def test_the_full_curve_goes_on_from_a_cross_validation(
         assert record.part["train"] == 4
         assert (record.recipe.epochs, record.recipe.head_epochs) == (4, 4), "as many steps as all 16 make"
         assert not (folder / "bundle").exists()
-    monkeypatch.setattr("trainer.cross_validation.train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "trainer.scoring.cross_validation.train", lambda *_, **__: pytest.fail("trained again")
+    )
     again = full_learning_curve(dataset, run, QUICK, folds=2, fractions=(0.25,), seed=0)
     assert again.points == seen.points
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from trainer.live_display import LiveDisplay, PlainLines, training_display
-from trainer.run_folder import Epoch
-from trainer.steps import Step
+from trainer.fitting.live_display import LiveDisplay, PlainLines, training_display
+from trainer.fitting.run_folder import Epoch
+from trainer.fitting.steps import Step
 
 THREE = ("faceted", "rod", "round")
 TWELVE = (
@@ -156,8 +156,8 @@ PROGRAM = """
 import sys
 sys.path[:0] = sys.argv[1:]
 from test_live_display import THREE, history
-from trainer.live_display import training_display
-from trainer.steps import Step
+from trainer.fitting.live_display import training_display
+from trainer.fitting.steps import Step
 with training_display(THREE, history(THREE)[:1]) as shown:
     shown.watched(Step("fine-tuning", 1, 10, 12, 30, 0.2))
     for epoch in history(THREE)[1:]:

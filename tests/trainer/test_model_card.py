@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_agent.model_bundle import open_bundle
-from trainer.model_card import model_card
-from trainer.run_folder import read_record
+from trainer.exporting.model_card import model_card
+from trainer.fitting.run_folder import read_record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.crops import DataSet
+    from trainer.preparing.crops import DataSet
 
 
 @pytest.fixture

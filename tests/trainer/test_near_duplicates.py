@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.near_duplicates import Limits, find, lite0_features
-from trainer.picture_hash import AS_IT_IS, like_pairs, turned
+from trainer.preparing.near_duplicates import Limits, find, lite0_features
+from trainer.preparing.picture_hash import AS_IT_IS, like_pairs, turned
 
 SIDE = 160
 
@@ -98,7 +98,7 @@ def test_progress_counts_the_pictures():
 
 
 def test_pairs_are_found_across_blocks(monkeypatch):
-    monkeypatch.setattr("trainer.picture_hash._PAIRS_AT_ONCE", 1)
+    monkeypatch.setattr("trainer.preparing.picture_hash._PAIRS_AT_ONCE", 1)
     pictures = [view(scene(seed)) for seed in (1, 2, 3, 1)]
     pairs = [(first, second) for first, second, _ in like_pairs(pictures, 10)]
     assert pairs == [(0, 3)]
@@ -118,7 +118,7 @@ def test_the_turn_is_found(at):
 
 
 def test_the_default_embedding_knows_a_picture_again(lite0, monkeypatch):
-    monkeypatch.setattr("trainer.backbones.build_backbone", lambda name: lite0)
+    monkeypatch.setattr("trainer.fitting.backbones.build_backbone", lambda name: lite0)
     picture = view(SCENE)
     features = lite0_features(
         [picture, np.clip(picture * 0.8 + 10, 0, 255).astype(np.uint8), view(scene(9))[::-1]]

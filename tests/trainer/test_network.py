@@ -10,11 +10,11 @@ import onnxruntime
 import pytest
 from toys import LABELS, RECIPE
 
-from trainer.network import HEAD, NARROW
-from trainer.training import new_network
+from trainer.fitting.network import HEAD, NARROW
+from trainer.fitting.training import new_network
 
 if TYPE_CHECKING:
-    from trainer.network import Network
+    from trainer.fitting.network import Network
 
 
 def some_input(shape: tuple[int, ...] = (3, 40, 56, 1)) -> np.ndarray:
@@ -99,7 +99,7 @@ def test_a_narrow_layer_comes_before_the_head_and_the_map_stays_exact(toy_backbo
 
 
 def test_a_narrow_layer_is_exported(toy_backbone: None) -> None:
-    from trainer.export import to_onnx
+    from trainer.exporting.export import to_onnx
 
     network = new_network(LABELS, RECIPE.model_copy(update={"head_width": 5}), seed=0)
     session = onnxruntime.InferenceSession(to_onnx(network), providers=["CPUExecutionProvider"])

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trainer.crop_table import Crop
-from trainer.overrides import Override, Overrides, matched, overruled, read_overrides
-from trainer.split import PrepareError
+from trainer.preparing.crop_table import Crop
+from trainer.preparing.overrides import Override, Overrides, matched, overruled, read_overrides
+from trainer.preparing.split import PrepareError
 
 if TYPE_CHECKING:
     from pathlib import Path

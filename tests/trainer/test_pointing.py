@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from edge_agent.preprocessing import CamMap
-from trainer.pointing import MaskError, mask_of, pointing
+from trainer.scoring.pointing import MaskError, mask_of, pointing
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import preview as module
-from trainer.augmentation import Augmentation, Augmenter
-from trainer.features import shown
-from trainer.micrograph_panels import legible
-from trainer.preview import preview, settings_text
-from trainer.split import PrepareError
+from trainer.fitting.augmentation import Augmentation, Augmenter
+from trainer.fitting.features import shown
+from trainer.preparing.split import PrepareError
+from trainer.showing import preview as module
+from trainer.showing.micrograph_panels import legible
+from trainer.showing.preview import preview, settings_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.crops import DataSet
+    from trainer.preparing.crops import DataSet
 
 RULE = Augmentation(window_px=40)
 OFF = Augmentation(
@@ -53,7 +53,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         write(page, at_mm, text, **style)
 
     monkeypatch.setattr(module, "write", noted)
-    monkeypatch.setattr("trainer.micrograph_panels.write", noted)
+    monkeypatch.setattr("trainer.showing.micrograph_panels.write", noted)
     return words
 
 

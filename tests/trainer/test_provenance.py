@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trainer import provenance
-from trainer.provenance import Gpu, Machine, Session
+from trainer.fitting import provenance
+from trainer.fitting.provenance import Gpu, Machine, Session
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from edge_agent.model_bundle import BundleRefused, open_bundle
-from trainer import bundle_writer
-from trainer import publish as publishing
-from trainer.bundle_writer import add_file
-from trainer.evaluation import evaluate
-from trainer.export import BundleNotes, export
-from trainer.publish import PublishError, publish
+from trainer.exporting import bundle_writer
+from trainer.exporting import publish as publishing
+from trainer.exporting.bundle_writer import add_file
+from trainer.exporting.export import BundleNotes, export
+from trainer.exporting.publish import PublishError, publish
+from trainer.scoring.evaluation import evaluate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.crops import DataSet
-    from trainer.evaluation import CrossValidation
+    from trainer.preparing.crops import DataSet
+    from trainer.scoring.evaluation import CrossValidation
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 
 from edge_agent.preprocessing import Preprocessing, describe_field
 from edge_agent.simulation import draw_field
-from trainer.burnt_in import BurntIn, find_burnt_in
-from trainer.quality import MEASURE_NAMES, Measures, measured, standard_field
+from trainer.preparing.burnt_in import BurntIn, find_burnt_in
+from trainer.preparing.quality import MEASURE_NAMES, Measures, measured, standard_field
 
 RULE = Preprocessing()
 

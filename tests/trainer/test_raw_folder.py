@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trainer.raw_folder import RawFolder, folders_below_class, read_raw_folder
-from trainer.split import PrepareError
+from trainer.preparing.raw_folder import RawFolder, folders_below_class, read_raw_folder
+from trainer.preparing.split import PrepareError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trainer.backbones import architectures
+from trainer.fitting.backbones import architectures
+from trainer.fitting.run_folder import Recipe, RunError
 from trainer.recipes import find_recipe, ready_recipes
-from trainer.run_folder import Recipe, RunError
 
 if TYPE_CHECKING:
     from pathlib import Path

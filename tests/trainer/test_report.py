@@ -12,18 +12,25 @@ from typing import TYPE_CHECKING
 import pytest
 from answered import EIGHT, THREE, Answered, answered, reopened
 
-from trainer import charts, report
-from trainer.accuracy_curve import CURVE, LearningCurve, LearningCurveError, Measured, Setting, concluded
-from trainer.bundle_writer import add_file
-from trainer.evaluation import EVALUATION, EvaluationError, evaluate, read_evaluation
-from trainer.report import ReportError, write_report
-from trainer.run_folder import Epoch, Recipe, RunRecord
-from trainer.training_facts import TrainedMember, TrainingFacts, training_json
+from trainer.exporting.bundle_writer import add_file
+from trainer.exporting.training_facts import TrainedMember, TrainingFacts, training_json
+from trainer.fitting.run_folder import Epoch, Recipe, RunRecord
+from trainer.scoring.accuracy_curve import (
+    CURVE,
+    LearningCurve,
+    LearningCurveError,
+    Measured,
+    Setting,
+    concluded,
+)
+from trainer.scoring.evaluation import EVALUATION, EvaluationError, evaluate, read_evaluation
+from trainer.showing import charts, report
+from trainer.showing.report import ReportError, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.crops import DataSet
+    from trainer.preparing.crops import DataSet
 
 VOID = {
     "meta",
@@ -375,7 +382,7 @@ def test_a_curve_that_is_named_is_shown(plain: Answered, tmp_path: Path) -> None
 def test_a_curve_is_measured_and_kept_where_none_was_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import trainer.learning_curve
+    import trainer.scoring.learning_curve
 
     made = answered(tmp_path, count=4)
     evaluate(made.bundle, made.data, "test")
@@ -386,7 +393,7 @@ def test_a_curve_is_measured_and_kept_where_none_was_recorded(
         store.mkdir(parents=True, exist_ok=True)
         return curve(data.fingerprint)
 
-    monkeypatch.setattr(trainer.learning_curve, "frozen_learning_curve", measured)
+    monkeypatch.setattr(trainer.scoring.learning_curve, "frozen_learning_curve", measured)
     for _ in range(2):
         file = write_report(made.bundle, dataset=made.data)
         assert curve().statement in Page(file.read_text(encoding="utf-8")).text
@@ -396,7 +403,7 @@ def test_a_curve_is_measured_and_kept_where_none_was_recorded(
 def test_a_curve_that_cannot_be_measured_is_no_reason_to_have_no_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import trainer.learning_curve
+    import trainer.scoring.learning_curve
 
     made = answered(tmp_path, count=4)
     evaluate(made.bundle, made.data, "test")
@@ -404,7 +411,7 @@ def test_a_curve_that_cannot_be_measured_is_no_reason_to_have_no_report(
     def refused(*_: object, **__: object) -> LearningCurve:
         raise LearningCurveError("class 'rod' has a single group")
 
-    monkeypatch.setattr(trainer.learning_curve, "frozen_learning_curve", refused)
+    monkeypatch.setattr(trainer.scoring.learning_curve, "frozen_learning_curve", refused)
     file = write_report(made.bundle, dataset=made.data)
     assert (
         "none could be measured: class 'rod' has a single group."

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from trainer.provenance import session
-from trainer.run_folder import (
+from trainer.fitting.provenance import session
+from trainer.fitting.run_folder import (
     Epoch,
     Recipe,
     RunError,

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from trainer.cutting import CutFile
-from trainer.quality import Measures
-from trainer.screening import ScreeningRule, screened
+from trainer.preparing.cutting import CutFile
+from trainer.preparing.quality import Measures
+from trainer.preparing.screening import ScreeningRule, screened
 
 GOOD = Measures(
     noise=0.02,

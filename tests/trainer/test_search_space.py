@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 from toys import RECIPE
 
-from trainer import backbones
-from trainer.augmentation import Augmentation
-from trainer.run_folder import Recipe
-from trainer.search_space import UNFREEZE, SearchSpace, head_recipe, tuned_recipe
+from trainer.fitting import backbones
+from trainer.fitting.augmentation import Augmentation
+from trainer.fitting.run_folder import Recipe
+from trainer.searching.search_space import UNFREEZE, SearchSpace, head_recipe, tuned_recipe
 
 
 def drawn_head(**changes: object) -> dict:

@@ -11,9 +11,16 @@ import pytest
 from PIL import Image
 
 from edge_agent.micrograph import NotAnImage, read_micrograph
-from trainer import simulated_materials
-from trainer.material_shapes import MATERIALS, Cloud, Spindle, draw_batch
-from trainer.simulated_materials import FLAWS, TABLE, DrawnFile, MaterialsError, draw_materials, read_drawn
+from trainer.materials import simulated_materials
+from trainer.materials.material_shapes import MATERIALS, Cloud, Spindle, draw_batch
+from trainer.materials.simulated_materials import (
+    FLAWS,
+    TABLE,
+    DrawnFile,
+    MaterialsError,
+    draw_materials,
+    read_drawn,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from trainer.split import (
+from trainer.preparing.split import (
     PrepareError,
     SplitRule,
     assign_parts,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 import pytest
 
-from trainer.run_folder import Epoch, Recipe
-from trainer.steps import Stage, rates
+from trainer.fitting.run_folder import Epoch, Recipe
+from trainer.fitting.steps import Stage, rates
 
 STAGE = Stage("fine-tuning", 10, 1e-3, whole_top=True)
 

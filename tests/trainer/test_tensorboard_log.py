@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 from PIL import Image
 
-from trainer.run_folder import Epoch
-from trainer.tensorboard_log import TensorBoardLog, confusion_png
+from trainer.fitting.run_folder import Epoch
+from trainer.fitting.tensorboard_log import TensorBoardLog, confusion_png
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from trainer.backbones import _lite0_file
-from trainer.torch_weights import WeightsRefused, read_torch_weights
+from trainer.fitting.backbones import _lite0_file
+from trainer.fitting.torch_weights import WeightsRefused, read_torch_weights
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,17 +11,18 @@ import pytest
 import typer.main
 from toys import RECIPE
 
-from trainer import cli, live_display, training
-from trainer import cross_validation as crossing
-from trainer import export as exporting
-from trainer.crops import load_dataset
-from trainer.run_folder import read_history, read_record
+from trainer import cli
+from trainer.exporting import export as exporting
+from trainer.fitting import live_display, training
+from trainer.fitting.run_folder import read_history, read_record
+from trainer.preparing.crops import load_dataset
+from trainer.scoring import cross_validation as crossing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from trainer.crops import DataSet
+    from trainer.preparing.crops import DataSet
 
     Run = Callable[..., tuple[int, str, str]]
 

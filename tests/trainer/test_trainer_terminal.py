@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from trainer import terminal
-from trainer.evaluation import Evaluation, Scored, figures
-from trainer.run_folder import Epoch
+from trainer.fitting.run_folder import Epoch
+from trainer.scoring.evaluation import Evaluation, Scored, figures
 
 LABELS = ("disc", "stripes", "neither")
 

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 from toys import LABELS, RECIPE, prepared
 
-from trainer import devices, steps, training
-from trainer.batches import Batches
-from trainer.checkpoint import Checkpoint
-from trainer.features import shown
-from trainer.run_folder import Recipe, RunError, read_history, read_record
-from trainer.split import SplitRule
-from trainer.training import TrainingFailed, load_run, train
-from trainer.validation import Validation
+from trainer.fitting import devices, steps, training
+from trainer.fitting.batches import Batches
+from trainer.fitting.checkpoint import Checkpoint
+from trainer.fitting.features import shown
+from trainer.fitting.run_folder import Recipe, RunError, read_history, read_record
+from trainer.fitting.training import TrainingFailed, load_run, train
+from trainer.fitting.validation import Validation
+from trainer.preparing.split import SplitRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from trainer.crops import DataSet
-    from trainer.network import Network
-    from trainer.run_folder import Epoch
+    from trainer.fitting.network import Network
+    from trainer.fitting.run_folder import Epoch
+    from trainer.preparing.crops import DataSet
 
 TRACED = steps.traced
 

@@ -21,20 +21,20 @@ import pytest
 from toy_stage import a_stage, tried
 from toys import LABELS, RECIPE, prepared
 
-from trainer import frozen_heads, study_storage, tuning
-from trainer.crops import PrepareError
-from trainer.run_folder import Recipe
-from trainer.search_space import SearchSpace
-from trainer.split import SplitRule
-from trainer.study_storage import TrialFailed, TuningError, opened, own_place
-from trainer.training import TrainingFailed, train
-from trainer.tuning import StudyResult, TuningFailed, study_text, tune
+from trainer.fitting.run_folder import Recipe
+from trainer.fitting.training import TrainingFailed, train
+from trainer.preparing.crops import PrepareError
+from trainer.preparing.split import SplitRule
+from trainer.searching import frozen_heads, study_storage, tuning
+from trainer.searching.search_space import SearchSpace
+from trainer.searching.study_storage import TrialFailed, TuningError, opened, own_place
+from trainer.searching.tuning import StudyResult, TuningFailed, study_text, tune
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trainer.crops import DataSet
-    from trainer.study_storage import StageStudy
+    from trainer.preparing.crops import DataSet
+    from trainer.searching.study_storage import StageStudy
 
 SPACE = SearchSpace(
     head_learning_rate=(1e-3, 1e-1),
@@ -102,7 +102,7 @@ def test_the_recipe_begun_with_is_tried_in_both_stages(study: StudyResult) -> No
 
 def test_the_test_part_is_never_read(study: StudyResult, blinded: DataSet) -> None:
     """Its pixels are unreadable in this data set, and the search has ended well."""
-    from trainer.crops import load_pixels
+    from trainer.preparing.crops import load_pixels
 
     with pytest.raises(PrepareError, match="cannot be read"):
         load_pixels(blinded, blinded.test[0])
@@ -137,7 +137,7 @@ def test_the_page_shows_pictures_and_escapes_names(study: StudyResult) -> None:
     page = (study.folder / "study.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == len(list(study.folder.glob("*.png"))) >= 2
     hostile = replace(study, notes=("<script>alert(1)</script>",))
-    from trainer.study_pictures import write_pages
+    from trainer.searching.study_pictures import write_pages
 
     assert "<script>" not in write_pages(hostile).read_text(encoding="utf-8")
     write_pages(study)
@@ -624,8 +624,8 @@ def synthetic(number: int) -> optuna.Study:
 
 
 def test_importance_tells_what_mattered_from_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainer import study_result
-    from trainer.study_result import importance_of
+    from trainer.searching import study_result
+    from trainer.searching.study_result import importance_of
 
     monkeypatch.setattr(study_result, "_SHUFFLES", 5)
     found = importance_of(synthetic(30), "head", 0)
@@ -636,6 +636,6 @@ def test_importance_tells_what_mattered_from_chance(monkeypatch: pytest.MonkeyPa
 
 
 def test_too_few_trials_say_nothing() -> None:
-    from trainer.study_result import importance_of
+    from trainer.searching.study_result import importance_of
 
     assert importance_of(synthetic(9), "head", 0) is None

@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
 import optuna
 
-from trainer.study_storage import StageStudy, opened
+from trainer.searching.study_storage import StageStudy, opened
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

@@ -16,7 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -156,7 +156,8 @@ def main() -> None:
             sys.path.insert(0, folder)
     from toys import toy_architecture
 
-    from trainer import backbones, cli
+    from trainer import cli
+    from trainer.fitting import backbones
 
     table = {**backbones.architectures(), "toy": toy_architecture()}
     backbones.architectures = lambda: table  # type: ignore[assignment]

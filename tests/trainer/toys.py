@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 from edge_agent.preprocessing import Preprocessing
-from trainer.augmentation import Augmentation
-from trainer.backbones import Architecture
-from trainer.crops import DataSet, Order, prepare
-from trainer.run_folder import Recipe
-from trainer.screening import ScreeningRule
-from trainer.split import SplitRule
+from trainer.fitting.augmentation import Augmentation
+from trainer.fitting.backbones import Architecture
+from trainer.fitting.run_folder import Recipe
+from trainer.preparing.crops import DataSet, Order, prepare
+from trainer.preparing.screening import ScreeningRule
+from trainer.preparing.split import SplitRule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

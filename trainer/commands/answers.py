@@ -26,10 +26,10 @@ def evaluate(
     seed: Seed = 0,
 ) -> None:
     """Score a bundle on held-out micrographs through the agent's own classifier."""
-    from trainer.crops import load_dataset
-    from trainer.cross_validation import read_cross_validation
-    from trainer.evaluation import evaluate as evaluate_bundle
-    from trainer.split import read_labels_table
+    from trainer.preparing.crops import load_dataset
+    from trainer.preparing.split import read_labels_table
+    from trainer.scoring.cross_validation import read_cross_validation
+    from trainer.scoring.evaluation import evaluate as evaluate_bundle
 
     folds = read_cross_validation(cross_validation) if cross_validation else None
     with progress() as shown:
@@ -66,8 +66,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML file: figures, curves, calibration, mistakes, galleries of maps."""
     import_tensorflow()
-    from trainer.crops import load_dataset
-    from trainer.report import write_report
+    from trainer.preparing.crops import load_dataset
+    from trainer.showing.report import write_report
 
     with progress() as shown:
         file = write_report(
@@ -99,8 +99,8 @@ def explain(
     seed: Seed = 0,
 ) -> None:
     """Draw the figure for a paper: micrograph and class activation map side by side, with scale bars."""
-    from trainer.crops import load_dataset
-    from trainer.explain import explain as draw
+    from trainer.preparing.crops import load_dataset
+    from trainer.showing.explain import explain as draw
 
     with progress() as shown:
         draw(
@@ -126,6 +126,6 @@ def publish(
     seed: Annotated[int, typer.Option(help="Taken as by every stage; nothing is drawn here.")] = 0,
 ) -> None:
     """Verify an evaluated bundle, replay its golden cases, and copy it to the published models."""
-    from trainer.publish import publish as publish_bundle
+    from trainer.exporting.publish import publish as publish_bundle
 
     say(f"published: {publish_bundle(bundle, models)}")

@@ -19,7 +19,7 @@ from trainer.commands.options import (
 from trainer.terminal import progress, say
 
 if TYPE_CHECKING:
-    from trainer.screening import ScreeningRule
+    from trainer.preparing.screening import ScreeningRule
 
 
 def example(
@@ -31,7 +31,7 @@ def example(
     seed: Seed = 0,
 ) -> None:
     """Draw a simulated laboratory to try everything on: dm3 files of eight materials, some of them bad."""
-    from trainer.simulated_materials import draw_materials
+    from trainer.materials.simulated_materials import draw_materials
 
     with progress() as shown:
         drawn = draw_materials(
@@ -95,11 +95,11 @@ def prepare(
 ) -> None:
     """Read, screen, cut and deal labelled micrographs to the parts; nothing in RAW is changed."""
     from edge_agent.preprocessing import Preprocessing, TilePlan
-    from trainer.contact_sheet import write_contact_sheet
-    from trainer.crops import Order, summary
-    from trainer.crops import prepare as prepare_crops
-    from trainer.overrides import read_overrides
-    from trainer.split import SplitRule
+    from trainer.preparing.contact_sheet import write_contact_sheet
+    from trainer.preparing.crops import Order, summary
+    from trainer.preparing.crops import prepare as prepare_crops
+    from trainer.preparing.overrides import read_overrides
+    from trainer.preparing.split import SplitRule
 
     tiles = TilePlan(divisions=divisions, field_of_view_nm=field_of_view_nm)
     decided = read_overrides(overrides) if overrides else None
@@ -132,7 +132,7 @@ def prepare(
 
 def _screening(on: bool, thresholds: list[str]) -> "ScreeningRule":
     """The rule with the thresholds that were given; pydantic says what is wrong with a value."""
-    from trainer.screening import ScreeningRule
+    from trainer.preparing.screening import ScreeningRule
 
     given = {}
     for text in thresholds:
@@ -146,7 +146,7 @@ def _screening(on: bool, thresholds: list[str]) -> "ScreeningRule":
 
 def _features(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """What tells near-duplicates apart; TensorFlow is imported only where there may be some, and quietly."""
-    from trainer.near_duplicates import lite0_features
+    from trainer.preparing.near_duplicates import lite0_features
 
     import_tensorflow()
     return lite0_features(pictures)
@@ -166,8 +166,8 @@ def preview(
     seed: Seed = 0,
 ) -> None:
     """Draw what augmentation does to training crops."""
-    from trainer.crops import load_dataset
-    from trainer.preview import preview as draw
+    from trainer.preparing.crops import load_dataset
+    from trainer.showing.preview import preview as draw
 
     target = out if out is not None else dataset / "preview.png"
     with progress() as shown:

@@ -29,9 +29,9 @@ def tune(
 ) -> None:
     """Search the best recipe: heads on frozen features, then fine-tuning; continues where it was interrupted."""
     import_tensorflow()
-    from trainer.crops import load_dataset
-    from trainer.study_result import study_text
-    from trainer.tuning import tune as search
+    from trainer.preparing.crops import load_dataset
+    from trainer.searching.study_result import study_text
+    from trainer.searching.tuning import tune as search
 
     with progress() as shown:
         result = search(
@@ -77,11 +77,11 @@ def train(
 ) -> None:
     """Fine-tune a network on the training part; continues where it was interrupted."""
     import_tensorflow()
-    from trainer.crops import load_dataset
-    from trainer.ensemble import train_ensemble
-    from trainer.live_display import training_display
-    from trainer.run_folder import read_history
-    from trainer.training import train as train_run
+    from trainer.fitting.ensemble import train_ensemble
+    from trainer.fitting.live_display import training_display
+    from trainer.fitting.run_folder import read_history
+    from trainer.fitting.training import train as train_run
+    from trainer.preparing.crops import load_dataset
 
     changes = {"backbone": backbone, "weights": weights, "epochs": epochs, "learning_rate": learning_rate}
     chosen = chosen_recipe(recipe, {**changes, "fine_tune_from": fine_tune_from, "keep": keep})
@@ -110,10 +110,10 @@ def crossvalidate(
     seed: Seed = 0,
 ) -> None:
     """Train and score once per fold: an accuracy with its spread; finished folds are not computed again."""
-    from trainer.crops import load_dataset
+    from trainer.preparing.crops import load_dataset
 
     import_tensorflow()
-    from trainer.cross_validation import cross_validate
+    from trainer.scoring.cross_validation import cross_validate
 
     with progress() as shown:
         result = cross_validate(
@@ -148,10 +148,10 @@ def learning_curve(
 ) -> None:
     """Measure the accuracy against the number of training micrographs, to see whether there are enough."""
     import_tensorflow()
-    from trainer.accuracy_curve import CURVE
-    from trainer.crops import load_dataset
-    from trainer.learning_curve import frozen_learning_curve, full_learning_curve
-    from trainer.learning_curve_chart import draw_learning_curve
+    from trainer.preparing.crops import load_dataset
+    from trainer.scoring.accuracy_curve import CURVE
+    from trainer.scoring.learning_curve import frozen_learning_curve, full_learning_curve
+    from trainer.showing.learning_curve_chart import draw_learning_curve
 
     data, parts = load_dataset(dataset), _fractions(fractions)
     with progress() as shown:
@@ -206,11 +206,11 @@ def export(
     from pydantic import TypeAdapter
 
     from edge_agent.preprocessing import View
-    from trainer.crops import load_dataset
-    from trainer.ensemble import members_of
-    from trainer.export import BundleNotes
-    from trainer.export import export as export_run
-    from trainer.run_folder import read_record
+    from trainer.exporting.export import BundleNotes
+    from trainer.exporting.export import export as export_run
+    from trainer.fitting.ensemble import members_of
+    from trainer.fitting.run_folder import read_record
+    from trainer.preparing.crops import load_dataset
 
     described = BundleNotes(
         name=name,

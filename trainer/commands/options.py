@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from trainer.run_folder import Recipe
+    from trainer.fitting.run_folder import Recipe
 
 DataSetFolder = Annotated[Path, typer.Argument(help="Folder made by edge-trainer prepare.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn by chance.")]
@@ -40,8 +40,8 @@ def listed_option(text: str | None) -> tuple[str, ...] | None:
 
 def chosen_recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
     """The recipe of a file or a ready one, or the default, with what the options change."""
+    from trainer.fitting.run_folder import Recipe
     from trainer.recipes import find_recipe
-    from trainer.run_folder import Recipe
 
     base = Recipe.model_validate_json(find_recipe(name).read_bytes()) if name else Recipe()
     given = {name: value for name, value in changes.items() if value is not None}

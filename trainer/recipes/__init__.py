@@ -1,6 +1,6 @@
 """Ready recipes, found by name: `edge-trainer train --recipe eight-materials`.
 
-Each is a JSON file beside this module with fields of `trainer.run_folder.Recipe`; the rest keeps its default.
+Each is a JSON file beside this module with fields of `fitting.run_folder.Recipe`; the rest keeps its default.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from trainer.run_folder import RunError
+from trainer.fitting.run_folder import RunError
 
 _FOLDER: Final = Path(__file__).parent
 

@@ -1,0 +1,1 @@
+"""A finished run -> an ONNX bundle, and a verified bundle -> the published models."""

@@ -1,0 +1,1 @@
+"""The eight simulated materials of the walk-through."""

@@ -1,0 +1,1 @@
+"""Raw folders of labelled micrographs -> a data set folder."""

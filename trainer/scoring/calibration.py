@@ -1,0 +1,149 @@
+"""Whether a probability can be taken at its word: reliability, calibration error, Brier score, log loss.
+
+Of 100 answers given with 80 %, 80 should be right. What is held against the truth is the probability of the answer
+given (top-label calibration); Brier score and log loss look at all classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from trainer.scoring.intervals import middle_95, resampled_sums, share_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+MOST_BINS: Final = 10
+ANSWERS_A_BIN: Final = 10
+"""Fewer say next to nothing of a share; with few micrographs there are fewer bins instead."""
+ENOUGH: Final = 200
+"""Below this many answers the error's own scatter is as large as what one looks for."""
+_CHANCE_ROUNDS: Final = 500
+_SMALLEST: Final = 1e-12
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReliabilityBin(_Part):
+    """Answers of similar probability: what was promised and what was kept."""
+
+    micrographs: int
+    confidence: float
+    """Mean probability of the answers."""
+    accuracy: float
+    interval: tuple[float, float]
+    """95 % (Wilson) of the accuracy, taken micrograph by micrograph."""
+
+
+class Calibration(_Part):
+    """How far probabilities are from frequencies. `brier` and `log_loss` need the probability of every class."""
+
+    bins: tuple[ReliabilityBin, ...]
+    confidence: float
+    """Mean probability of the answers; their accuracy is what it should be."""
+    error: float
+    """Expected calibration error: mean distance of confidence and accuracy over bins of equal numbers."""
+    error_interval: tuple[float, float]
+    """2.5 and 97.5 percent of bootstrap samples drawn by group."""
+    error_if_calibrated: float
+    """What a perfectly calibrated network would show on so few answers, on average."""
+    error_if_calibrated_highest: float
+    """What it would exceed in one case of 20."""
+    brier: float | None = None
+    """Sum over the classes of squared distances to the truth (0 to 2), averaged."""
+    brier_interval: tuple[float, float] | None = None
+    log_loss: float | None = None
+    """Mean negative log-likelihood in nats."""
+    log_loss_interval: tuple[float, float] | None = None
+    few: bool
+    """Too few answers for a verdict."""
+
+
+def calibration(
+    confidence: NDArray[np.float64],
+    right: NDArray[np.bool_],
+    groups: Sequence[str],
+    seed: int,
+    *,
+    probabilities: NDArray[np.float64] | None = None,
+    true: NDArray[np.intp] | None = None,
+) -> Calibration:
+    """Hold the answers' probabilities [n] against whether they were right [n].
+
+    `probabilities` [n, classes] and `true` [n] (index of the class) add Brier score and log loss.
+    """
+    at = _bin_of(confidence)
+    member = np.eye(at.max() + 1)[at]
+    counted = np.concatenate([member * confidence[:, None], member * right[:, None]], axis=1)
+    error = float(_error(counted.sum(axis=0)[None], len(right))[0])
+    by_chance = _errors_by_chance(member, confidence, seed)
+    result = Calibration(
+        bins=tuple(_bin(confidence[at == index], right[at == index]) for index in range(at.max() + 1)),
+        confidence=round(float(confidence.mean()), 4),
+        error=round(error, 4),
+        error_interval=_error_interval(counted, groups, seed),
+        error_if_calibrated=round(float(by_chance.mean()), 4),
+        error_if_calibrated_highest=round(float(np.percentile(by_chance, 95)), 4),
+        few=len(right) < ENOUGH,
+    )
+    if probabilities is None or true is None:
+        return result
+    scores = {
+        "brier": ((probabilities - np.eye(probabilities.shape[1])[true]) ** 2).sum(axis=1),
+        "log_loss": -np.log(np.maximum(probabilities[np.arange(len(true)), true], _SMALLEST)),
+    }
+    known = {name: round(float(values.mean()), 4) for name, values in scores.items()}
+    spread = {f"{name}_interval": _mean_interval(values, groups, seed) for name, values in scores.items()}
+    return result.model_copy(update={**known, **spread})
+
+
+def _bin_of(confidence: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The bin of each answer, bins holding equal numbers; equal confidences are never torn apart."""
+    wanted = max(1, min(MOST_BINS, len(confidence) // ANSWERS_A_BIN))
+    edges = np.quantile(confidence, np.linspace(0, 1, wanted + 1))[1:-1]
+    return np.unique(np.searchsorted(edges, confidence), return_inverse=True)[1]
+
+
+def _bin(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> ReliabilityBin:
+    return ReliabilityBin(
+        micrographs=len(right),
+        confidence=round(float(confidence.mean()), 4),
+        accuracy=round(float(right.mean()), 4),
+        interval=share_interval(float(right.sum()), len(right)),
+    )
+
+
+def _error(counted: NDArray[np.float64], number: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """`counted` [rounds, 2 x bins]: sums of confidence, then of right answers, in each bin."""
+    promised, kept = np.split(counted, 2, axis=1)
+    return np.asarray(np.abs(promised - kept).sum(axis=1) / number)
+
+
+def _error_interval(counted: NDArray[np.float64], groups: Sequence[str], seed: int) -> tuple[float, float]:
+    with_number = np.concatenate([counted, np.ones((len(counted), 1))], axis=1)
+    sums = resampled_sums(with_number, groups, seed)
+    return (0.0, 1.0) if sums is None else middle_95(_error(sums[:, :-1], sums[:, -1]))
+
+
+def _mean_interval(
+    values: NDArray[np.float64], groups: Sequence[str], seed: int
+) -> tuple[float, float] | None:
+    sums = resampled_sums(np.stack([values, np.ones_like(values)], axis=1), groups, seed)
+    return None if sums is None else middle_95(sums[:, 0] / sums[:, 1])
+
+
+def _errors_by_chance(
+    member: NDArray[np.float64], confidence: NDArray[np.float64], seed: int
+) -> NDArray[np.float64]:
+    """The error's scatter where every answer is right with exactly its probability."""
+    draw = np.random.default_rng(seed)
+    right = draw.random((_CHANCE_ROUNDS, len(confidence))) < confidence
+    promised = np.broadcast_to(confidence @ member, (_CHANCE_ROUNDS, member.shape[1]))
+    return _error(np.concatenate([promised, right @ member], axis=1), len(confidence))
