@@ -1,8 +1,8 @@
 """A finished run -> a bundle: Keras to ONNX, the CAM head joined, and the proof that both compute the same.
 
 A run with members (`fitting.ensemble`) becomes one graph that averages their logits. The backbone goes through
-tf2onnx; the head is authored as ONNX nodes (`exporting.cam_graph`). Names, shapes and values of both are compared on real crops at their own shapes before anything is written; a difference above the tolerance
-refuses the export.
+tf2onnx; the head is authored as ONNX nodes (`exporting.cam_graph`). Names, shapes and values of both are compared
+on real crops at their own shapes before anything is written; a difference above the tolerance refuses the export.
 """
 
 from __future__ import annotations

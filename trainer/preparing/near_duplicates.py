@@ -2,9 +2,9 @@
 
 Only this module knows how two pictures are recognised as nearly the same. Three looks, each at far fewer pairs than
 the one before: perceptual hashes (`preparing.picture_hash`, all pairs), registration (pairs of like hashes), and
-the features of a network that never saw a micrograph (pairs that lie on each other). A picture that lies wholly within
-another and is alike in every detail is the same picture, saved again; two that share a part, or are alike only
-roughly, are neighbouring views: drift, a tilt series.
+the features of a network that never saw a micrograph (pairs that lie on each other). A picture that lies wholly
+within another and is alike in every detail is the same picture, saved again; two that share a part, or are alike
+only roughly, are neighbouring views: drift, a tilt series.
 """
 
 from __future__ import annotations

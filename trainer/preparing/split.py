@@ -64,7 +64,8 @@ class SplitRule(BaseModel):
 
     by: str = "micrograph"
     """What is never torn apart (see `preparing.grouping`): "micrograph", "folder", "session", "day" or
-    "column:NAME" of the labels table. Or "every-third": every third crop tests, every sixth validates, micrographs are torn."""
+    "column:NAME" of the labels table. Or "every-third": every third crop tests, every sixth validates, and
+    micrographs are torn."""
     test: float = Field(default=0.2, ge=0, lt=1)
     validation: float = Field(default=0.15, ge=0, lt=1)
     part_column: str | None = None
