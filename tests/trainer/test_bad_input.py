@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from toy_trainer import CHATTER, Answer, Started, weights_of
-from toys import LABELS, RECIPE, draw_raw, picture
+from toys import LABELS, LONG_TIER, RECIPE, draw_raw, picture
 
 from trainer import cli
 from trainer.fitting.run_folder import WEIGHTS, read_history
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Run = Callable[..., tuple[int, str]]
 
-SMALL = ("--input-px", 64, "--test", 0.25, "--validation", 0.25)
+SMALL = ("--input-px", 64, "--test", 0.25, "--validation", 0.25, "--no-screening")
 needs_root = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
 
 
@@ -279,7 +279,7 @@ def check_end(answer: Answer, codes: set[int]) -> None:
 @posix
 def test_prepare_ended_thrice_goes_on_and_ends_the_same(run: Run, much: Path, tmp_path: Path) -> None:
     data, records = tmp_path / "data", tmp_path / "data" / "cache" / "found"
-    line = ("prepare", much, data, "--input-px", 64)
+    line = ("prepare", much, data, *SMALL)
 
     def done() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in records.glob("*/*.json")}
@@ -295,10 +295,12 @@ def test_prepare_ended_thrice_goes_on_and_ends_the_same(run: Run, much: Path, tm
         before = done()
     assert run(*line)[0] == 0
     assert done() | before == done()
-    assert run("prepare", much, tmp_path / "whole", "--input-px", 64)[0] == 0
+    assert run("prepare", much, tmp_path / "whole", *SMALL)[0] == 0
     assert load_dataset(data).fingerprint == load_dataset(tmp_path / "whole").fingerprint
 
 
+@pytest.mark.long
+@LONG_TIER
 @posix
 def test_train_ended_twice_goes_on_and_ends_with_the_same_weights(
     run: Run, dataset: Any, tmp_path: Path

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from toys import RECIPE
+from toys import LONG_TIER, RECIPE
 
 from trainer.fitting import devices
 from trainer.fitting.checkpoint import Checkpoint
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(300)
 
-LONG_TIER = pytest.mark.skipif(
-    "SCOPEWATCH_LONG" not in os.environ,
-    reason="long tier: SCOPEWATCH_LONG=1 python -m pytest -m long tests/trainer/test_devices.py",
-)
 PROGRAM = Path(__file__).with_name("distributed.py")
 
 

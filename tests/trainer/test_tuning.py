@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 from toy_stage import a_stage, tried
-from toys import LABELS, RECIPE, prepared
+from toys import LABELS, LONG_TIER, RECIPE, prepared
 
 from trainer.fitting.run_folder import Recipe
 from trainer.fitting.training import TrainingFailed, train
@@ -241,6 +241,8 @@ def test_one_class_is_nothing_to_choose_between(dataset: DataSet, tmp_path: Path
         tune(one, tmp_path / "s", base=BASE)
 
 
+@pytest.mark.long
+@LONG_TIER
 def test_missing_pixels_end_the_search_and_the_trial_waits(
     raw: Path, toy_backbone: None, tmp_path: Path
 ) -> None:
@@ -309,6 +311,8 @@ def test_a_large_data_set_is_looked_at_in_part(dataset: DataSet) -> None:
     }
 
 
+@pytest.mark.long
+@LONG_TIER
 def test_folds_serve_where_there_is_no_validation_part(raw: Path, toy_backbone: None, tmp_path: Path) -> None:
     dataset = prepared(raw, tmp_path / "data", split=SplitRule(test=0.25, validation=0))
     result = tune(dataset, tmp_path / "s", trials=2, finalists=1, folds=2, base=BASE, space=SPACE)
@@ -472,6 +476,8 @@ def test_a_killed_process_loses_only_its_running_trial(tmp_path: Path, kind: str
         assert len(stage.counted()) == 3
 
 
+@pytest.mark.long
+@LONG_TIER
 def test_what_kills_its_process_twice_has_failed(tmp_path: Path) -> None:
     for number in (0, 1):
         child = process(tmp_path, total=2, seconds=600)
@@ -570,6 +576,8 @@ def test_a_search_whose_first_trials_all_fail_says_why(
         tune(dataset, tmp_path, trials=20, finalists=2, base=BASE, space=SPACE)
 
 
+@pytest.mark.long
+@LONG_TIER
 def test_a_failing_finalist_leaves_the_others(
     begun: Path, dataset: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -589,6 +597,8 @@ def test_a_failing_finalist_leaves_the_others(
     assert [line.split(" ")[0] for line in told] == ["fine-tuning"]
 
 
+@pytest.mark.long
+@LONG_TIER
 def test_more_trials_may_be_asked_for_later(begun: Path, dataset: DataSet) -> None:
     arguments = {"finalists": 0, "base": BASE, "space": SPACE, "seed": 1}
     few = tune(dataset, begun, trials=3, **arguments)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from edge_agent.preprocessing import Preprocessing
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LABELS = ("disc", "stripes")
+LONG_TIER = pytest.mark.skipif(
+    "SCOPEWATCH_LONG" not in os.environ,
+    reason="long tier: SCOPEWATCH_LONG=1 python -m pytest -m long tests/trainer",
+)
 
 RECIPE = Recipe(
     backbone="toy",

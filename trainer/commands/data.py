@@ -166,6 +166,7 @@ def preview(
     seed: Seed = 0,
 ) -> None:
     """Draw what augmentation does to training crops."""
+    import_tensorflow()
     from trainer.preparing.crops import load_dataset
     from trainer.showing.preview import preview as draw
 
