@@ -232,12 +232,9 @@ def test_a_folder_that_cannot_be_written_is_one_clear_message(dataset, tmp_path)
 
 def test_a_leak_is_shouted(dataset):
     torn = replace(dataset, crops=(*CROPS[:1], replace(CROPS[1], part="test"), *CROPS[2:]))
-    assert (
-        "LEAK: group 'session 0' stands in train (1 crop, rod/0.dm3) and test (1 crop, rod/1.dm3)"
-        in summary(torn)
-    )
-    assert "no group stands in two parts" not in summary(torn)
-    assert summary(dataset).endswith("no group stands in two parts")
+    assert "LEAK: 1 of 1 test crop has a micrograph of the same group in train (100 %; e.g. " in summary(torn)
+    assert "no micrograph, content, near-duplicate or group stands in two parts" not in summary(torn)
+    assert "no micrograph, content, near-duplicate or group stands in two parts" in summary(dataset)
 
 
 def test_notes_and_neighbours_are_counted_once_a_file(dataset):

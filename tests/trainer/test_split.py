@@ -15,9 +15,7 @@ from trainer.preparing.split import (
     PrepareError,
     SplitRule,
     assign_parts,
-    group_of,
     grouped_folds,
-    leaks,
     part_named,
     read_labels_table,
     tears_micrographs,
@@ -121,11 +119,17 @@ def test_classes_are_divided_as_the_rule_says(classes, rule, expected):
     assert tally(dealt(singles(**classes), rule)) == expected
 
 
+def torn(crops):
+    """The groups that stand in more than one part."""
+    placed = {(crop.group, crop.part) for crop in crops}
+    return {group for group, part in placed if len({other for name, other in placed if name == group}) > 1}
+
+
 @given(drawn_groups, st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_no_group_is_ever_torn(groups, seed):
     crops = dealt(pieces(*groups), SplitRule(), seed)
-    assert leaks(crops) == ()
+    assert torn(crops) == set()
     parts = {(crop.group, crop.part) for crop in crops}
     assert len(parts) == len({crop.group for crop in crops})
 
@@ -166,7 +170,7 @@ def test_a_session_shared_by_classes_goes_to_one_part():
     crops = dealt(
         pieces(*((f"day{at}", label, 5) for at in range(20) for label in ("rod", "round"))), SplitRule()
     )
-    assert leaks(crops) == ()
+    assert torn(crops) == set()
     assert tally(crops)["rod"] == tally(crops)["round"] == {"train": 65, "test": 20, "validation": 15}
 
 
@@ -233,44 +237,6 @@ def test_folds_that_would_lack_a_class_are_refused():
     )
 
 
-@pytest.mark.parametrize(
-    ("crops", "expected"),
-    [
-        pytest.param([], (), id="nothing"),
-        pytest.param(
-            [Piece("a", "rod", "g", "train"), Piece("b", "rod", "g", "test"), Piece("c", "rod", "g", "test")],
-            ("group 'g' stands in train (1 crop, rod/a.dm3) and test (2 crops, rod/b.dm3)",),
-            id="a torn group",
-        ),
-        pytest.param(
-            [Piece("a", "rod", "g", "validation", "f" * 64), Piece("b", "rod", "h", "test", "f" * 64)],
-            (
-                "the same micrograph (ffffffffffff) stands in validation (1 crop, rod/a.dm3) "
-                "and test (1 crop, rod/b.dm3)",
-            ),
-            id="one content in two groups",
-        ),
-        pytest.param(
-            [Piece("a", "rod", "g", "train", "f" * 64), Piece("b", "rod", "g", "test", "f" * 64)],
-            ("group 'g' stands in train (1 crop, rod/a.dm3) and test (1 crop, rod/b.dm3)",),
-            id="a torn micrograph is told once",
-        ),
-        pytest.param(
-            [Piece("a", "rod", "g", "train"), Piece("b", "rod", "g", "test", kept=False)],
-            (),
-            id="dropped crops leak nothing",
-        ),
-        pytest.param(
-            [Piece("a", "rod", "g", "train"), Piece("b", "rod", "g", "")],
-            (),
-            id="a crop in no part leaks nothing",
-        ),
-    ],
-)
-def test_leaks_are_named(crops, expected):
-    assert leaks(crops) == expected
-
-
 EVERY_THIRD = SplitRule(by="every-third")
 
 
@@ -282,7 +248,7 @@ def test_every_third_crop_tests_and_every_sixth_validates():
     ]
     words = [part[:2] for part in assign_parts(crops, EVERY_THIRD, 0)]
     assert words == ["tr", "tr", "te", "va", "tr", "te"] * 4 + ["tr", "tr"]
-    assert len(leaks(dealt(crops, EVERY_THIRD))) == 7 - 1  # the two crops of the last micrograph both train
+    assert len(torn(dealt(crops, EVERY_THIRD))) == 7 - 1  # the two crops of the last micrograph both train
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 12))
@@ -385,24 +351,6 @@ def test_rules_of_data_sets_of_the_first_version_are_read(text):
 def test_impossible_rules_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
         SplitRule(**options)
-
-
-@pytest.mark.parametrize(
-    ("source", "by", "expected"),
-    [
-        pytest.param("rod/a.dm3", "micrograph", "content", id="micrograph"),
-        pytest.param("rod/s1/a.dm3", "folder", "s1", id="sub-folder"),
-        pytest.param("rod/s1/day 2/a.dm3", "folder", "s1", id="the first sub-folder, the coarser one"),
-        pytest.param("rod/a.dm3", "folder", "content", id="no sub-folder"),
-        pytest.param("rod/a.dm3", "column:doi", "10.1/x", id="column"),
-        pytest.param("rod/b.dm3", "column:doi", "content", id="empty cell"),
-        pytest.param("rod/c.dm3", "column:doi", "content", id="no row"),
-    ],
-)
-def test_what_belongs_together(tmp_path, source, by, expected):
-    (tmp_path / "labels.csv").write_text("file,doi\nrod/a.dm3,10.1/x\nrod/b.dm3,\n", encoding="utf-8")
-    table = read_labels_table(tmp_path / "labels.csv", ["doi"])
-    assert group_of(source, "content", SplitRule(by=by), table) == expected
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_every_stage_ends_well_and_says_what_comes_next(
     )
     assert (code, out) == (0, "")
     assert "32 crops of 32 micrographs" in said
-    assert "no group stands in two parts" in said
+    assert "no micrograph, content, near-duplicate or group stands in two parts" in said
 
     code, out, said = run("train", data, "--run", folder, "--recipe", recipe, "--seed", 2)
     assert (code, out) == (0, "")

@@ -23,9 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edge_agent import __version__
 from edge_agent.files import write_durably
 from edge_agent.preprocessing import Preprocessing
+from trainer.preparing.leaks import leak_report
 from trainer.preparing.quality import MEASURE_NAMES, Measures
 from trainer.preparing.screening import ScreeningRule
-from trainer.preparing.split import PARTS, Part, PrepareError, SplitRule, leaks
+from trainer.preparing.split import PARTS, Part, PrepareError, SplitRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -316,8 +317,7 @@ def summary(dataset: DataSet) -> str:
         lines += ["", f"{views} micrographs show about the same area as another ({len(clusters)} areas)"]
     if dataset.notes:
         lines += ["", *(f"note: {note}" for note in dataset.notes)]
-    torn = leaks(kept)
-    lines += ["", *(f"LEAK: {line}" for line in torn)] if torn else ["", "no group stands in two parts"]
+    lines += ["", *leak_report(kept, dataset.split).text()]
     return "\n".join(lines)
 
 

@@ -35,6 +35,7 @@ from trainer.preparing.split import (
     SplitRule,
     assign_parts,
     listed,
+    noted,
     read_labels_table,
     tears_micrographs,
 )
@@ -264,13 +265,8 @@ def _table_notes(rows: Sequence[Crop], table: LabelsTable | None) -> Iterator[st
         return
     sources = sorted({crop.source for crop in rows})
     unknown = sorted({crop.source for crop in rows if crop.kept and not table.covers(crop.source)})
-    yield from _note(f"rows of {table.path.name} without a file", table.without_file(sources))
-    yield from _note(f"files without a row in {table.path.name}", unknown)
-
-
-def _note(what: str, files: Sequence[str]) -> Iterator[str]:
-    if files:
-        yield f"{what}: {len(files)} ({listed(files)})"
+    yield from noted(f"rows of {table.path.name} without a file", table.without_file(sources))
+    yield from noted(f"files without a row in {table.path.name}", unknown)
 
 
 def _other_files(others: Counter[str]) -> Iterator[str]:

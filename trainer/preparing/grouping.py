@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from trainer.preparing.split import PrepareError, listed, tears_micrographs
+from trainer.preparing.split import PrepareError, noted, tears_micrographs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -84,7 +84,7 @@ def group_files(files: Sequence[Provenance], rule: SplitRule, table: LabelsTable
     merged = merge_groups(found.groups, {file.source: file.near for file in files})
     gone = len(set(found.groups.values())) - len(set(merged.values()))
     joined = sorted(source for source, group in merged.items() if group != found.groups[source])
-    notes = _note(f"near-duplicates joined groups ({gone} fewer); files that changed group", joined)
+    notes = noted(f"near-duplicates joined groups ({gone} fewer); files that changed group", joined)
     return Grouping(merged, (*found.notes, *notes))
 
 
@@ -151,7 +151,7 @@ def _by_folder(files: Sequence[Provenance]) -> Grouping:
     """Group by the first sub-folder, the coarser one; the same name in two classes is the same group."""
     groups = {file.source: file.folders[0] if file.folders else file.content for file in files}
     loose = [file.source for file in files if not file.folders]
-    return Grouping(groups, _note("files in no sub-folder, each a group of its own", loose))
+    return Grouping(groups, noted("files in no sub-folder, each a group of its own", loose))
 
 
 def _by_column(files: Sequence[Provenance], column: str, table: LabelsTable | None) -> Grouping:
@@ -161,7 +161,7 @@ def _by_column(files: Sequence[Provenance], column: str, table: LabelsTable | No
     empty = [
         file.source for file in files if table.covers(file.source) and not table.value(file.source, column)
     ]
-    return Grouping(groups, _note(f"files with an empty {column}, each a group of its own", empty))
+    return Grouping(groups, noted(f"files with an empty {column}, each a group of its own", empty))
 
 
 def _by_time(files: Sequence[Provenance], rule: SplitRule) -> Grouping:
@@ -186,9 +186,9 @@ def _by_time(files: Sequence[Provenance], rule: SplitRule) -> Grouping:
             groups[file.source] = file.content
             alone.append(file.source)
     notes = (
-        *_note(f"files without a time, counted to the one {rule.by} of their sub-folder", joined),
-        *_note("files without a time, grouped by sub-folder", by_folder),
-        *_note("files without a time and in no sub-folder, each a group of its own", alone),
+        *noted(f"files without a time, counted to the one {rule.by} of their sub-folder", joined),
+        *noted("files without a time, grouped by sub-folder", by_folder),
+        *noted("files without a time and in no sub-folder, each a group of its own", alone),
     )
     return Grouping(groups, notes)
 
@@ -201,7 +201,3 @@ def _groups_of_folders(
         if file.source in groups:
             found[file.folders].add(groups[file.source])
     return found
-
-
-def _note(what: str, files: Sequence[str]) -> tuple[str, ...]:
-    return (f"{what}: {len(files)} ({listed(files)})",) if files else ()

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import csv
 import io
-import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal, cast
 
-from trainer.preparing.split import PrepareError, listed
+from trainer.preparing.split import PrepareError, file_key, listed, noted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from edge_agent.preprocessing import Box
     from trainer.preparing.crop_table import Crop
@@ -145,11 +144,6 @@ def box_text(box_px: Box) -> str:
     return " ".join(map(str, box_px))
 
 
-def file_key(file: str) -> str:
-    """One spelling for one file: macOS decomposes accents, Windows writes backslashes."""
-    return PurePosixPath(unicodedata.normalize("NFC", file).replace("\\", "/")).as_posix()
-
-
 def matched(rows: Iterable[Crop], overrides: Overrides) -> dict[str, Override]:
     """Which override each crop has, by crop id; that of its box before that of its file."""
     places = overrides.by_place()
@@ -191,7 +185,7 @@ def overruled(rows: Sequence[Crop], overrides: Overrides) -> tuple[list[Crop], t
     notes = (
         *_told(name, rows, done),
         *_unmatched_notes(name, rows, overrides),
-        *_note(f"{name}: cannot be kept, as there are no pixels of it", list(refused.values())),
+        *noted(f"{name}: cannot be kept, as there are no pixels of it", list(refused.values())),
         *_two_classes(name, rows, done),
     )
     return done, notes
@@ -263,8 +257,8 @@ def _unmatched_notes(name: str, rows: Sequence[Crop], overrides: Overrides) -> I
     boxes = [
         f"{row.file} {box_text(row.box_px)}" for row in lost if row.box_px and file_key(row.file) in files
     ]
-    yield from _note(f"{name}: files that are not in the raw folder", list(dict.fromkeys(unknown)))
-    yield from _note(f"{name}: boxes that are no crop of their file (cut by another tile plan?)", boxes)
+    yield from noted(f"{name}: files that are not in the raw folder", list(dict.fromkeys(unknown)))
+    yield from noted(f"{name}: boxes that are no crop of their file (cut by another tile plan?)", boxes)
 
 
 def _two_classes(name: str, before: Sequence[Crop], after: Sequence[Crop]) -> Iterator[str]:
@@ -275,9 +269,4 @@ def _two_classes(name: str, before: Sequence[Crop], after: Sequence[Crop]) -> It
             by_pixels[crop.cached].add((crop.label, crop.source))
     torn = [pair for pair in by_pixels.values() if len({label for label, _ in pair}) > 1]
     names = [" and ".join(source for _, source in sorted(pair)) for pair in torn]
-    yield from _note(f"{name}: the same picture is kept in two classes", names)
-
-
-def _note(what: str, files: Sequence[str]) -> Iterator[str]:
-    if files:
-        yield f"{what}: {len(files)} ({listed(files)})"
+    yield from noted(f"{name}: the same picture is kept in two classes", names)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from edge_agent.output_places import is_own_output
-from trainer.preparing.split import Part, PrepareError, listed, part_named
+from trainer.preparing.split import Part, PrepareError, listed, noted, part_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -94,9 +94,9 @@ def read_raw_folder(raw: Path, classes: Sequence[str] | None = None) -> RawFolde
     bare = folders.keys() - usable if chosen is None else set()
     notes = (
         *_alike(usable),
-        *_note("folders with no usable picture, taken for no class", sorted(bare)),
-        *_note("folders beside train, validation and test, not looked at", _beside(raw, layout)),
-        *_note("linked folders that were read already", [_printable(name) for name in sorted(walk.again)]),
+        *noted("folders with no usable picture, taken for no class", sorted(bare)),
+        *noted("folders beside train, validation and test, not looked at", _beside(raw, layout)),
+        *noted("linked folders that were read already", [_printable(name) for name in sorted(walk.again)]),
     )
     return RawFolder(raw, layout, found, tuple(sorted(usable)), others, notes)
 
@@ -265,8 +265,3 @@ def _alike(labels: Iterable[str]) -> Iterator[str]:
         if len(names) > 1:
             quoted = " and ".join(repr(name) for name in sorted(names))
             yield f"class names that look alike, taken as different classes: {quoted}"
-
-
-def _note(what: str, names: Sequence[str]) -> Iterator[str]:
-    if names:
-        yield f"{what}: {len(names)} ({listed(names)})"

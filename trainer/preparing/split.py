@@ -14,7 +14,7 @@ import csv
 import hashlib
 import io
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
@@ -55,6 +55,11 @@ def listed(names: Sequence[str], most: int = 5) -> str:
 def part_named(word: str) -> Part | None:
     """Return the part that a word in a table or a folder's name stands for, in any case; None for other words."""
     return _PART_WORDS.get(word.strip().lower())
+
+
+def noted(what: str, names: Sequence[str]) -> tuple[str, ...]:
+    """What a person should know of some files, as a note that counts and names them; () for no file."""
+    return (f"{what}: {len(names)} ({listed(names)})",) if names else ()
 
 
 class SplitRule(BaseModel):
@@ -152,15 +157,15 @@ class LabelsTable:
 
     def value(self, source: str, column: str) -> str:
         """Return the cell of `source` (relative to the raw folder), "" where the table has no such row."""
-        return self.rows.get(_file_key(source), {}).get(column, "")
+        return self.rows.get(file_key(source), {}).get(column, "")
 
     def covers(self, source: str) -> bool:
         """Whether the table has a row for this file."""
-        return _file_key(source) in self.rows
+        return file_key(source) in self.rows
 
     def without_file(self, sources: Iterable[str]) -> tuple[str, ...]:
         """Return the rows' files that are not among `sources`, in the table's order."""
-        there = {_file_key(source) for source in sources}
+        there = {file_key(source) for source in sources}
         return tuple(file for file in self.rows if file not in there)
 
     def part(self, source: str, column: str) -> Part | None:
@@ -192,7 +197,7 @@ def read_labels_table(path: Path, needed_columns: Iterable[str] = ()) -> LabelsT
     rows: dict[str, dict[str, str]] = {}
     for number, cells in enumerate(reader, start=2):
         row = {str(name).strip(): str(cell or "").strip() for name, cell in cells.items() if name is not None}
-        if row["file"] and rows.setdefault(_file_key(row["file"]), row) != row:
+        if row["file"] and rows.setdefault(file_key(row["file"]), row) != row:
             raise PrepareError(f"{path}: row {number} says something else about {row['file']}; keep one row")
     return LabelsTable(path, columns, rows)
 
@@ -206,22 +211,9 @@ def _table_text(path: Path) -> str:
         raise PrepareError(f'{path}: is not UTF-8 text; save it as "CSV UTF-8" and try again') from error
 
 
-def _file_key(file: str) -> str:
+def file_key(file: str) -> str:
     """One spelling for one file: macOS decomposes accents, Windows writes backslashes."""
     return PurePosixPath(unicodedata.normalize("NFC", file).replace("\\", "/")).as_posix()
-
-
-def group_of(source: str, content: str, rule: SplitRule, table: LabelsTable | None) -> str:
-    """Name what `source` must never be torn from; `content` names its micrograph and is the fallback.
-
-    A file without a sub-folder, or without a value in the table, is a group of its own.
-    """
-    if rule.by == "folder":
-        folders = PurePosixPath(source).parts[1:-1]
-        return folders[0] if folders else content
-    if rule.group_column is not None and table is not None:
-        return table.value(source, rule.group_column) or content
-    return content
 
 
 def assign_parts(crops: Sequence[Splittable], rule: SplitRule, seed: int) -> tuple[Part, ...]:
@@ -283,38 +275,6 @@ def grouped_folds(crops: Iterable[Splittable], folds: int, seed: int) -> tuple[F
             tuple(crop.crop_id for crop in kept if dealt[crop.group] == fold),
         )
         for fold in range(folds)
-    )
-
-
-def leaks(crops: Iterable[Splittable]) -> tuple[str, ...]:
-    """One line for each group, and each file content, that stands in more than one part; () is right."""
-    placed = [crop for crop in crops if crop.kept and crop.part]
-    lines, torn_groups = [], set()
-    for group, members in _by_key((crop.group, crop) for crop in placed):
-        if len({crop.part for crop in members}) > 1:
-            torn_groups.add(group)
-            lines.append(f"group {group!r} stands in {_where(members)}")
-    for content, members in _by_key((crop.sha256 or crop.source, crop) for crop in placed):
-        told = members[0].group in torn_groups and len({crop.group for crop in members}) == 1
-        if len({crop.part for crop in members}) > 1 and not told:
-            lines.append(f"the same micrograph ({content[:12]}) stands in {_where(members)}")
-    return tuple(lines)
-
-
-def _by_key(pairs: Iterable[tuple[str, Splittable]]) -> Iterable[tuple[str, list[Splittable]]]:
-    found: defaultdict[str, list[Splittable]] = defaultdict(list)
-    for key, crop in pairs:
-        found[key].append(crop)
-    return found.items()
-
-
-def _where(members: Sequence[Splittable]) -> str:
-    """Say it as in: train (2 crops, round/a.dm3) and test (1 crop, round/b.dm3)."""
-    counts = Counter(crop.part for crop in members)
-    first = {crop.part: crop.source for crop in reversed(members)}
-    parts = [part for part in PARTS if part in counts]
-    return " and ".join(
-        f"{part} ({counts[part]} crop{'s' * (counts[part] > 1)}, {first[part]})" for part in parts
     )
 
 

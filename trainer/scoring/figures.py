@@ -155,7 +155,8 @@ def balanced_accuracy(true: NDArray[np.intp], answer: NDArray[np.intp]) -> float
 def _interval(
     true: NDArray[np.intp], answer: NDArray[np.intp], groups: Sequence[str], seed: int
 ) -> tuple[float, float]:
-    if any(len({groups[row] for row in np.flatnonzero(true == label)}) < 2 for label in np.unique(true)):
+    names = np.asarray(groups)
+    if any(len(np.unique(names[true == label])) < 2 for label in np.unique(true)):
         return UNKNOWN  # how another group of that class would differ is not known
     member = (true[:, None] == np.unique(true)).astype(float)
     sums = resampled_sums(np.concatenate([member * (true == answer)[:, None], member], axis=1), groups, seed)
