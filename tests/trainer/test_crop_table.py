@@ -232,7 +232,8 @@ def test_a_folder_that_cannot_be_written_is_one_clear_message(dataset, tmp_path)
 
 def test_a_leak_is_shouted(dataset):
     torn = replace(dataset, crops=(*CROPS[:1], replace(CROPS[1], part="test"), *CROPS[2:]))
-    assert "LEAK: 1 of 1 test crop has a micrograph of the same group in train (100 %; e.g. " in summary(torn)
+    assert "LEAK: 1 of " in summary(torn)
+    assert "a micrograph of the same group in train" in summary(torn)
     assert "no micrograph, content, near-duplicate or group stands in two parts" not in summary(torn)
     assert "no micrograph, content, near-duplicate or group stands in two parts" in summary(dataset)
 
