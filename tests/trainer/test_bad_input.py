@@ -273,7 +273,7 @@ def check_end(answer: Answer, codes: set[int]) -> None:
     assert answer.code in codes, answer.said
     assert "Traceback" not in answer.said
     if answer.code > 0:
-        assert answer.lines[-1] == INTERRUPTED
+        assert answer.lines[-1] == INTERRUPTED, answer.said
 
 
 @posix

@@ -133,6 +133,13 @@ def test_equal_pictures_are_laid_out_too() -> None:
     assert seen.strangers == ()
 
 
+def test_a_class_of_one_group_has_nobody_to_agree_with() -> None:
+    features = np.random.default_rng(0).normal(size=(6, 5))
+    labels = np.array(["rod"] * 3 + ["round"] * 3)
+    seen = layout(features, labels, labels, tuple(range(6)), 4, 0)
+    assert seen.neighbours_agree is None
+
+
 def test_micrographs_are_laid_out_by_the_bundle(tmp_path: Path) -> None:
     made = answered(tmp_path, count=6)
     gone = made.data.crops[2].source

@@ -50,7 +50,7 @@ class EmbeddingMap:
     explained: tuple[float, float] | None
     """Shares of the variance along the two axes, with PCA."""
     neighbours_agree: float | None
-    """Share whose nearest neighbour outside their own group has their class; None with one group."""
+    """Share whose nearest neighbour outside their own group has their class, of those with any such; None for none."""
     strangers: tuple[int, ...]
     """Places in `rows` of those farthest from their own class, the farthest first."""
     channels: int
@@ -136,9 +136,11 @@ def _agreement(
     distances: NDArray[np.float64], labels: NDArray[np.str_], groups: NDArray[np.str_]
 ) -> float | None:
     others = np.where(groups[:, None] == groups, np.inf, distances)
-    if not np.isfinite(others).any(axis=1).all():
+    # Whoever is alone of its class outside its group could not agree with anybody.
+    asked = (np.isfinite(others) & (labels[:, None] == labels)).any(axis=1)
+    if not asked.any():
         return None
-    return round(float((labels[others.argmin(axis=1)] == labels).mean()), 4)
+    return round(float((labels[others.argmin(axis=1)] == labels)[asked].mean()), 4)
 
 
 def _strangers(distances: NDArray[np.float64], labels: NDArray[np.str_], most: int) -> tuple[int, ...]:
