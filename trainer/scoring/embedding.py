@@ -50,7 +50,7 @@ class EmbeddingMap:
     explained: tuple[float, float] | None
     """Shares of the variance along the two axes, with PCA."""
     neighbours_agree: float | None
-    """Share whose nearest neighbour outside their own group has their class, of those with any such; None for none."""
+    """Share whose nearest outside their own group has their class, of those who have one there; None for nobody."""
     strangers: tuple[int, ...]
     """Places in `rows` of those farthest from their own class, the farthest first."""
     channels: int
