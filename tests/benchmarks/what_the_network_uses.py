@@ -22,7 +22,7 @@ from edge_agent.classifier import Classifier
 from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import open_bundle
 from trainer.preparing.crops import load_dataset
-from trainer.scoring.evaluation import balanced_accuracy
+from trainer.scoring.figures import balanced_accuracy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
