@@ -33,7 +33,7 @@ PROGRAM: Final = "edge-trainer"
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
-_NEEDED: Final = ("tensorflow", "tf2onnx", "onnx")
+_NEEDED: Final = ("tensorflow", "tf2onnx", "onnx", "jinja2", "matplotlib", "optuna", "sklearn")
 _USAGE: Final = frozenset(
     {
         "BackboneError",

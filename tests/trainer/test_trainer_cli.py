@@ -382,7 +382,11 @@ def test_without_arguments_there_is_help(run: Run) -> None:
     assert "Commands" in out + said
 
 
-@pytest.mark.parametrize("missing", [("tensorflow",), ("tensorflow", "tf2onnx", "onnx")], ids=" ".join)
+@pytest.mark.parametrize(
+    "missing",
+    [("tensorflow",), ("tensorflow", "tf2onnx", "onnx"), ("jinja2", "optuna", "sklearn")],
+    ids=" ".join,
+)
 def test_without_the_training_stack_it_says_how_to_get_it(
     run: Run, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
 ) -> None:

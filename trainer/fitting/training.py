@@ -4,7 +4,8 @@ Stage one fits the head alone, stage two the head and the upper part of the back
 schedule, on features of the frozen lower part (`fitting.features`).
 
 A run that was killed goes on from its checkpoint (`fitting.checkpoint`) and ends with the weights that it would
-have had. `state/best.weights.h5` are those of the epoch with the lowest validation loss so far.
+have had, but for the rounding of another process. `state/best.weights.h5` are those of the epoch with the lowest
+validation loss so far.
 """
 
 from __future__ import annotations
