@@ -1,168 +1,377 @@
-"""The CAM head as ONNX nodes: computed against numpy, named, and refused where it does not fit."""
+"""Maps written into any CNN's graph: against automatic differentiation, head by head, and refused where none is."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from trainer.exporting.cam_graph import OPSET, GraphError, append_cam_head, join_backbones, stack_heads
+from edge_agent.model_bundle import open_bundle
+from edge_agent.onnx_gate import gate_model
+from trainer.exporting.bundle_writer import onnx_session
+from trainer.exporting.cam_graph import GraphError, NoClosedForm, append_maps, by_method
+from trainer.exporting.map_proof import PROOF_TOLERANCE, map_gap
+from trainer.importing.foreign_graph import agent_graph
 
-CHANNELS = 6
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
-
-def backbone(
-    *,
-    output: str = "last",
-    channels: int = CHANNELS,
-    rank: int = 4,
-    extra_output: bool = False,
-    domains: tuple[str, ...] = (),
-) -> Any:
-    """A backbone that only repeats its picture: channel k is (k + 1) times the picture."""
-    factors = np.arange(1, channels + 1, dtype=np.float32).reshape(1, channels, 1, 1)
-    shape: list[Any] = ["n", channels, "rows", "columns"][:rank]
-    outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)]
-    if extra_output:
-        outputs.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, "rows", "columns"]))
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "factors"], [output])],
-        "repeat",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, "rows", "columns"])],
-        outputs,
-        [onnx.numpy_helper.from_array(factors, "factors")],
-    )
-    opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+SIDE = 32
+RELATIVE = 1e-4
 
 
-WEIGHTS = np.random.default_rng(0).normal(0, 1, (CHANNELS, 3)).astype(np.float32)
-BIAS = np.array([0.5, -1.0, 0.0], dtype=np.float32)
+def keras_heads() -> dict[str, Callable[[Any], Any]]:
+    """Heads by name: feature map -> logits, as people build them."""
+    from keras import layers
+
+    def dense(units: int, activation: str | None = None) -> Any:
+        return layers.Dense(units, activation=activation, bias_initializer="random_normal")
+
+    def stack(*parts: Any) -> Callable[[Any], Any]:
+        def head(x: Any) -> Any:
+            for part in parts:
+                x = part(x)
+            return x
+
+        return head
+
+    def both_pools(x: Any) -> Any:
+        pooled = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])
+        return dense(3)(layers.BatchNormalization()(dense(16, "elu")(pooled)))
+
+    return {
+        "average, linear": stack(layers.GlobalAveragePooling2D(), dense(3)),
+        "average, 1x1 convolution": stack(
+            layers.GlobalAveragePooling2D(keepdims=True), layers.Conv2D(3, 1), layers.Reshape((3,))
+        ),
+        "average, dense": stack(
+            layers.GlobalAveragePooling2D(), dense(20, "relu"), layers.Dropout(0.5), dense(3)
+        ),
+        "average, 1x1 convolution, dense": stack(
+            layers.GlobalAveragePooling2D(keepdims=True),
+            layers.Conv2D(20, 1, activation="hard_silu"),
+            layers.Flatten(),
+            dense(3),
+        ),
+        "flat, linear": stack(layers.Flatten(), dense(3)),
+        "flat, two dense (the origin's)": stack(
+            layers.Flatten(), dense(32, "relu"), layers.Dropout(0.3), dense(16, "relu"), dense(8)
+        ),
+        "largest of windows, flat": stack(layers.MaxPool2D(), layers.Flatten(), dense(16, "tanh"), dense(3)),
+        "mean of windows, flat": stack(
+            layers.AveragePooling2D(2), layers.Flatten(), dense(16, "swish"), dense(3)
+        ),
+        "leaky, six-limited": stack(
+            layers.Flatten(), dense(16, "relu6"), layers.LeakyReLU(), dense(16, "selu"), dense(3)
+        ),
+        "average and largest": both_pools,
+        "softplus, sigmoid": stack(layers.Flatten(), dense(16, "softplus"), dense(9, "sigmoid"), dense(3)),
+    }
 
 
-def run(model: Any, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    probabilities, cam = session.run(["probabilities", "cam"], {"micrograph": inputs})
-    return probabilities, cam
+HEADS = (
+    "average, linear",
+    "average, 1x1 convolution",
+    "average, dense",
+    "average, 1x1 convolution, dense",
+    "flat, linear",
+    "flat, two dense (the origin's)",
+    "largest of windows, flat",
+    "mean of windows, flat",
+    "leaky, six-limited",
+    "average and largest",
+    "softplus, sigmoid",
+)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 4, 4), (3, 1, 2, 7)], ids=str)
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_map_logits_and_probabilities(shape: tuple[int, ...], temperature: float) -> None:
-    inputs = np.random.default_rng(1).normal(0, 1, shape).astype(np.float32)
-    probabilities, cam = run(append_cam_head(backbone(), WEIGHTS, BIAS, temperature), inputs)
-    features = inputs * np.arange(1, CHANNELS + 1, dtype=np.float32)[None, :, None, None]
-    expected = np.einsum("ncij,cl->nlij", features, WEIGHTS) + BIAS[None, :, None, None]
-    np.testing.assert_allclose(cam, expected, atol=1e-5)
-    raised = np.exp(expected.mean(axis=(2, 3)) / temperature)
-    np.testing.assert_allclose(probabilities, raised / raised.sum(axis=1, keepdims=True), atol=1e-6)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+def keras_network(head: str) -> tuple[Any, Any]:
+    """Backbone and head as two models, with parameters that no layer has to begin with."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(1)
+    picture = keras.Input((SIDE, SIDE, 3))
+    x = layers.Conv2D(8, 3, strides=2, padding="same")(picture)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Conv2D(12, 3, strides=2, padding="same", activation="relu")(x)
+    backbone = keras.Model(picture, x)
+    features = keras.Input(x.shape[1:])
+    network = backbone, keras.Model(features, keras_heads()[head](features))
+    random = np.random.default_rng(0)
+    for model in network:
+        for weight in model.weights:
+            if weight.path.endswith(("gamma", "beta", "moving_mean", "moving_variance")):
+                weight.assign(random.uniform(0.2, 0.8, weight.shape))
+    return network
 
 
-def test_names_shapes_and_opset_are_stated_in_the_graph() -> None:
-    model = append_cam_head(backbone(), WEIGHTS, BIAS)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (only,) = session.get_inputs()
-    assert (only.name, only.type) == ("micrograph", "tensor(float)")
-    assert only.shape[1] == 1
-    shapes = {output.name: output.shape for output in session.get_outputs()}
-    assert list(shapes) == ["probabilities", "cam"]
-    assert (shapes["probabilities"][1], shapes["cam"][1]) == (3, 3)
-    free = [only.shape[0], *only.shape[2:], shapes["probabilities"][0], *shapes["cam"][2:]]
-    assert not any(isinstance(size, int) for size in free), "batch, rows and columns are free"
-    assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", OPSET)}
+def as_onnx(backbone: Any, head: Any, ending: str = "softmax") -> Any:
+    """The network as anybody's converter writes it: channels last, three of them."""
+    import keras
+    import tensorflow as tf
+    import tf2onnx
+
+    last = keras.activations.get(ending)
+    function = tf.function(lambda picture: last(head(backbone(picture, training=False), training=False)))
+    spec = (tf.TensorSpec((None, SIDE, SIDE, 3), tf.float32, name="x"),)
+    return tf2onnx.convert.from_function(function, input_signature=spec, opset=17)[0]
 
 
-def test_a_backbone_whose_output_is_called_features_is_joined_too() -> None:
-    inputs = np.ones((1, 1, 2, 2), dtype=np.float32)
-    seen = run(append_cam_head(backbone(output="features"), WEIGHTS, BIAS), inputs)
-    expected = run(append_cam_head(backbone(), WEIGHTS, BIAS), inputs)
-    for one, other in zip(seen, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
+def taped_maps(backbone: Any, head: Any, pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Grad-CAM and HiResCAM of every class by automatic differentiation, times the number of cells."""
+    import tensorflow as tf
+
+    features = backbone(np.repeat(pictures[..., None], 3, axis=-1), training=False)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(features)
+        logits = tf.unstack(tf.reduce_sum(head(features, training=False), axis=0))
+    cells = features.shape[1] * features.shape[2]
+    found: dict[str, list[np.ndarray]] = {"gradcam": [], "hirescam": []}
+    for logit in logits:
+        slope = tape.gradient(logit, features)
+        mean = tf.reduce_mean(slope, axis=(1, 2), keepdims=True)
+        found["gradcam"].append(tf.reduce_sum(mean * features, axis=-1).numpy() * cells)
+        found["hirescam"].append(tf.reduce_sum(slope * features, axis=-1).numpy() * cells)
+    return {method: np.stack(maps, axis=1) for method, maps in found.items()}
 
 
-def test_operator_sets_that_no_node_uses_are_taken_out() -> None:
-    model = append_cam_head(backbone(domains=("ai.onnx.ml",)), WEIGHTS, BIAS)
-    assert [opset.domain for opset in model.opset_import] == [""]
+def pictures(count: int = 3) -> np.ndarray:
+    return np.random.default_rng(7).random((count, SIDE, SIDE)).astype(np.float32)
+
+
+def answers(mapped: Any, shown: np.ndarray) -> dict[str, np.ndarray]:
+    session = onnx_session(mapped.model.SerializeToString())
+    names = [put.name for put in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"micrograph": shown[:, None]}), strict=True))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_has_the_maps_of_automatic_differentiation(name: str) -> None:
+    backbone, head = keras_network(name)
+    labels = [f"class {index}" for index in range(head.output_shape[-1])]
+    plain = agent_graph(as_onnx(backbone, head), labels, input_px=None).model.SerializeToString()
+    shown = pictures()
+    expected = taped_maps(backbone, head, shown)
+    logits = head(backbone(np.repeat(shown[..., None], 3, axis=-1), training=False), training=False).numpy()
+    for method, maps in expected.items():
+        mapped = append_maps(onnx.load_model_from_string(plain), method, input_px=SIDE)  # type: ignore[arg-type]
+        assert mapped.shape == (1, 12, 8, 8), "the last feature map, before any pooling"
+        seen = answers(mapped, shown)
+        every = seen["cam_every_class"] if mapped.winner_only else seen["cam"]
+        assert np.abs(every - maps).max() <= RELATIVE * np.abs(maps).max()
+        assert (seen["probabilities"].argmax(axis=1) == logits.argmax(axis=1)).all()
+        if mapped.winner_only:
+            winning = maps[np.arange(len(shown)), logits.argmax(axis=1)]
+            assert seen["cam"].shape[1] == 1
+            assert np.abs(seen["cam"][:, 0] - winning).max() <= RELATIVE * np.abs(maps).max()
+        assert map_gap(mapped, [one[None, None] for one in shown]) <= PROOF_TOLERANCE
+        outputs = ("probabilities", "cam", *(["cam_every_class"] if mapped.winner_only else []))
+        gate_model(mapped.model.SerializeToString(), (("micrograph",), outputs))
 
 
 @pytest.mark.parametrize(
-    ("changes", "text"),
+    ("name", "method", "winner_only", "fixed"),
     [
-        pytest.param({"extra_output": True}, "must have one input and one output", id="two outputs"),
-        pytest.param(
-            {"channels": 4}, r"shape \[0, 4, 0, 0\] \(0: free\), not \[n, 6, rows, columns\]", id="channels"
-        ),
-        pytest.param({"rank": 2}, "the features have shape", id="no map"),
+        ("average, linear", "cam", False, False),
+        ("average, 1x1 convolution", "cam", False, False),
+        ("average, dense", "gradcam", False, False),
+        ("flat, linear", "hirescam", True, True),
+        ("flat, two dense (the origin's)", "hirescam", True, True),
+        ("average and largest", "hirescam", True, True),
     ],
 )
-def test_a_backbone_that_does_not_fit_is_refused(changes: dict[str, Any], text: str) -> None:
-    with pytest.raises(GraphError, match=text):
-        append_cam_head(backbone(**changes), WEIGHTS, BIAS)
-
-
-# --- ensembles ------------------------------------------------------------------------------------
-
-
-def layered(upper: float) -> Any:
-    """A backbone in two layers: the lower one the same in all, the upper one a factor of its own."""
-    names = {
-        "lower": np.full((1, 1, 1, 1), 2, np.float32),
-        "upper": np.full((1, CHANNELS, 1, 1), upper, np.float32),
-    }
-    outputs = [helper.make_tensor_value_info("last", TensorProto.FLOAT, ["n", CHANNELS, "rows", "columns"])]
-    graph = helper.make_graph(
-        [
-            helper.make_node("Mul", ["x", "lower"], ["half"]),
-            helper.make_node("Mul", ["half", "upper"], ["last"]),
-        ],
-        "layered",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, "rows", "columns"])],
-        outputs,
-        [onnx.numpy_helper.from_array(values, name) for name, values in names.items()],
+def test_left_to_itself_it_takes_the_exact_map_where_there_is_one(
+    name: str, method: str, winner_only: bool, fixed: bool
+) -> None:
+    backbone, head = keras_network(name)
+    plain = agent_graph(
+        as_onnx(backbone, head), [str(index) for index in range(head.output_shape[-1])], input_px=None
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+    mapped = append_maps(plain.model, input_px=SIDE)
+    assert (mapped.method, mapped.winner_only, mapped.fixed_size) == (method, winner_only, fixed)
 
 
-UPPERS = (0.5, -1.0, 3.0)
-HEADS = [(WEIGHTS * (one + 1), BIAS - one) for one in range(3)]
+@pytest.mark.parametrize("name", ["average, linear", "average, 1x1 convolution"])
+def test_the_mean_of_the_exact_map_is_the_logit_and_the_layer_stands_there_once(name: str) -> None:
+    backbone, head = keras_network(name)
+    shown = pictures()
+    logits = head(backbone(np.repeat(shown[..., None], 3, axis=-1), training=False), training=False).numpy()
+    graph = agent_graph(as_onnx(backbone, head), ["a", "b", "c"], input_px=None)
+    mapped = append_maps(graph.model, input_px=SIDE)
+    seen = answers(mapped, shown)
+    np.testing.assert_allclose(seen["cam"].mean(axis=(2, 3)), logits, atol=1e-5)
+    sizes = [int(np.prod(one.dims)) for one in mapped.model.graph.initializer]
+    assert sizes.count(12 * 3) == 1
 
 
-def test_an_ensembles_map_and_logits_are_the_mean_of_its_members() -> None:
-    inputs = np.random.default_rng(2).normal(0, 0.3, (2, 1, 3, 5)).astype(np.float32)
-    members = [
-        run(append_cam_head(layered(upper), *head), inputs)[1]
-        for upper, head in zip(UPPERS, HEADS, strict=True)
-    ]
-    joined = append_cam_head(join_backbones([layered(upper) for upper in UPPERS]), *stack_heads(HEADS))
-    probabilities, cam = run(joined, inputs)
-    np.testing.assert_allclose(cam, np.mean(members, axis=0), atol=1e-5)
-    raised = np.exp(np.mean(members, axis=0).mean(axis=(2, 3)))
-    np.testing.assert_allclose(probabilities, raised / raised.sum(axis=1, keepdims=True), atol=1e-6)
+def test_no_weight_stands_in_the_graph_twice() -> None:
+    backbone, head = keras_network("flat, two dense (the origin's)")
+    graph = agent_graph(as_onnx(backbone, head), [str(index) for index in range(8)], input_px=None)
+    before = len(graph.model.SerializeToString())
+    mapped = append_maps(graph.model, input_px=SIDE)
+    large = [one.raw_data for one in mapped.model.graph.initializer if len(one.raw_data) > 400]
+    assert len(set(large)) == len(large)
+    assert len(mapped.model.SerializeToString()) - before < 20_000, "nodes and a few numbers"
 
 
-def test_what_members_share_is_computed_once() -> None:
-    joined = join_backbones([layered(upper) for upper in UPPERS])
-    assert [node.op_type for node in joined.graph.node].count("Mul") == 1 + len(UPPERS)
-    assert len(joined.graph.initializer) == 1 + len(UPPERS)
-    assert len(joined.graph.input) == len(joined.graph.output) == 1
-    assert joined.graph.output[0].type.tensor_type.shape.dim[1].dim_value == len(UPPERS) * CHANNELS
+def test_a_sure_answer_has_a_map_from_the_logit_and_none_from_the_probability() -> None:
+    import tensorflow as tf
+
+    backbone, head = keras_network("flat, two dense (the origin's)")
+    last = head.layers[-1]
+    last.set_weights([weight * 400 for weight in last.get_weights()])
+    plain = agent_graph(as_onnx(backbone, head), [str(index) for index in range(8)], input_px=None)
+    shown, raw = pictures(1), plain.model.SerializeToString()
+    by_logit = answers(append_maps(onnx.load_model_from_string(raw), "gradcam", input_px=SIDE), shown)
+    assert by_logit["probabilities"].max() > 0.999999
+    assert np.ptp(by_logit["cam"]) > 1
+    model = append_maps(onnx.load_model_from_string(raw), "gradcam", input_px=SIDE, start="probability")
+    by_probability = answers(model, shown)
+    assert np.abs(by_probability["cam"]).max() < 1e-3 * np.abs(by_logit["cam"]).max()
+    with tf.GradientTape() as tape:  # the origin's function
+        features = backbone(np.repeat(shown[..., None], 3, axis=-1), training=False)
+        tape.watch(features)
+        likely = tf.reduce_max(tf.nn.softmax(head(features, training=False)))
+    slope = tape.gradient(likely, features)
+    origin = tf.reduce_sum(tf.reduce_mean(slope, axis=(1, 2), keepdims=True) * features, axis=-1).numpy() * 64
+    winner = by_probability["probabilities"].argmax()
+    assert np.abs(by_probability["cam"][0, winner] - origin[0]).max() <= RELATIVE * max(
+        1e-6, np.abs(origin).max()
+    )
 
 
-def test_members_that_are_one_and_the_same_still_count_twice() -> None:
-    inputs = np.random.default_rng(3).normal(0, 0.3, (1, 1, 3, 3)).astype(np.float32)
-    joined = append_cam_head(join_backbones([layered(0.5), layered(0.5)]), *stack_heads(HEADS[:2]))
-    expected = [run(append_cam_head(layered(0.5), *head), inputs)[1] for head in HEADS[:2]]
-    np.testing.assert_allclose(run(joined, inputs)[1], np.mean(expected, axis=0), atol=1e-5)
+def onnx_network(
+    *nodes: Any, constants: dict[str, np.ndarray] | None = None, convolution: bool = True
+) -> Any:
+    """A graph of our own: `feat` [n, 4, 8, 8] from a convolution, then the given nodes to `logits`."""
+    kernel = np.random.default_rng(0).normal(0, 1, (4, 1, 4, 4)).astype(np.float32)
+    first = [helper.make_node("Conv", ["micrograph", "kernel"], ["feat"], strides=[4, 4])]
+    weights = {"kernel": kernel} if convolution else {}
+    last = helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1)
+    graph = helper.make_graph(
+        [*(first if convolution else []), *nodes, last],
+        "own",
+        [helper.make_tensor_value_info("micrograph", TensorProto.FLOAT, ["n", 1, SIDE, SIDE])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(values, name) for name, values in {**weights, **(constants or {})}.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-def test_a_single_backbone_stays_what_it_is() -> None:
-    alone = layered(0.5)
-    assert join_backbones([alone]) is alone
-    weights, bias = stack_heads(HEADS[:1])
-    np.testing.assert_array_equal(weights, WEIGHTS)
-    np.testing.assert_array_equal(bias, BIAS)
+def weight(*shape: int) -> np.ndarray:
+    return np.random.default_rng(3).normal(0, 1, shape).astype(np.float32)
+
+
+REFUSED = {
+    "attention over the places": (
+        (
+            helper.make_node("Reshape", ["feat", "places"], ["rows"]),
+            helper.make_node("Softmax", ["rows"], ["soft"], "attention", axis=2),
+            helper.make_node("ReduceMean", ["soft"], ["mean"], axes=[2], keepdims=0),
+            helper.make_node("MatMul", ["mean", "w"], ["logits"]),
+        ),
+        {"places": np.array([-1, 4, 64]), "w": weight(4, 3)},
+        r"the node 'attention' \(Softmax\) has no closed form here",
+    ),
+    "two feature maps": (
+        (
+            helper.make_node("Relu", ["feat"], ["other"]),
+            helper.make_node("GlobalAveragePool", ["feat"], ["one"]),
+            helper.make_node("GlobalAveragePool", ["other"], ["two"]),
+            helper.make_node("Concat", ["one", "two"], ["both"], axis=1),
+            helper.make_node("Flatten", ["both"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+        ),
+        {"w": weight(8, 3)},
+        r"the answer reads 2 feature maps \(.*\), not one",
+    ),
+    "activations multiplied with each other": (
+        (
+            helper.make_node("Flatten", ["feat"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "w"], ["three"]),
+            helper.make_node("Transpose", ["three"], ["turned"], perm=[1, 0]),
+            helper.make_node("MatMul", ["three", "turned"], ["one"]),
+            helper.make_node("MatMul", ["one", "v"], ["logits"]),
+        ),
+        {"w": weight(256, 3), "v": weight(1, 3)},
+        "multiplies activations with each other, not with weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_closed_form_is_refused_with_the_node(case: str) -> None:
+    nodes, constants, reason = REFUSED[case]
+    with pytest.raises(NoClosedForm, match=reason):
+        append_maps(onnx_network(*nodes, constants=constants), input_px=SIDE)
+
+
+def test_a_network_without_convolution_is_refused() -> None:
+    nodes = (
+        helper.make_node("Flatten", ["micrograph"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w"], ["logits"]),
+    )
+    model = onnx_network(*nodes, constants={"w": weight(SIDE * SIDE, 3)}, convolution=False)
+    with pytest.raises(GraphError, match="no convolution before the answer: a map would not show places"):
+        append_maps(model, input_px=SIDE)
+
+
+def test_an_exact_map_is_refused_where_the_head_has_more() -> None:
+    nodes = (
+        helper.make_node("Flatten", ["feat"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w"], ["logits"]),
+    )
+    with pytest.raises(
+        NoClosedForm, match="needs average pooling and a linear layer .* use gradcam or hirescam"
+    ):
+        append_maps(onnx_network(*nodes, constants={"w": weight(256, 3)}), "cam", input_px=SIDE)
+
+
+def test_an_earlier_tensor_can_be_named() -> None:
+    nodes = (
+        helper.make_node("Relu", ["feat"], ["bright"]),
+        helper.make_node("GlobalAveragePool", ["bright"], ["one"]),
+        helper.make_node("Flatten", ["one"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+    )
+    model = onnx_network(*nodes, constants={"w": weight(4, 3)})
+    mapped = append_maps(model, "hirescam", input_px=SIDE, tensor="feat")
+    assert mapped.tensor == "feat"
+    assert map_gap(mapped, [one[None, None] for one in pictures()]) <= PROOF_TOLERANCE
+
+
+def test_a_wrong_map_cannot_pass_the_proof() -> None:
+    nodes = (
+        helper.make_node("Flatten", ["feat"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w"], ["hidden"]),
+        helper.make_node("Relu", ["hidden"], ["bright"]),
+        helper.make_node("Gemm", ["bright", "v"], ["logits"]),
+    )
+    model = onnx_network(*nodes, constants={"w": weight(256, 256), "v": weight(256, 3)})
+    mapped = append_maps(model, "hirescam", input_px=SIDE)
+    shown = [one[None, None] for one in pictures()]
+    assert map_gap(mapped, shown) <= PROOF_TOLERANCE
+    for node in mapped.model.graph.node:
+        if node.op_type == "Gemm" and node.output[0].startswith("cam") and node.input[1] == "w":
+            del node.attribute[:]  # the square weight, read the wrong way round
+    assert map_gap(mapped, shown) > 5 * PROOF_TOLERANCE
+
+
+def test_a_bundle_by_another_method_shows_the_same_up_to_its_bias(shared_bundle: Path) -> None:
+    bundle = open_bundle(shared_bundle)
+    shown = np.random.default_rng(0).random((1, 1, 64, 64)).astype(np.float32) * 2 - 1
+    own = onnx_session(bundle.model_bytes).run(["cam"], {"micrograph": shown})[0]
+    for method in ("gradcam", "hirescam"):
+        other = by_method(bundle, method)  # type: ignore[arg-type]
+        assert other.manifest.cam.method == method
+        seen = onnx_session(other.model_bytes).run(["cam"], {"micrograph": shown})[0]
+        apart = own - seen
+        np.testing.assert_allclose(apart, apart.mean(axis=(2, 3), keepdims=True) + 0 * apart, atol=1e-4)
+    again = by_method(by_method(bundle, "gradcam"), "cam")
+    np.testing.assert_allclose(
+        onnx_session(again.model_bytes).run(["cam"], {"micrograph": shown})[0], own, atol=1e-4
+    )

@@ -17,7 +17,7 @@ from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import open_bundle
 from edge_agent.onnx_gate import gate_model
 from trainer.exporting import export as exporting
-from trainer.exporting.cam_graph import OPSET
+from trainer.exporting.cam_head import OPSET
 from trainer.exporting.export import PARITY_CROPS, BundleNotes, ExportError, compare, export, to_onnx
 from trainer.fitting.backbones import build_backbone
 from trainer.fitting.features import shown

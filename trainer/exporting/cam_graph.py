@@ -1,196 +1,354 @@
-"""CAM nodes appended to an ONNX backbone: the class activation map as an ordinary output of the graph.
+"""The map of where a network looked, appended to any CNN's ONNX graph as one more output: no gradients at run time.
 
-The head is authored as ONNX nodes: a 1x1 convolution from the last feature map to one evidence map for each
-class, its average the logits, their softmax the probabilities. That is class activation mapping (Zhou et al.,
-CVPR 2016) with the dense layer written before the pooling, where it is a map: average and linear layer commute.
+Methods, where the algebra is closed. With A [channels, rows, columns] the last feature map and y a class's logit:
 
-An ensemble is the same graph: its members' last feature maps stacked along the channels, read by one convolution
-that holds the members' heads, each divided by their number. Its map is the mean of theirs, and so are its logits.
+- `cam`: average pooling, then a linear layer. Class activation mapping (Zhou et al., CVPR 2016), exact: the mean of
+  the map is the logit. The linear layer is moved before the pooling, and stands in the graph once.
+- `gradcam`: sum over channels of the derivative's mean over the places times A (Selvaraju et al., ICCV 2017).
+- `hirescam`: sum over channels of the derivative times A at each place (Draelos and Carin, arXiv 2011.08891).
+  Where dense layers follow the flattened map, each weight keeps the place it belongs to; `gradcam` averages that away.
+
+Derivatives start at the logit, before the softmax: a network that is sure of its answer has a derivative of 0 in
+its probabilities, and still a map. All maps are in logits and signed: the mean over a map's cells is the logit for
+`cam`, and for the others the derivative of the logit along the feature map (`gradcam`: along its mean over the
+places), which for heads of rectifiers is the logit without what the biases bring.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from edge_agent.model_bundle import Cam, Tensor
+from trainer.exporting.back_propagation import Tape, back_propagate, can_pass
+from trainer.exporting.bundle_writer import onnx_session
+from trainer.exporting.cam_head import (
+    CAM,
+    CAM_EVERY_CLASS,
+    FEATURES,
+    PROBABILITIES,
+    append_cam_head,
+    drop_unused_domains,
+)
+from trainer.exporting.head_walk import Head, find_head
+from trainer.exporting.node_writer import NodeWriter
+from trainer.exporting.onnx_graph import GraphError, NoClosedForm, OnnxGraph
 
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-OPSET: Final = 17
-INPUT, PROBABILITIES, CAM, FEATURES = "micrograph", "probabilities", "cam", "features"
+    from edge_agent.model_bundle import Bundle
+    from trainer.exporting.back_propagation import Adjoint
+
+__all__ = ["METHODS", "GraphError", "MappedGraph", "Method", "NoClosedForm", "append_maps", "by_method"]
+
+Method = Literal["cam", "gradcam", "hirescam"]
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+_NAMES: Final = {
+    "cam": "Class activation mapping (Zhou et al., CVPR 2016)",
+    "gradcam": "Grad-CAM (Selvaraju et al., ICCV 2017)",
+    "hirescam": "HiResCAM (Draelos and Carin, arXiv 2011.08891)",
+}
 
 
-class GraphError(Exception):
-    """A graph cannot be given a CAM head; the message says what was seen."""
+@dataclass(frozen=True, slots=True)
+class MappedGraph:
+    """A graph with its map, and what the map is."""
+
+    model: Any
+    """ModelProto with the outputs `probabilities`, `cam`, and `cam_every_class` where `cam` is the winner's."""
+    method: Method
+    tensor: str
+    """The feature map that the map is made of."""
+    shape: tuple[int, ...]
+    """[1, channels, rows, columns] of that tensor for one picture."""
+    labels: int
+    winner_only: bool
+    fixed_size: bool
+    """Rows and columns stand in the graph as numbers: it takes one input size only."""
+    description: str
+    head: Head | None
+    """What stands between that tensor and the logits; None where the exact map took its place."""
+
+    @property
+    def cam(self) -> Cam:
+        """What the manifest says of it."""
+        return Cam(method=self.method, tensor=self.tensor, description=self.description)
 
 
-def append_cam_head(
-    backbone: Any,  # noqa: ANN401 - onnx has no types
-    weights: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    temperature: float = 1.0,
-) -> Any:  # noqa: ANN401
-    """Join a backbone (ModelProto, one output: features [n, channels, rows, columns]) with a CAM head.
+def append_maps(
+    model: Any,  # noqa: ANN401 - onnx has no types
+    method: Method | Literal["auto"] = "auto",
+    *,
+    input_px: int,
+    tensor: str | None = None,
+    start: Literal["logit", "probability"] = "logit",
+) -> MappedGraph:
+    """Append the map to a graph whose output `probabilities` is the softmax of logits [n, labels].
 
-    `weights` is [channels, labels], `bias` [labels]. Outputs: `probabilities` [n, labels], the softmax of the mean
-    evidence divided by the temperature, and `cam` [n, labels, rows, columns], whose mean is the logit.
+    `tensor` names the feature map, by default the last one. `start="probability"` differentiates the probability
+    instead of the logit, as the origin's function did; it is for comparison only. The given model is changed.
+
+    Raises:
+        NoClosedForm: the way back to the feature map holds something without a closed form, or `method` is `cam`
+            and the head is not an average pooling with a linear layer.
+        GraphError: there is no convolution, no such tensor, or the graph does not run.
+
+    """
+    head = find_head(model, can_pass, input_px=input_px, tensor=tensor)
+    every = _tape(model, head, "cam_of_each", head.labels)
+    adjoint = back_propagate(every, head, _seed(every.write, head, start))
+    exact = head.affine and adjoint.spread and start == "logit"
+    chosen = _chosen(method, exact=exact, spread=adjoint.spread)
+    if chosen == "cam":
+        return _with_exact_cam(model, head, every, adjoint)
+    if (
+        adjoint.spread or start == "probability"
+    ):  # a few numbers for each class: all of them cost next to nothing
+        _write_map(every, head, adjoint, chosen, CAM)
+        return _finished(model, head, chosen, (every,))
+    _write_map(every, head, adjoint, chosen, CAM_EVERY_CLASS)
+    winner = _tape(model, head, "cam_of_winner", 1)
+    _write_map(winner, head, back_propagate(winner, head, _winning_seed(winner.write, head)), chosen, CAM)
+    return _finished(model, head, chosen, (winner, every))
+
+
+def by_method(bundle: Bundle, method: Method) -> Bundle:
+    """The same bundle, in memory, with its map computed by another method from the same feature map.
+
+    Raises:
+        NoClosedForm: the bundle's head has no map by this method.
+
     """
     import onnx
 
-    if len(backbone.graph.output) != 1 or len(backbone.graph.input) != 1:
-        raise GraphError("the backbone must have one input and one output")
-    shape = [size.dim_value for size in backbone.graph.output[0].type.tensor_type.shape.dim]
-    if len(shape) != 4 or shape[1] != weights.shape[0]:
-        raise GraphError(
-            f"the features have shape {shape} (0: free), not [n, {weights.shape[0]}, rows, columns]"
-        )
-    head = _head(weights, bias, temperature, backbone.ir_version)
-    joined = onnx.compose.merge_models(
-        backbone, head, io_map=[(backbone.graph.output[0].name, FEATURES)], producer_name="scopewatch"
+    manifest = bundle.manifest
+    model = onnx.load_model_from_string(bundle.model_bytes)
+    tensor = _take_map_out(model, manifest.cam.tensor)
+    mapped = append_maps(model, method, input_px=manifest.preprocessing.input_px, tensor=tensor)
+    tensors = manifest.tensors.model_copy(update=map_tensors(mapped, manifest.tensors.probabilities.shape[0]))
+    return replace(
+        bundle,
+        model_bytes=mapped.model.SerializeToString(),
+        manifest=manifest.model_copy(update={"cam": mapped.cam, "tensors": tensors}),
     )
-    _name_input(joined)
-    _drop_unused_domains(joined)
-    joined = onnx.shape_inference.infer_shapes(joined, strict_mode=True)
-    onnx.checker.check_model(joined, full_check=True)
-    return joined
 
 
-def join_backbones(backbones: Sequence[Any]) -> Any:  # noqa: ANN401
-    """Join the members' backbones (ModelProto, one input, one output each) to one that stacks their features.
-
-    What members have in common, such as a frozen lower part, stands in the graph once and is computed once.
-    """
-    import onnx
-
-    if len(backbones) == 1:
-        return backbones[0]
-    parts = [
-        onnx.compose.add_prefix(backbone, f"member_{index}/") for index, backbone in enumerate(backbones)
-    ]
-    for part in parts:  # the sizes' names are each converter run's own; they are inferred again below
-        del part.graph.value_info[:]
-    joined = parts[0]
-    for part in parts[1:]:
-        joined = onnx.compose.merge_models(joined, part, io_map=[], producer_name="scopewatch")
-    _share_input(joined)
-    _drop_twins(joined.graph)
-    _stack_outputs(joined.graph)
-    return joined
+def map_tensors(mapped: MappedGraph, pictures: int | None) -> dict[str, Tensor | None]:
+    """The map's part of a manifest's tensors; `pictures` is the graph's batch, None where it is free."""
+    size = (None, None) if not mapped.fixed_size else mapped.shape[2:]
+    every = Tensor(name=CAM_EVERY_CLASS, shape=(pictures, mapped.labels, *size))
+    shown = Tensor(name=CAM, shape=(pictures, 1 if mapped.winner_only else mapped.labels, *size))
+    return {"cam": shown, "cam_every_class": every if mapped.winner_only else None}
 
 
-def stack_heads(
-    heads: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weights [all members' channels, labels] and bias [labels] whose evidence is the mean of the members'."""
-    weights = np.concatenate([weights for weights, _ in heads]) / len(heads)
-    bias = np.mean([bias for _, bias in heads], axis=0)
-    return weights.astype(np.float32), bias.astype(np.float32)
+def _chosen(method: Method | Literal["auto"], *, exact: bool, spread: bool) -> Method:
+    if method == "cam" and not exact:
+        raise NoClosedForm(
+            "an exact class activation map needs average pooling and a linear layer after the last feature map; "
+            "this head has more: use gradcam or hirescam"
+        )
+    if method != "auto":
+        return method
+    if exact:
+        return "cam"
+    return "gradcam" if spread else "hirescam"
 
 
-def _share_input(model: Any) -> None:  # noqa: ANN401
-    """Let all members read the first one's input."""
-    first, *others = (put.name for put in model.graph.input)
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            if name in others:
-                node.input[index] = first
-    del model.graph.input[1:]
+def _tape(model: Any, head: Head, prefix: str, seeds: int) -> Tape:  # noqa: ANN401
+    graph = OnnxGraph(model)
+    return Tape(NodeWriter(prefix, graph.opset), graph, head.shapes, seeds=seeds)
 
 
-def _drop_twins(graph: Any) -> None:  # noqa: ANN401
-    """Take out constants of equal content and nodes that compute the same from the same; nodes come in order."""
-    from onnx import numpy_helper
-
-    same: dict[str, str] = {}
-    first: dict[Any, list[str]] = {}
-    constants, nodes = [], []
-    for constant in graph.initializer:
-        values = numpy_helper.to_array(constant)
-        content = (constant.data_type, values.shape, values.tobytes())
-        same[constant.name] = first.setdefault(content, [constant.name])[0]
-        if same[constant.name] == constant.name:
-            constants.append(constant)
-    for node in graph.node:
-        node.input[:] = [same.get(name, name) for name in node.input]
-        attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
-        outputs = first.setdefault((node.op_type, node.domain, *node.input, *attributes), list(node.output))
-        same |= zip(node.output, outputs, strict=True)
-        if outputs == list(node.output):
-            nodes.append(node)
-    for put in graph.output:
-        put.name = same.get(put.name, put.name)
-    for field, kept in ((graph.initializer, constants), (graph.node, nodes)):
-        copies = [
-            type(one).FromString(one.SerializeToString()) for one in kept
-        ]  # deleting ends the originals
-        del field[:]
-        field.extend(copies)
+def _seed(write: NodeWriter, head: Head, start: str) -> str:
+    """Derivative of each class's logit, or probability, by the logits: [1 or n, labels, labels]."""
+    unit = write.constant(np.eye(head.labels, dtype=np.float32)[None])
+    if start == "logit":
+        return unit
+    towards = write("Sub", unit, write.unsqueeze(PROBABILITIES, (1,)))
+    return write("Mul", towards, write.unsqueeze(PROBABILITIES, (2,)))
 
 
-def _stack_outputs(graph: Any) -> None:  # noqa: ANN401
-    """Replace the members' feature maps [n, channels, rows, columns] by one output with all their channels."""
+def _winning_seed(write: NodeWriter, head: Head) -> str:
+    """The same for the class with the largest logit: [n, 1, labels]."""
+    unit = write.constant(np.eye(head.labels, dtype=np.float32))
+    return write("Gather", unit, write("ArgMax", head.logits, axis=1, keepdims=1), axis=0)
+
+
+def _write_map(tape: Tape, head: Head, adjoint: Adjoint, method: Method, out: str) -> None:
+    """Write the map [n, seeds, rows, columns] from the adjoint of the features."""
+    write, features, name = tape.write, head.features, adjoint.name
+    channels = head.shapes[features][1 if head.layout == "NCHW" else 3]
+    if head.layout == "NHWC":
+        features = write("Transpose", features, perm=[0, 3, 1, 2])
+        name = write("Transpose", name, perm=[0, 1, 4, 2, 3])
+    size = write("Shape", features)
+    cells = write.number(1.0)
+    for axis in (2, 3):
+        length = write("Gather", size, write.constant(np.array(axis, np.int64)))
+        cells = write("Mul", cells, write("Cast", length, to=1))
+    if method == "hirescam" and not adjoint.spread:
+        placed = write("Mul", name, write.unsqueeze(features, (1,)))
+        write("Mul", write.reduce("ReduceSum", placed, (2,)), cells, out=out)
+        return
+    weights = name if adjoint.spread else write.reduce("ReduceMean", name, (3, 4))
+    weights = write("Mul", write.reshape(weights, (-1, tape.seeds, channels)), cells)
+    flat = write("MatMul", weights, write.reshape(features, (0, channels, -1)))
+    grid = write(
+        "Concat", write.constant(np.array([0, tape.seeds], np.int64)), write.slice(size, 2, 4, 0), axis=0
+    )
+    write("Reshape", flat, grid, out=out)
+
+
+def _with_exact_cam(model: Any, head: Head, tape: Tape, adjoint: Adjoint) -> MappedGraph:  # noqa: ANN401
+    """Replace the head by a 1x1 convolution, whose mean is the logit: the same weights, once, in another order."""
+    shape = head.shapes[head.features]
+    bias, slopes = HeadPart(model, head, (head.logits, adjoint.name), tape)(np.zeros(shape, np.float32))
+    cells = shape[2] * shape[3] if head.layout == "NCHW" else shape[1] * shape[2]
+    weights = slopes.reshape(head.labels, -1).T * np.float32(cells)
+    channels = weights.shape[0]
+    _cut_behind(model, head, channels)
+    joined = append_cam_head(model, weights, bias[0])
+    rows, columns = shape[2:] if head.layout == "NCHW" else shape[1:3]
+    return MappedGraph(
+        model=joined,
+        method="cam",
+        tensor=FEATURES,
+        shape=(1, channels, rows, columns),
+        labels=head.labels,
+        winner_only=False,
+        fixed_size=False,
+        description=(
+            f"{_NAMES['cam']}: a 1x1 convolution on the last feature map ({channels} channels), whose average over "
+            "the field is the logit."
+        ),
+        head=None,
+    )
+
+
+class HeadPart:
+    """What some tensors behind the feature map become, for features that are given: [n, labels] and the like."""
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        head: Head,
+        names: tuple[str, ...],
+        tape: Tape | None = None,
+    ) -> None:
+        import onnx
+        from onnx import TensorProto, helper
+
+        graph = OnnxGraph(model)
+        written = list(tape.write.nodes) if tape else []
+        read = {head.logits, *(name for node in written for name in node.input)}
+        wanted = {id(node) for name in read for node in graph.upstream(name, head.features)}
+        nodes = [node for node in model.graph.node if id(node) in wanted] + written
+        used = {name for node in nodes for name in node.input}
+        size = list(head.shapes[head.features])
+        whole = helper.make_graph(
+            nodes,
+            "part",
+            [helper.make_tensor_value_info(head.features, TensorProto.FLOAT, size)],
+            [onnx.ValueInfoProto(name=name) for name in names],
+            [
+                *(one for one in model.graph.initializer if one.name in used),
+                *(tape.write.constants if tape else ()),
+            ],
+        )
+        part = helper.make_model(whole, opset_imports=model.opset_import, ir_version=model.ir_version)
+        self._session = onnx_session(part.SerializeToString())
+        self._names, self._input = list(names), head.features
+
+    def __call__(self, features: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Values of the tensors, in order."""
+        return list(self._session.run(self._names, {self._input: features}))
+
+
+def _cut_behind(model: Any, head: Head, channels: int) -> None:  # noqa: ANN401
+    """Let the graph end at the feature map, [n, channels, rows, columns]."""
     from onnx import TensorProto, helper
 
-    names = [put.name for put in graph.output]
-    channels = [put.type.tensor_type.shape.dim[1].dim_value for put in graph.output]
-    graph.node.append(helper.make_node("Concat", names, ["stacked"], "stacked", axis=1))
-    size = ["batch", "rows", "columns"]
-    del graph.output[:]
-    graph.output.append(
-        helper.make_tensor_value_info("stacked", TensorProto.FLOAT, [size[0], sum(channels), *size[1:]])
+    end = head.features
+    if head.layout == "NHWC":
+        end = "features_channels_first"
+        model.graph.node.append(helper.make_node("Transpose", [head.features], [end], perm=[0, 3, 1, 2]))
+    pictures = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or "batch"
+    del model.graph.output[:]
+    model.graph.output.append(
+        helper.make_tensor_value_info(end, TensorProto.FLOAT, [pictures, channels, "rows", "columns"])
+    )
+    prune(model)
+
+
+def prune(model: Any) -> None:  # noqa: ANN401
+    """Take out nodes, constants and shapes that no output depends on."""
+    graph = OnnxGraph(model)
+    kept = {id(node) for put in model.graph.output for node in graph.upstream(put.name)}
+    for index in reversed(range(len(model.graph.node))):
+        if id(model.graph.node[index]) not in kept:
+            del model.graph.node[index]
+    used = {name for node in model.graph.node for name in node.input}
+    for index in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[index].name not in used:
+            del model.graph.initializer[index]
+    del model.graph.value_info[:]
+
+
+def _take_map_out(model: Any, tensor: str) -> str | None:  # noqa: ANN401
+    """Leave the answer alone in a bundle's graph; gives the name of the feature map its map was made of."""
+    graph = OnnxGraph(model)
+    convolution = graph.producers.get(CAM)
+    if convolution is not None and convolution.op_type == "Conv":
+        tensor = convolution.input[0]
+    kept = [put for put in model.graph.output if put.name == PROBABILITIES]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    prune(model)
+    for node in model.graph.node:  # the name is needed for the new map
+        node.name = "class_maps" if node.name == CAM else node.name
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == CAM:
+                    names[index] = "class_maps"
+    return tensor if tensor in OnnxGraph(model).producers else None
+
+
+def _finished(model: Any, head: Head, method: Method, tapes: tuple[Tape, ...]) -> MappedGraph:  # noqa: ANN401
+    """Put the nodes into the graph and state its outputs."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    pictures = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or "batch"
+    for tape in tapes:
+        model.graph.node.extend(tape.write.nodes)
+        model.graph.initializer.extend(tape.write.constants)
+        out = CAM_EVERY_CLASS if len(tapes) > 1 and tape.seeds > 1 else CAM
+        size = [pictures, tape.seeds, "rows", "columns"]
+        model.graph.output.append(helper.make_tensor_value_info(out, TensorProto.FLOAT, size))
+    drop_unused_domains(model)
+    onnx.checker.check_model(model)
+    shape = head.shapes[head.features]
+    if head.layout == "NHWC":
+        shape = (shape[0], shape[3], shape[1], shape[2])
+    return MappedGraph(
+        model=model,
+        method=method,
+        tensor=head.features,
+        shape=shape,
+        labels=head.labels,
+        winner_only=len(tapes) > 1,
+        fixed_size=any(tape.fixed for tape in tapes),
+        description=_described(head, method, shape),
+        head=head,
     )
 
 
-def _head(
-    weights: NDArray[np.float32], bias: NDArray[np.float32], temperature: float, ir_version: int
-) -> Any:  # noqa: ANN401
-    from onnx import TensorProto, helper, numpy_helper
-
-    channels, labels = weights.shape
-    kernel = np.ascontiguousarray(weights.T.astype(np.float32))[:, :, None, None]
-    constants = [
-        numpy_helper.from_array(kernel, "cam_weights"),
-        numpy_helper.from_array(bias.astype(np.float32), "cam_bias"),
-        numpy_helper.from_array(np.float32(temperature), "temperature"),
-    ]
-    nodes = [
-        helper.make_node("Conv", [FEATURES, "cam_weights", "cam_bias"], [CAM], "cam", kernel_shape=[1, 1]),
-        helper.make_node("GlobalAveragePool", [CAM], ["evidence"], "evidence"),
-        helper.make_node("Flatten", ["evidence"], ["logits"], "logits", axis=1),
-        helper.make_node("Div", ["logits", "temperature"], ["tempered"], "tempered"),
-        helper.make_node("Softmax", ["tempered"], [PROBABILITIES], "probabilities", axis=1),
-    ]
-    size = ["batch", "rows", "columns"]
-    graph = helper.make_graph(
-        nodes,
-        "cam_head",
-        [helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, [size[0], channels, *size[1:]])],
-        [
-            helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, [size[0], labels]),
-            helper.make_tensor_value_info(CAM, TensorProto.FLOAT, [size[0], labels, *size[1:]]),
-        ],
-        constants,
+def _described(head: Head, method: Method, shape: tuple[int, ...]) -> str:
+    way = ", ".join(dict.fromkeys(node.op_type for node in head.nodes))
+    return (
+        f"{_NAMES[method]} from the logit, in closed form through {way}; feature map of {shape[1]} channels, "
+        f"{shape[2]} x {shape[3]} cells; in logits, signed."
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=ir_version)
-
-
-def _name_input(model: Any) -> None:  # noqa: ANN401
-    """Call the input by the manifest's name, wherever it is used."""
-    old = model.graph.input[0].name
-    model.graph.input[0].name = INPUT
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            if name == old:
-                node.input[index] = INPUT
-
-
-def _drop_unused_domains(model: Any) -> None:  # noqa: ANN401
-    """Take out operator sets that no node uses: tf2onnx always declares `ai.onnx.ml`, the agent refuses it."""
-    used = {node.domain for node in model.graph.node}
-    versions = {opset.domain: opset for opset in model.opset_import}  # merging two models states one twice
-    kept = [opset for domain, opset in versions.items() if domain in used or domain == ""]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)

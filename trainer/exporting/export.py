@@ -30,7 +30,7 @@ from edge_agent.model_bundle import (
     Network as NetworkFacts,
 )
 from trainer.exporting.bundle_writer import GOLDEN_TOLERANCE, BundleFiles, onnx_session, write_bundle
-from trainer.exporting.cam_graph import (
+from trainer.exporting.cam_head import (
     CAM,
     INPUT,
     OPSET,
