@@ -69,6 +69,9 @@ def keras_heads() -> dict[str, Callable[[Any], Any]]:
             layers.Flatten(), dense(16, "relu6"), layers.LeakyReLU(), dense(16, "selu"), dense(3)
         ),
         "average and largest": both_pools,
+        "average, layer normalisation": stack(
+            layers.GlobalAveragePooling2D(), layers.LayerNormalization(), dense(16, "relu"), dense(3)
+        ),
         "softplus, sigmoid": stack(layers.Flatten(), dense(16, "softplus"), dense(9, "sigmoid"), dense(3)),
     }
 
@@ -84,6 +87,7 @@ HEADS = (
     "mean of windows, flat",
     "leaky, six-limited",
     "average and largest",
+    "average, layer normalisation",
     "softplus, sigmoid",
 )
 
@@ -326,7 +330,7 @@ def test_an_exact_map_is_refused_where_the_head_has_more() -> None:
         helper.make_node("Gemm", ["flat", "w"], ["logits"]),
     )
     with pytest.raises(
-        NoClosedForm, match="needs average pooling and a linear layer .* use gradcam or hirescam"
+        NoClosedForm, match=r"needs average pooling and a linear layer .* use gradcam or hirescam"
     ):
         append_maps(onnx_network(*nodes, constants={"w": weight(256, 3)}), "cam", input_px=SIDE)
 
@@ -375,3 +379,73 @@ def test_a_bundle_by_another_method_shows_the_same_up_to_its_bias(shared_bundle:
     np.testing.assert_allclose(
         onnx_session(again.model_bytes).run(["cam"], {"micrograph": shown})[0], own, atol=1e-4
     )
+
+
+OPERATORS = {
+    "layer normalisation": (
+        (
+            helper.make_node("LayerNormalization", ["flat", "scale", "shift"], ["normal"], axis=-1),
+            helper.make_node("MatMul", ["normal", "w"], ["logits"]),
+        ),
+        {"scale": weight(4), "shift": weight(4), "w": weight(4, 3)},
+    ),
+    "gelu written out": (
+        (
+            helper.make_node("Div", ["flat", "root"], ["part"]),
+            helper.make_node("Erf", ["part"], ["erf"]),
+            helper.make_node("Add", ["erf", "one"], ["more"]),
+            helper.make_node("Mul", ["flat", "more"], ["gelu"]),
+            helper.make_node("MatMul", ["gelu", "w"], ["logits"]),
+        ),
+        {"root": np.float32(2**0.5), "one": np.float32(1), "w": weight(4, 3)},
+    ),
+    "a value added to itself and squared": (
+        (
+            helper.make_node("Add", ["flat", "flat"], ["twice"]),
+            helper.make_node("Mul", ["twice", "twice"], ["square"]),
+            helper.make_node("MatMul", ["square", "w"], ["logits"]),
+        ),
+        {"w": weight(4, 3)},
+    ),
+    "divided by its own length": (
+        (
+            helper.make_node("Mul", ["flat", "flat"], ["square"]),
+            helper.make_node("ReduceSum", ["square", "last"], ["sum"], keepdims=1),
+            helper.make_node("Sqrt", ["sum"], ["length"]),
+            helper.make_node("Div", ["flat", "length"], ["unit"]),
+            helper.make_node("MatMul", ["unit", "w"], ["logits"]),
+        ),
+        {"last": np.array([1]), "w": weight(4, 3)},
+    ),
+    "a rectifier with a slope of its own": (
+        (
+            helper.make_node("PRelu", ["flat", "slope"], ["bent"]),
+            helper.make_node("Sub", ["one", "bent"], ["other"]),
+            helper.make_node("Clip", ["other", "low", "high"], ["held"]),
+            helper.make_node("MatMul", ["held", "w"], ["logits"]),
+        ),
+        {
+            "slope": weight(4),
+            "one": np.float32(1),
+            "low": np.float32(-5),
+            "high": np.float32(5),
+            "w": weight(4, 3),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OPERATORS)
+@pytest.mark.parametrize("opset", [13, 17, 18, 21])
+def test_operators_that_keras_does_not_write_have_the_measured_derivative(case: str, opset: int) -> None:
+    nodes, constants = OPERATORS[case]
+    if opset < 17 and case == "layer normalisation":
+        pytest.skip("the operator is younger")
+    pooled = (
+        helper.make_node("GlobalAveragePool", ["feat"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+    )
+    model = onnx_network(*pooled, *nodes, constants=constants)
+    model.opset_import[0].version = opset
+    mapped = append_maps(model, "gradcam", input_px=SIDE)
+    assert map_gap(mapped, [one[None, None] for one in pictures()]) <= PROOF_TOLERANCE

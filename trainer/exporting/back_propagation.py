@@ -5,7 +5,7 @@ Reverse-mode differentiation of a network's head, node by node. The adjoint of a
 dense layer's weight is the one of the forward graph, read the other way round by `Gemm`: no weight is stored twice.
 Where an activation was averaged over places its adjoint keeps sizes of 1 there, and stands for all of them.
 
-Only this module and `derivatives` know rules. What has none is refused before anything is written.
+Only this module and `derivatives` know rules; `closed_form` says beforehand which nodes have one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from trainer.exporting.closed_form import BROADCASTING, Shapes, reduced_axes, reduced_to_one
 from trainer.exporting.derivatives import DERIVATIVES
 from trainer.exporting.onnx_graph import NoClosedForm, OnnxGraph, attributes
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from trainer.exporting.node_writer import NodeWriter
 
     Rule = Callable[["Tape", Any, "Adjoint"], dict[str, "Adjoint"]]
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +75,19 @@ def back_propagate(tape: Tape, head: Head, seed: str) -> Adjoint:
         at = adjoints.get(node.output[0])
         if at is None:
             continue
-        for name, adjoint in _rule(node)(tape, node, at).items():
+        for name, given in _rule(node)(tape, node, at).items():
+            adjoint = _fitted(tape, node, name, given)
             adjoints[name] = _summed(tape, adjoints.get(name), adjoint, tape.shapes[name][1:])
     return adjoints[head.features]
 
 
-def can_pass(node: Any, graph: OnnxGraph, shapes: Shapes) -> str:  # noqa: ANN401 - onnx has no types
-    """Why a node cannot be written backwards; "" where it can."""
-    check = _CHECKS.get(node.op_type)
-    if check is not None:
-        return check(node, graph, shapes)
-    if node.op_type in _RULES or node.op_type in DERIVATIVES:
-        return ""
-    return "has no closed form here"
+def _fitted(tape: Tape, node: Any, name: str, adjoint: Adjoint) -> Adjoint:  # noqa: ANN401
+    """Where an operator repeated an input along an axis, its adjoint is the sum over that axis."""
+    shape, whole = tape.shapes[name], tape.shapes[node.output[0]]
+    if node.op_type not in BROADCASTING or shape == whole:
+        return adjoint
+    axes = tuple(axis + 1 for axis, size in enumerate(shape) if size != whole[axis])
+    return Adjoint(tape.write.reduce("ReduceSum", tape.full(adjoint, whole[1:]), axes, keep=True))
 
 
 def _rule(node: Any) -> Rule:  # noqa: ANN401
@@ -125,14 +124,19 @@ def _elementwise(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, Adjoint]:
     for index, name in enumerate(node.input):
         if name in tape.graph.flows(node):
             slope = DERIVATIVES[node.op_type](tape.write, tape.graph, node, index)
-            shape = tape.shapes[name][1:]
-            lifted = slope if tape.graph.is_constant(slope) else tape.write.unsqueeze(slope, (1,))
+            shape = tape.shapes[node.output[0]][1:]
+            fixed = tape.graph.is_constant(slope) or tape.write.is_constant(slope)
+            lifted = slope if fixed else tape.write.unsqueeze(slope, (1,))
             found[name] = Adjoint(tape.write("Mul", tape.full(adjoint, shape), lifted))
     return found
 
 
 def _add(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, Adjoint]:  # noqa: ANN401
-    return dict.fromkeys(tape.graph.flows(node), adjoint)
+    found: dict[str, Adjoint] = {}
+    for name in node.input:
+        if not tape.graph.is_constant(name):
+            found[name] = _summed(tape, found.get(name), adjoint, tape.shapes[name][1:])
+    return found
 
 
 def _subtract(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, Adjoint]:  # noqa: ANN401
@@ -146,9 +150,9 @@ def _subtract(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, Adjoint]:  #
 
 def _scale(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, Adjoint]:  # noqa: ANN401
     """By a constant: an adjoint that is the same everywhere stays so; others are elementwise."""
-    (flow, *others) = tape.graph.flows(node)
-    if others or (node.op_type == "Div" and flow != node.input[0]):
+    if not tape.graph.scales(node):
         return _elementwise(tape, node, adjoint)
+    (flow,) = tape.graph.flows(node)
     factor = node.input[1] if flow == node.input[0] else node.input[0]
     dims, name = tape.graph.dims(factor), adjoint.name
     if adjoint.spread and any(size > 1 for size in dims[-2:]) and len(tape.shapes[flow]) == 4:
@@ -184,6 +188,22 @@ def _batch_normalisation(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, A
     return {node.input[0]: replace(adjoint, name=name)}
 
 
+def _layer_normalisation(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, Adjoint]:  # noqa: ANN401
+    """With z the normalised values and g the adjoint times the scale: (g - mean(g) - z mean(g z)) / spread."""
+    write, last = tape.write, len(tape.shapes[node.input[0]])
+    value = write.unsqueeze(node.input[0], (1,))
+    centred = write("Sub", value, write.reduce("ReduceMean", value, (last,), keep=True))
+    variance = write.reduce("ReduceMean", write("Mul", centred, centred), (last,), keep=True)
+    softened = write("Add", variance, write.number(attributes(node).get("epsilon", 1e-5)))
+    spread = write("Sqrt", softened)
+    normal = write("Div", centred, spread)
+    scaled = write("Mul", tape.full(adjoint, tape.shapes[node.input[0]][1:]), node.input[1])
+    along = write.reduce("ReduceMean", write("Mul", scaled, normal), (last,), keep=True)
+    rest = write("Sub", scaled, write.reduce("ReduceMean", scaled, (last,), keep=True))
+    name = write("Div", write("Sub", rest, write("Mul", normal, along)), spread)
+    return {node.input[0]: Adjoint(name)}
+
+
 def _average(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, Adjoint]:  # noqa: ANN401
     """A mean or a sum over axes: the same share for all that went into it."""
     name, shape = adjoint.name, tape.shapes[node.input[0]]
@@ -212,18 +232,6 @@ def _largest(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, Adjoint]:  # 
     holds = write("Cast", write("Equal", value, out), to=1)
     share = write("Div", holds, write.reduce("ReduceSum", holds, axes, keep=True))
     return {value: Adjoint(write("Mul", name, write.unsqueeze(share, (1,))))}
-
-
-def reduced_axes(graph: OnnxGraph, node: Any, rank: int) -> tuple[tuple[int, ...], bool]:  # noqa: ANN401
-    """Which axes a pooling over whole axes takes together, and whether they stay with size 1."""
-    given = attributes(node)
-    if node.op_type in ("GlobalAveragePool", "GlobalMaxPool", "AveragePool"):
-        return tuple(range(2, rank)), True
-    axes = given.get("axes")
-    if axes is None and len(node.input) > 1 and node.input[1]:
-        axes = graph.array(node.input[1]).tolist()
-    axes = range(rank) if axes is None else axes
-    return tuple(sorted(int(axis) % rank for axis in axes)), bool(given.get("keepdims", 1))
 
 
 def _windows(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, Adjoint]:  # noqa: ANN401
@@ -259,15 +267,6 @@ def _winners(tape: Tape, node: Any) -> str:  # noqa: ANN401
     return tape.write("MaxUnpool", ones, node.output[1], **shape)
 
 
-def reduced_to_one(shapes: Shapes, node: Any) -> bool:  # noqa: ANN401
-    """Whether an average pooling takes the whole map together."""
-    return (
-        node.op_type == "AveragePool"
-        and tuple(attributes(node)["kernel_shape"]) == shapes[node.input[0]][2:]
-        and shapes[node.output[0]][2:] == (1, 1)
-    )
-
-
 def _concatenate(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, Adjoint]:  # noqa: ANN401
     axis = attributes(node)["axis"] % len(tape.shapes[node.output[0]])
     found: dict[str, Adjoint] = {}
@@ -291,78 +290,9 @@ _RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("Gemm", "MatMul"), _dense),
     "Conv": _pointwise,
     "BatchNormalization": _batch_normalisation,
+    "LayerNormalization": _layer_normalisation,
     **dict.fromkeys(("GlobalAveragePool", "ReduceMean", "ReduceSum"), _average),
     **dict.fromkeys(("GlobalMaxPool", "ReduceMax"), _largest),
     **dict.fromkeys(("MaxPool", "AveragePool"), _windows),
     "Concat": _concatenate,
-}
-
-
-def _check_sum(node: Any, graph: OnnxGraph, shapes: Shapes) -> str:  # noqa: ANN401
-    out = shapes.get(node.output[0])
-    if any(shapes.get(name) != out for name in graph.flows(node)):
-        return "adds, or multiplies, activations of different shapes"
-    return ""
-
-
-def _check_reshape(node: Any, graph: OnnxGraph, shapes: Shapes) -> str:  # noqa: ANN401
-    before, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
-    return "" if before[:1] == after[:1] and before else "moves pictures out of the first axis"
-
-
-def _check_transpose(node: Any, graph: OnnxGraph, shapes: Shapes) -> str:  # noqa: ANN401
-    return "" if attributes(node).get("perm", [1])[0] == 0 else "moves pictures out of the first axis"
-
-
-def _check_dense(node: Any, graph: OnnxGraph, shapes: Shapes) -> str:  # noqa: ANN401
-    if graph.flows(node) != (node.input[0],) or len(graph.dims(node.input[1])) != 2:
-        return "multiplies activations with each other, not with weights"
-    return "" if not attributes(node).get("transA") else "takes its input transposed"
-
-
-def _check_pointwise(node: Any, graph: OnnxGraph, shapes: Shapes) -> str:  # noqa: ANN401
-    given = attributes(node)
-    dims = graph.dims(node.input[1])
-    plain = given.get("group", 1) == 1 and set(given.get("strides", [1])) == {1}
-    if len(dims) == 4 and dims[2:] == (1, 1) and plain and not any(given.get("pads", [0])):
-        return ""
-    return "is a convolution over more than one cell"
-
-
-def _check_reduction(node: Any, graph: OnnxGraph, shapes: Shapes) -> str:  # noqa: ANN401
-    rank = len(shapes.get(node.input[0], ()))
-    axes, _ = reduced_axes(graph, node, rank) if rank else ((0,), True)
-    return "takes pictures together" if 0 in axes else ""
-
-
-def _check_windows(node: Any, graph: OnnxGraph, shapes: Shapes) -> str:  # noqa: ANN401
-    given = attributes(node)
-    if reduced_to_one(shapes, node):
-        return ""
-    kernel = tuple(given["kernel_shape"])
-    before, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
-    touching = len(kernel) == 2 and tuple(given.get("strides", (1, 1))) == kernel
-    plain = not any(given.get("pads", [0])) and set(given.get("dilations", [1])) == {1}
-    exact = (
-        bool(after)
-        and tuple(size * step for size, step in zip(after[2:], kernel, strict=False)) == before[2:]
-    )
-    return "" if touching and plain and exact else "pools in windows that overlap or leave a rest"
-
-
-def _check_concat(node: Any, graph: OnnxGraph, shapes: Shapes) -> str:  # noqa: ANN401
-    return "" if attributes(node)["axis"] % len(shapes[node.output[0]]) else "takes pictures together"
-
-
-_CHECKS: Final[dict[str, Callable[[Any, OnnxGraph, Shapes], str]]] = {
-    **dict.fromkeys(("Add", "Sum", "Sub", "Mul", "Div"), _check_sum),
-    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _check_reshape),
-    "Transpose": _check_transpose,
-    **dict.fromkeys(("Gemm", "MatMul"), _check_dense),
-    "Conv": _check_pointwise,
-    **dict.fromkeys(
-        ("GlobalAveragePool", "ReduceMean", "ReduceSum", "GlobalMaxPool", "ReduceMax"), _check_reduction
-    ),
-    **dict.fromkeys(("MaxPool", "AveragePool"), _check_windows),
-    "Concat": _check_concat,
 }

@@ -6,7 +6,7 @@ Methods, where the algebra is closed. With A [channels, rows, columns] the last 
   the map is the logit. The linear layer is moved before the pooling, and stands in the graph once.
 - `gradcam`: sum over channels of the derivative's mean over the places times A (Selvaraju et al., ICCV 2017).
 - `hirescam`: sum over channels of the derivative times A at each place (Draelos and Carin, arXiv 2011.08891).
-  Where dense layers follow the flattened map, each weight keeps the place it belongs to; `gradcam` averages that away.
+  Where dense layers follow the flattened map, each weight keeps the place it belongs to; `gradcam` averages them.
 
 Derivatives start at the logit, before the softmax: a network that is sure of its answer has a derivative of 0 in
 its probabilities, and still a map. All maps are in logits and signed: the mean over a map's cells is the logit for
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 
 from edge_agent.model_bundle import Cam, Tensor
-from trainer.exporting.back_propagation import Tape, back_propagate, can_pass
+from trainer.exporting.back_propagation import Tape, back_propagate
 from trainer.exporting.bundle_writer import onnx_session
 from trainer.exporting.cam_head import (
     CAM,
@@ -32,6 +32,7 @@ from trainer.exporting.cam_head import (
     append_cam_head,
     drop_unused_domains,
 )
+from trainer.exporting.closed_form import can_pass
 from trainer.exporting.head_walk import Head, find_head
 from trainer.exporting.node_writer import NodeWriter
 from trainer.exporting.onnx_graph import GraphError, NoClosedForm, OnnxGraph

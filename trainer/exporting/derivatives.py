@@ -92,6 +92,10 @@ def _log(write: NodeWriter, graph: OnnxGraph, node: Any, index: int) -> str:  # 
     return write("Div", write.number(1.0), node.input[0])
 
 
+def _reciprocal(write: NodeWriter, graph: OnnxGraph, node: Any, index: int) -> str:  # noqa: ANN401
+    return write("Neg", write("Mul", node.output[0], node.output[0]))
+
+
 def _sqrt(write: NodeWriter, graph: OnnxGraph, node: Any, index: int) -> str:  # noqa: ANN401
     return write("Div", write.number(0.5), node.output[0])
 
@@ -148,6 +152,7 @@ DERIVATIVES: Final[dict[str, Callable[[NodeWriter, OnnxGraph, Any, int], str]]] 
     "Exp": _exp,
     "Log": _log,
     "Sqrt": _sqrt,
+    "Reciprocal": _reciprocal,
     "Erf": _erf,
     "Pow": _power,
     "Neg": _negative,

@@ -97,8 +97,7 @@ def find_head(
 
 
 def _is_affine(graph: OnnxGraph, node: Any) -> bool:  # noqa: ANN401
-    scales = node.op_type in ("Mul", "Div") and graph.flows(node) == (node.input[0],)
-    return scales or node.op_type in _AFFINE or (node.op_type == "Mul" and len(graph.flows(node)) == 1)
+    return node.op_type in _AFFINE or graph.scales(node)
 
 
 def layout_of(graph: OnnxGraph, name: str) -> Literal["NCHW", "NHWC"]:

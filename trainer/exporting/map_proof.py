@@ -1,8 +1,9 @@
 """Proof that a graph's map is what it claims to be, from the graph alone: no training framework, no gradient.
 
-The mean of an exact map is its logit. The mean of the others is the derivative of the logit along the feature map
-itself (HiResCAM) or along its mean over the places (Grad-CAM), and that derivative can be measured: by running the
-head on slightly more and slightly less of it. A transposed weight, a lost factor or a wrong mask cannot hide there.
+The mean of an exact map is its logit. The others claim derivatives, and those can be measured: the sum of a map
+over some of its cells is the derivative of the logit along the features of these cells (HiResCAM), or along their
+sum spread over all places (Grad-CAM); running the head on slightly more and slightly less of that gives it. A
+transposed weight, a lost factor or a wrong mask cannot hide there.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 PROOF_TOLERANCE: Final = 0.02
 """Finite steps cross kinks of rectifiers: sound graphs are a few parts in a thousand off, wrong ones far more."""
 _STEP: Final = 1e-3
+_SHARE: Final = 0.5
+"""Of cells. All of them together would hide errors where a head does not care for the features' size."""
+_NOTHING: Final = 1e-3
+"""Maps smaller than this many logits are rounding."""
 
 
 def map_gap(mapped: MappedGraph, pictures: Sequence[NDArray[np.float32]]) -> float:
-    """How far the maps' means are from what they must be, relative to the largest of a picture's classes.
+    """How far maps are from what they must be: probabilities (exact maps), or relative to the map's own size.
 
     `pictures` are inputs [1, 1, rows, columns]. The largest of all pictures is given.
     """
@@ -47,12 +52,10 @@ def map_gap(mapped: MappedGraph, pictures: Sequence[NDArray[np.float32]]) -> flo
     worst = 0.0
     for picture in pictures:
         probabilities, maps, *features = session.run(asked, {INPUT: picture})
-        means = maps.mean(axis=(2, 3), dtype=np.float64)[0]
         if part is None or mapped.head is None:
-            worst = max(worst, _logit_gap(means, probabilities[0]))
+            worst = max(worst, _logit_gap(maps.mean(axis=(2, 3), dtype=np.float64)[0], probabilities[0]))
         else:
-            measured = _slope(part, features[0], mapped.head, mapped.method)
-            worst = max(worst, _relative(means, measured))
+            worst = max(worst, _slope_gap(part, features[0], mapped.head, mapped.method, maps[0]))
     return worst
 
 
@@ -62,13 +65,17 @@ def _logit_gap(means: NDArray[Any], probabilities: NDArray[Any]) -> float:
     return float(np.abs(raised / raised.sum() - probabilities).max())
 
 
-def _slope(part: HeadPart, features: NDArray[np.float32], head: Head, method: str) -> NDArray[Any]:
-    """Derivative of the logits along the features, or along their mean over the places, by a central difference."""
+def _slope_gap(
+    part: HeadPart, features: NDArray[np.float32], head: Head, method: str, maps: NDArray[np.float32]
+) -> float:
+    """Compare some cells' mean with a central difference, relative to the size of what these cells hold."""
+    chosen = np.random.default_rng(0).random(maps.shape[1:]) < _SHARE
+    claimed = (maps * chosen).mean(axis=(1, 2), dtype=np.float64)
+    size = float((np.abs(maps) * chosen).mean(axis=(1, 2), dtype=np.float64).max())
     places = (2, 3) if head.layout == "NCHW" else (1, 2)
-    along = features if method == "hirescam" else features.mean(axis=places, keepdims=True)
-    more, less = (part((features + sign * _STEP * along).astype(np.float32))[0] for sign in (1, -1))
-    return np.asarray((more.astype(np.float64) - less)[0] / (2 * _STEP))
-
-
-def _relative(seen: NDArray[Any], measured: NDArray[Any]) -> float:
-    return float(np.abs(seen - measured).max() / max(1e-3, np.abs(measured).max()))
+    along = features * (chosen if head.layout == "NCHW" else chosen[:, :, None])
+    if method == "gradcam":
+        along = along.mean(axis=places, keepdims=True)
+    more, less = (part((features + sign * _STEP * along).astype(np.float32))[0][0] for sign in (1, -1))
+    measured = (more.astype(np.float64) - less) / (2 * _STEP)
+    return float(np.abs(claimed - measured).max() / max(size, _NOTHING))

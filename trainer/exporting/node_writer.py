@@ -43,6 +43,10 @@ class NodeWriter:
             self.constants.append(numpy_helper.from_array(array, self._known[key]))
         return self._known[key]
 
+    def is_constant(self, name: str) -> bool:
+        """Whether a name is that of a constant written here."""
+        return name in self._known.values()
+
     def number(self, value: float) -> str:
         """Name of a float constant."""
         return self.constant(np.float32(value))

@@ -81,8 +81,13 @@ class OnnxGraph:
         inputs = node.input[:1] if node.op_type in _FIRST_ONLY else node.input
         return tuple(dict.fromkeys(one for one in inputs if not self.is_constant(one)))
 
+    def scales(self, node: Any) -> bool:  # noqa: ANN401
+        """Whether a product or quotient is one of an activation with, or by, a constant."""
+        constant = [self.is_constant(name) for name in node.input]
+        return (node.op_type in ("Mul", "Div") and constant[-1]) or (node.op_type == "Mul" and constant[0])
+
     def upstream(self, name: str, behind: str = "") -> list[Any]:
-        """All nodes that a tensor depends on, in the graph's order; of those behind a tensor, where one is named."""
+        """All nodes that a tensor depends on, in the graph's order; only those behind `behind`, where given."""
         wanted, stack = set(), [name]
         while stack:
             at = stack.pop()

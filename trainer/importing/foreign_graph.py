@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _OLDEST_OPSET: Final = 13
 """From here on axes of Squeeze and Unsqueeze are inputs, as the nodes that we append have them."""
 _FLOAT, _HALF, _BYTES = 1, 10, 2
-_TRANSPARENT: Final = frozenset({"Identity", "Reshape", "Squeeze", "Flatten", "Dropout"})
+_TRANSPARENT: Final = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Dropout", "Cast"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 PARITY_TOLERANCE: Final = 1e-4
 Choice = Literal["auto", "cam", "gradcam", "hirescam", "occlusion"]
 _STEPS: Final = 5
+_ADDS_UP: Final = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,11 @@ def _parity(
     for picture in pictures:
         before = plain.run(None, {name: _as_trained(picture, plain, order.colours)})[0]
         after = final.run([PROBABILITIES], {INPUT: picture})[0]
+        if graph.ending == "logits" and before.min() >= 0 and abs(float(before.sum()) - 1) < _ADDS_UP:
+            raise GraphError(
+                "its answers add up to 1, but no softmax was found that makes them so; export it with its last "
+                "activation as one Softmax, or without"
+            )
         worst = max(worst, float(np.abs(_as_probabilities(before, graph.ending) - after).max()))
     del plain, final
     gap = 0.0 if mapped is None else map_gap(mapped, pictures)
