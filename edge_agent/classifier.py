@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +20,17 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 from edge_agent.model_bundle import GOLDEN, Bundle, BundleRefused
+from edge_agent.onnx_file import cut_to_outputs
 from edge_agent.preprocessing import Box, CamMap, FieldStatistics, Tiles, compose_cam, cut_tiles
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from edge_agent.micrograph import Micrograph
+
+__all__ = ["Answer", "Classifier", "Prediction", "Replay", "TilePrediction", "with_map"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +42,14 @@ class TilePrediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """The network's answer for a whole micrograph; probabilities in the order of `labels`."""
+class Answer:
+    """What the network says of a whole micrograph; probabilities in the order of `labels`."""
 
     label: str
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
     novelty: float | None
     tiles: tuple[TilePrediction, ...]
-    cam: CamMap
     field: FieldStatistics
     preprocess_ms: float
     infer_ms: float
@@ -54,6 +58,18 @@ class Prediction:
     def probability(self) -> float:
         """Probability of the label."""
         return self.probabilities[self.labels.index(self.label)]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction(Answer):
+    """The answer with its map: of the label, unless another class's was asked for (`cam.label` says which)."""
+
+    cam: CamMap
+
+
+def with_map(answer: Answer, cam: CamMap) -> Prediction:
+    """The same answer with this map."""
+    return Prediction(**{of.name: getattr(answer, of.name) for of in fields(Answer)}, cam=cam)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,92 +88,192 @@ class Replay:
 
 
 class Classifier:
-    """An open ONNX Runtime session of one bundle. Not for use from several threads at once."""
+    """An open bundle. Not for use from several threads at once.
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        """Open the session and warm it up.
+    A graph that computes the maps of every class apart from the winner's is run cut to what is asked for, each
+    form in an ONNX Runtime session of its own, opened when it is first needed.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1, *, without_map: bool = False) -> None:
+        """Open the session that the bundle's preprocessing needs, and warm it up.
+
+        `without_map` opens bundles whose graph has no map, too, and computes none where it has: for `infer` and
+        `answer` only.
 
         Raises:
-            BundleRefused: ONNX Runtime cannot load or run the model.
+            BundleRefused: the graph has no map, or ONNX Runtime cannot load or run the model.
         """
         self.bundle = bundle
+        self.labels = bundle.manifest.labels
         self._names = bundle.manifest.tensors
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        # Left to itself it would also take its own format, which nobody has looked into.
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        # Inputs change their shape with the micrograph's proportions: a plan for each shape would be kept for ever.
-        options.enable_mem_pattern = False
+        self._threads = threads
+        self._without_map = without_map
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._require_map()
         try:
-            self._session = onnxruntime.InferenceSession(
-                bundle.model_bytes, options, providers=["CPUExecutionProvider"]
-            )
             side = bundle.manifest.preprocessing.input_px
-            answers = self.infer(np.zeros((1, 1, side, side), dtype=np.float32))
+            first = np.zeros((1, 1, side, side), dtype=np.float32)
+            answers = self.infer(first, every_class=self._often_several())
         except BundleRefused:
             raise
         except Exception as error:  # ONNX Runtime raises its own classes, one for each status code
             raise BundleRefused(f"{bundle.path}: ONNX Runtime cannot use the model ({error})") from error
         self._require_shapes(*answers)
 
-    def infer(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run the graph on [n, 1, rows, columns]; gives probabilities [n, labels] and cam [n, labels, h, w].
+    def infer(
+        self, inputs: NDArray[np.float32], every_class: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Run the graph on [n, 1, rows, columns]; gives probabilities [n, labels] and the maps.
+
+        The maps are [n, labels, h, w], or [n, 1, h, w] (each of the class that its input was given) where the
+        graph computes those apart and `every_class` does not ask for all; None for a classifier without map.
 
         Raises:
             BundleRefused: an answer is not finite.
         """
-        names = [self._names.probabilities.name, self._names.cam.name]
-        probabilities, cam = self._session.run(names, {self._names.input.name: inputs})
-        if not (np.isfinite(probabilities).all() and np.isfinite(cam).all()):
+        names, session = self._session(every_class)
+        # A graph that states its batch takes one input at a time.
+        step = self._names.input.shape[0] or len(inputs)
+        answers = [
+            session.run(names, {self._names.input.name: inputs[at : at + step]})
+            for at in range(0, len(inputs), step)
+        ]
+        found = (
+            answers[0]
+            if len(answers) == 1
+            else [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+        )
+        if not all(np.isfinite(values).all() for values in found):
             raise BundleRefused(
                 f"{self.bundle.path}: the model's answers are not finite numbers; use another bundle"
             )
-        return probabilities, cam
+        return found[0], found[1] if len(found) > 1 else None
 
-    def _require_shapes(self, probabilities: NDArray[np.float32], cam: NDArray[np.float32]) -> None:
-        labels = len(self.bundle.manifest.labels)
-        if probabilities.shape != (1, labels) or cam.ndim != 4 or cam.shape[:2] != (1, labels):
+    def _session(self, every_class: bool) -> tuple[list[str], onnxruntime.InferenceSession]:
+        names = self._names
+        cam = names.cam_every_class if every_class and names.cam_every_class else names.cam
+        wanted = [names.probabilities.name]
+        if cam is not None and not self._without_map:
+            wanted.append(cam.name)
+        session = self._sessions.get(wanted[-1])
+        if session is None:
+            whole = names.cam_every_class is None and len(wanted) == 1 + (names.cam is not None)
+            model = self.bundle.model_bytes
+            session = self._sessions[wanted[-1]] = _opened(
+                model if whole else cut_to_outputs(model, tuple(wanted)), self._threads
+            )
+        return wanted, session
+
+    def _often_several(self) -> bool:
+        """Whether most micrographs become several inputs: their mean may be of a class that no input was given."""
+        rule = self.bundle.manifest.preprocessing
+        several = rule.tiles.divisions > 1 or rule.tiles.field_of_view_nm is not None
+        return several or len(rule.views) > 1
+
+    def _require_map(self) -> None:
+        if self._names.cam is None and not self._without_map:
+            method = self.bundle.manifest.cam.method
             raise BundleRefused(
-                f"{self.bundle.path}: the model gives probabilities {probabilities.shape} and a cam {cam.shape} "
+                f"{self.bundle.path}: has no class activation map in its graph (method {method}): the agent needs "
+                "one; look at it with edge-trainer explain"
+            )
+
+    def _require_shapes(self, probabilities: NDArray[np.float32], cam: NDArray[np.float32] | None) -> None:
+        labels = len(self.labels)
+        one_class = self._names.cam_every_class is not None and not self._often_several()
+        fits = cam is None or (cam.ndim == 4 and cam.shape[:2] == (1, 1 if one_class else labels))
+        if probabilities.shape != (1, labels) or not fits:
+            shape = "" if cam is None else f" and a cam {cam.shape}"
+            raise BundleRefused(
+                f"{self.bundle.path}: the model gives probabilities {probabilities.shape}{shape} "
                 f"for one input, the manifest names {labels} labels; use a bundle made by edge-trainer export"
             )
 
-    def classify(self, micrograph: Micrograph) -> Prediction:
-        """Classify a micrograph as the manifest's preprocessing demands.
+    def answer(self, micrograph: Micrograph) -> Answer:
+        """What the network says of a micrograph, without a map.
 
         Raises:
             BundleRefused: the model's answers are not finite.
         """
-        manifest = self.bundle.manifest
         started = time.perf_counter()
-        tiles = cut_tiles(micrograph.pixels, micrograph.pixel_size_nm, manifest.preprocessing)
+        tiles = self._cut(micrograph)
         cut = time.perf_counter()
-        probabilities, maps = self._infer_tiles(tiles)
-        mean = probabilities.mean(axis=0)
-        winner = int(mean.argmax())
-        shape = (int(micrograph.pixels.shape[0]), int(micrograph.pixels.shape[1]))
-        box, values = compose_cam(tiles.tiles, [cam[winner] for cam in maps], shape)
-        label, rule = manifest.labels[winner], manifest.preprocessing
+        answer = self.answer_tiles(tiles)
         done = time.perf_counter()
-        return Prediction(
-            label=label,
-            labels=manifest.labels,
+        return replace(answer, preprocess_ms=1000 * (cut - started), infer_ms=1000 * (done - cut))
+
+    def answer_tiles(self, tiles: Tiles) -> Answer:
+        """The same for inputs that are cut already; times are 0. Raises BundleRefused as `answer` does."""
+        return self._answer(tiles, np.concatenate([self.infer(tile.values[None])[0] for tile in tiles.tiles]))
+
+    def classify(self, micrograph: Micrograph, *, map_of: str | None = None) -> Prediction:
+        """Classify a micrograph as the manifest's preprocessing demands; its map is the winner's, or `map_of`'s.
+
+        Raises:
+            BundleRefused: the model's answers are not finite.
+            ValueError: there is no such class.
+        """
+        started = time.perf_counter()
+        tiles = self._cut(micrograph)
+        cut = time.perf_counter()
+        prediction = self.classify_tiles(tiles, _shape(micrograph), map_of=map_of)
+        done = time.perf_counter()
+        return replace(prediction, preprocess_ms=1000 * (cut - started), infer_ms=1000 * (done - cut))
+
+    def classify_tiles(
+        self, tiles: Tiles, shape_px: tuple[int, int], *, map_of: str | None = None
+    ) -> Prediction:
+        """The same for inputs that are cut already from a micrograph of `shape_px` (rows, columns); times are 0."""
+        return self._predictions(tiles, shape_px, (None if map_of is None else self.place_of(map_of),))[0]
+
+    def classify_every_class(self, micrograph: Micrograph) -> tuple[Prediction, ...]:
+        """The answer with the map of each class in turn, in the order of the labels; times are 0."""
+        return self._predictions(self._cut(micrograph), _shape(micrograph), range(len(self.labels)))
+
+    def place_of(self, label: str) -> int:
+        """Place of a class among the labels. Raises ValueError where there is no such class."""
+        if label not in self.labels:
+            raise ValueError(f"{self.bundle.path}: knows no class {label!r}; it has {', '.join(self.labels)}")
+        return self.labels.index(label)
+
+    def _cut(self, micrograph: Micrograph) -> Tiles:
+        return cut_tiles(micrograph.pixels, micrograph.pixel_size_nm, self.bundle.manifest.preprocessing)
+
+    def _predictions(
+        self, tiles: Tiles, shape_px: tuple[int, int], classes: Sequence[int | None]
+    ) -> tuple[Prediction, ...]:
+        """One for each class whose map is wanted, None for the winner's."""
+        every_class = len(tiles.tiles) > 1 or self._often_several() or tuple(classes) != (None,)
+        # One by one: on one thread four inputs of 448 px at once took 1.7 times as long and 110 MB more.
+        answers = [self.infer(tile.values[None], every_class) for tile in tiles.tiles]
+        answer = self._answer(tiles, np.concatenate([probabilities for probabilities, _ in answers]))
+        found = []
+        for wanted in classes:
+            place = self.labels.index(answer.label) if wanted is None else wanted
+            maps = [cam[0, place if cam.shape[1] > 1 else 0] for _, cam in answers if cam is not None]
+            if not maps:
+                raise BundleRefused(f"{self.bundle.path}: opened without a map; nothing to classify with")
+            box, values = compose_cam(tiles.tiles, maps, shape_px)
+            found.append(self._with_map(answer, place, box, values))
+        return tuple(found)
+
+    def _answer(self, tiles: Tiles, probabilities: NDArray[np.float32]) -> Answer:
+        mean = probabilities.mean(axis=0)
+        return Answer(
+            label=self.labels[int(mean.argmax())],
+            labels=self.labels,
             probabilities=tuple(float(value) for value in mean),
             novelty=None,
             tiles=_by_box(tiles, probabilities),
-            cam=CamMap(label, manifest.cam.method, box, values, rule.cam_composition),
             field=tiles.field,
-            preprocess_ms=1000 * (cut - started),
-            infer_ms=1000 * (done - cut),
+            preprocess_ms=0.0,
+            infer_ms=0.0,
         )
 
-    def _infer_tiles(self, tiles: Tiles) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
-        # One by one: on one thread four inputs of 448 px at once took 1.7 times as long and 110 MB more.
-        answers = [self.infer(tile.values[None]) for tile in tiles.tiles]
-        return np.concatenate([probabilities for probabilities, _ in answers]), [cam[0] for _, cam in answers]
+    def _with_map(self, answer: Answer, place: int, box_px: Box, values: NDArray[np.float32]) -> Prediction:
+        manifest = self.bundle.manifest
+        composition = manifest.preprocessing.cam_composition
+        return with_map(answer, CamMap(self.labels[place], manifest.cam.method, box_px, values, composition))
 
     def replay_golden(self) -> Replay:
         """Compute the bundle's golden cases on this PC and compare.
@@ -170,19 +286,43 @@ class Classifier:
         try:
             with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
                 for case in range(golden.cases):
-                    probabilities, cam = self.infer(stored[f"input_{case}"].astype(np.float32))
+                    inputs = stored[f"input_{case}"].astype(np.float32)
+                    probabilities, cam = self.infer(inputs)
                     worst_probability = max(
                         worst_probability, _apart(probabilities, stored[f"probabilities_{case}"])
                     )
+                    if cam is None:
+                        continue
                     worst_cam = max(worst_cam, _apart(cam, stored[f"cam_{case}"]))
+                    if f"cam_every_class_{case}" in stored:
+                        every = self.infer(inputs, every_class=True)[1]
+                        worst_cam = max(worst_cam, _apart(every, stored[f"cam_every_class_{case}"]))
         except Exception as error:  # what a damaged archive or an unfit input raises is nobody's contract
             raise BundleRefused(f"{file}: the golden cases cannot be replayed ({error})") from error
         return Replay(golden.cases, worst_probability, worst_cam, golden.tolerance)
 
 
-def _apart(seen: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    if seen.shape != expected.shape:
-        raise ValueError(f"an output has shape {seen.shape}, the golden file {expected.shape}")
+def _opened(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    # Left to itself it would also take its own format, which nobody has looked into.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    # Inputs change their shape with the micrograph's proportions: a plan for each shape would be kept for ever.
+    options.enable_mem_pattern = False
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _shape(micrograph: Micrograph) -> tuple[int, int]:
+    return int(micrograph.pixels.shape[0]), int(micrograph.pixels.shape[1])
+
+
+def _apart(seen: NDArray[np.float32] | None, expected: NDArray[np.float32]) -> float:
+    shape = None if seen is None else seen.shape
+    if seen is None or shape != expected.shape:
+        raise ValueError(f"an output has shape {shape}, the golden file {expected.shape}")
     worst = float(np.abs(seen - expected).max())
     return worst if np.isfinite(worst) else float("inf")
 

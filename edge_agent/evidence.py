@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from edge_agent.preprocessing import CamMap
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
 FLAT_FRACTION: Final = 0.05
 """Values that differ by less than this fraction of the largest one have no structure worth a drawing."""
 WEAKEST_SCALE_LOGITS: Final = 3.0
-"""No CAM's colour scale ends below this, lest a weak map look sure: 3 all over a field is odds of 20 to 1."""
+"""No colour scale in logits ends below this, lest a weak map look sure: 3 all over a field is odds of 20 to 1."""
+METHOD_NAMES: Final = {"cam": "CAM", "gradcam": "Grad-CAM", "hirescam": "HiResCAM", "occlusion": "occlusion"}
+# The mean of a CAM or HiResCAM is the class's logit. Grad-CAM averages the derivatives over the places first: what
+# speaks for a class here and against it there cancels, so a small value is no weak evidence, and has no unit.
+UNITS: Final = {"cam": "logits", "hirescam": "logits", "occlusion": "log-odds lost"}
 CONTOUR_LEVEL: Final = 0.5
 CONTOUR_PX: Final = 1.6
 FULL_COLOUR_FROM: Final = 0.4
@@ -46,24 +52,43 @@ class Evidence:
     absence: str = ""
 
 
-def spread_evidence(cam: CamMap, field_shape: tuple[int, int], panel_shape: tuple[int, int]) -> Evidence:
+def method_in_words(method: str) -> str:
+    """How a map was made and what its values are: "CAM, logits"."""
+    name = METHOD_NAMES.get(method, method)
+    return f"{name}, {UNITS[method]}" if method in UNITS else name
+
+
+def colour_scale(maps: Sequence[CamMap]) -> float:
+    """Evidence at which the colours end, for maps of one method that are shown together."""
+    peak = max(float(_finite(cam).max()) for cam in maps)
+    return max(peak, WEAKEST_SCALE_LOGITS) if UNITS.get(maps[0].method) == "logits" else peak
+
+
+def spread_evidence(
+    cam: CamMap, field_shape: tuple[int, int], panel_shape: tuple[int, int], *, scale: float | None = None
+) -> Evidence:
     """Spread the positive part of the map smoothly over the panel, as a fraction of the colour scale.
 
-    Shapes are (rows, columns) of the whole micrograph and of the panel that shows it.
+    Shapes are (rows, columns) of the whole micrograph and of the panel that shows it. `scale` is the end of the
+    colours where maps are to be compared; by default it is the map's own.
     """
-    values = np.where(np.isfinite(cam.values), cam.values, 0).astype(np.float32)
+    values = _finite(cam)
     peak = float(values.max())
     if peak - float(values.min()) <= FLAT_FRACTION * float(np.abs(values).max()):
         return Evidence(None, peak, f"no localised evidence for {cam.label}")
     if peak <= 0:
         return Evidence(None, peak, f"no evidence for {cam.label} anywhere")
-    scale = max(peak, WEAKEST_SCALE_LOGITS) if cam.method == "cam" else peak
+    scale = colour_scale([cam]) if scale is None else scale
     x0, y0, x1, y1 = cam.box_px
     down = _interpolation(panel_shape[0], field_shape[0], (y0, y1), values.shape[0])
     across = _interpolation(panel_shape[1], field_shape[1], (x0, x1), values.shape[1])
     # The positive part first: a strongly negative cell would otherwise ring and fake evidence two cells away.
     spread = down @ (np.maximum(values, 0) / np.float32(scale)) @ across.T
     return Evidence(np.clip(spread, 0, 1), scale)
+
+
+def _finite(cam: CamMap) -> NDArray[np.float32]:
+    return np.where(np.isfinite(cam.values), cam.values, 0).astype(np.float32)
 
 
 def _interpolation(count: int, length: int, span: tuple[int, int], cells: int) -> NDArray[np.float32]:

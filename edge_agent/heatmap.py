@@ -22,7 +22,9 @@ from edge_agent import __version__
 from edge_agent.evidence import (
     CONTOUR_COLOUR,
     CONTOUR_LEVEL,
+    METHOD_NAMES,
     Evidence,
+    method_in_words,
     paint_panels,
     paint_table,
     spread_evidence,
@@ -212,8 +214,7 @@ def _draw_colour_bar(pen: Lettering, at: tuple[int, int], room: int, evidence: E
     pen.draw.rectangle((middle - 2, y - 10, middle + 2, y + 9), fill=PAPER)
     pen.draw.rectangle((middle - 1, y - 10, middle + 1, y + 9), fill=CONTOUR_COLOUR)
     pen.write((start + width + 8, y), f"{evidence.scale:.3g}", TEXT_SIZE, INK)
-    unit = " (logits)" if cam.method == "cam" else ""
-    words = f"evidence for {cam.label}{unit}, line: half the scale"
+    words = f"evidence for {cam.label} ({method_in_words(cam.method)}), line: half the scale"
     pen.write((x, y + 23), words, SMALL_SIZE, FAINT_INK, room=room)
 
 
@@ -263,9 +264,13 @@ def _texts(
     name, sha256 = micrograph.source.path.name, micrograph.source.sha256
     verdict = f"{prediction.label} {_percent(prediction.probability)}, {_in_words(decision)}"
     by_model = f" Classified by {model}." if model else ""
+    cam = prediction.cam
     texts = {
         "Title": f"{name}: {verdict}",
-        "Description": f"Class evidence for {prediction.cam.label} over the micrograph.{by_model}",
+        "Description": (
+            f"Class evidence ({METHOD_NAMES.get(cam.method, cam.method)}) for {cam.label} over the micrograph."
+            f"{by_model}"
+        ),
         "Software": f"scopewatch {__version__}",
         "Source": name,
     }

@@ -14,9 +14,9 @@ import stat
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_agent.onnx_gate import OnnxRefused, gate_model
 from edge_agent.preprocessing import Preprocessing
@@ -57,17 +57,58 @@ class Tensors(_Part):
     """The tensors by their role; the agent addresses them by these names only."""
 
     input: Tensor
+    """[n, 1, rows, columns]; a stated n is 1, stated rows and columns are the preprocessing's `input_px`."""
     probabilities: Tensor
-    cam: Tensor
+    cam: Tensor | None = None
+    """[n, labels, h, w], or [n, 1, h, w]: of the class that each input was given. None: no map in the graph."""
+    cam_every_class: Tensor | None = None
+    """[n, labels, h, w], beside a `cam` of one class; computed only where it is asked for."""
     novelty: Tensor | None = None
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Every output that the graph must have."""
+        found = (self.probabilities, self.cam, self.cam_every_class, self.novelty)
+        return tuple(tensor for tensor in found if tensor is not None)
 
 
 class Cam(_Part):
-    """How the class activation map is computed in the graph, and from which tensor."""
+    """How the class activation map is computed, and from which tensor of the graph.
 
-    method: str = "cam"
+    Values are logits: the mean over a map's cells is the logit of its class, to first order. `occlusion`: the graph
+    computes none, and a map costs one pass for each place that is hidden (`edge-trainer explain`).
+    """
+
+    method: Literal["cam", "gradcam", "hirescam", "occlusion"] = "cam"
     tensor: str = ""
     description: str = ""
+
+
+class Candidate(_Part):
+    """One form of the same network that was measured when the bundle was made."""
+
+    name: str
+    milliseconds: float
+    """Median for one input on one thread."""
+    model_bytes: int
+    accuracy: float | None = None
+    balanced_accuracy: float | None = None
+    cam_agreement: float | None = None
+    """With the map of the plain graph; 1 is the same map."""
+    passed: bool
+    reason: str = ""
+    """What it failed at."""
+
+
+class Optimisation(_Part):
+    """Which form of the network runs, and the figures that decided it."""
+
+    chosen: str
+    reason: str
+    processor: str
+    threads: int
+    pictures: int
+    candidates: tuple[Candidate, ...]
 
 
 class Thresholds(_Part):
@@ -104,7 +145,7 @@ class Network(_Part):
 
 
 class Parity(_Part):
-    """How far ONNX Runtime is from the training framework on real crops.
+    """How far ONNX Runtime is from the training framework on real crops, or from a model as it was imported.
 
     `probabilities` is the largest absolute difference. Evidence is unbounded, so `cam` is the largest difference as
     a fraction of the largest evidence of that crop (of 1, where that is smaller); `cam_absolute` is the plain one.
@@ -115,6 +156,11 @@ class Parity(_Part):
     cam: float
     cam_absolute: float = 0.0
     tolerance: float
+    cam_tolerance: float | None = None
+    """For `cam`, where it is not `tolerance`."""
+    cam_against: Literal["training framework", "measured derivative of the logits"] = "training framework"
+    """The second: means of an imported network's maps, relative to what running its head on slightly changed
+    features gives; 0.0 where the graph has no map."""
 
 
 class Golden(_Part):
@@ -158,8 +204,45 @@ class Manifest(_Part):
     intended_use: str
     made_with: dict[str, str] = Field(default_factory=dict)
     signature: str | None = None
+    optimisation: Optimisation | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        fault = _map_fault(self.tensors, self.cam) or _size_fault(
+            self.tensors.input.shape, self.preprocessing
+        )
+        if fault:
+            raise ValueError(fault)
+        return self
+
+
+def _map_fault(tensors: Tensors, cam: Cam) -> str:
+    if (tensors.cam is None) != (cam.method == "occlusion"):
+        there = "no tensor" if tensors.cam is None else "a tensor"
+        return f"tensors.cam names {there}, though the method is {cam.method}"
+    one_class = tensors.cam is not None and tensors.cam.shape[1:2] == (1,)
+    if one_class and tensors.cam_every_class is None:
+        return "tensors.cam is of one class only, and tensors.cam_every_class is missing"
+    if tensors.cam_every_class is not None and not one_class:
+        return "tensors.cam_every_class belongs beside a tensors.cam of shape [n, 1, h, w] only"
+    return ""
+
+
+def _size_fault(shape: tuple[int | None, ...], rule: Preprocessing) -> str:
+    """What the agent cannot feed: it gives one grey input of the preprocessing's size at a time."""
+    sizes = shape[2:]
+    if len(shape) != 4 or shape[0] not in (None, 1) or shape[1] != 1:
+        return f"tensors.input has the shape {list(shape)}, not [n, 1, rows, columns]"
+    if any(size is not None for size in sizes) and (
+        sizes != (rule.input_px, rule.input_px) or rule.proportions != "square"
+    ):
+        return (
+            f"tensors.input takes {sizes[0]} x {sizes[1]} only, the preprocessing makes {rule.proportions} inputs "
+            f"of {rule.input_px} px"
+        )
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +269,7 @@ def open_bundle(name_or_path: str | Path | None = None) -> Bundle:
     contents = dict(_verified(path, manifest))
     model = contents[MODEL]
     try:
-        gate_model(model, _names(manifest.tensors))
+        gate_model(model, tensor_names(manifest.tensors))
     except OnnxRefused as error:
         raise BundleRefused(f"{path / MODEL}: {error}; use a bundle made by edge-trainer export") from error
     return Bundle(path, manifest, model, manifest.sha256[MODEL])
@@ -290,9 +373,9 @@ def _content(file: Path) -> bytes:
         ) from error
 
 
-def _names(tensors: Tensors) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    outputs = (tensors.probabilities.name, tensors.cam.name)
-    return (tensors.input.name,), outputs + ((tensors.novelty.name,) if tensors.novelty else ())
+def tensor_names(tensors: Tensors) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Inputs and outputs that the graph must have, as `gate_model` wants them."""
+    return (tensors.input.name,), tuple(tensor.name for tensor in tensors.outputs)
 
 
 def manifest_json(manifest: Manifest) -> bytes:

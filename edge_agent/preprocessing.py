@@ -5,7 +5,8 @@ sees them, and how the maps of several boxes become one; how counts become grey 
 
 The aspect ratio of the specimen is kept without padding: the network is fully convolutional, so a box is given
 to it as the rectangle that has the box's proportions and the area of an `input_px` x `input_px` square. Nothing
-that was not on the detector enters the average pooling or the map.
+that was not on the detector enters the average pooling or the map. A network that takes one size only is shown
+every box stretched to a square instead; its map covers the box all the same, with cells of the box's proportions.
 
 Magnification is never used for scale (what it refers to differs between microscopes and exports); a fixed field
 of view is cut by the calibrated pixel size only.
@@ -80,8 +81,11 @@ class Preprocessing(BaseModel):
     tiles: TilePlan = TilePlan()
     input_px: int = Field(default=448, ge=16, le=2048)
     """Side of the square whose area a network input has."""
+    proportions: Literal["specimen", "square"] = "specimen"
+    """`square` stretches every box to exactly `input_px` x `input_px`: a network with dense layers on a flattened
+    map takes one size only, and was trained on stretched pictures."""
     longest_px: int = Field(default=2048, ge=16, le=8192)
-    """Upper limit of an input's longer side: very long strips become smaller, never distorted."""
+    """Upper limit of an input's longer side: very long strips become smaller, never distorted (not of squares)."""
     value_range: Annotated[tuple[float, float], AfterValidator(_rising)] = (-1.0, 1.0)
     """What black and white become."""
     views: tuple[View, ...] = Field(default=("identity",), min_length=1)
@@ -116,6 +120,8 @@ class CamMap:
     box_px: Box
     values: NDArray[np.float32]
     composition: str
+    settings: str = ""
+    """How it was made, in words, where the method alone does not say it (size and step of what was hidden)."""
 
 
 def cut_tiles(pixels: NDArray[Any], pixel_size_nm: tuple[float, float] | None, rule: Preprocessing) -> Tiles:
@@ -175,7 +181,9 @@ def _spread(length: int, side: float, most: int) -> list[tuple[int, int]]:
 def input_shape(
     box_px: Box, pixel_size_nm: tuple[float, float] | None, rule: Preprocessing
 ) -> tuple[int, int]:
-    """(rows, columns) at which a box is shown: the specimen's proportions, the area of `input_px` squared."""
+    """(rows, columns) at which a box is shown: the rule's proportions, the area of `input_px` squared."""
+    if rule.proportions == "square":
+        return rule.input_px, rule.input_px
     height, width = float(box_px[3] - box_px[1]), float(box_px[2] - box_px[0])
     if pixel_size_nm is not None:
         ratio = pixel_size_nm[0] / pixel_size_nm[1]

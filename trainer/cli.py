@@ -33,14 +33,17 @@ PROGRAM: Final = "edge-trainer"
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
-_NEEDED: Final = ("tensorflow", "tf2onnx", "onnx", "jinja2", "matplotlib", "optuna", "sklearn")
+_NEEDED: Final = ("tensorflow", "tf2onnx", "onnx", "jinja2", "matplotlib", "optuna", "sklearn", "yaml")
 _USAGE: Final = frozenset(
     {
         "BackboneError",
         "BundleRefused",
         "ExplainError",
+        "ForeignModelError",
         "LearningCurveError",
         "MaterialsError",
+        "OptimiseError",
+        "PackageError",
         "PrepareError",
         "ReportError",
         "RunError",
@@ -66,9 +69,12 @@ for _command in (
     learning.crossvalidate,
     learning.learning_curve,
     learning.export,
+    learning.import_checkpoint,
+    answers.optimise,
     answers.evaluate,
     answers.report,
     answers.explain,
+    answers.faithfulness,
     answers.publish,
 ):
     app.command()(_command)

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from edge_agent.model_bundle import Manifest
     from trainer.fitting.run_folder import Epoch
     from trainer.scoring.evaluation import Evaluation, Figures
 
@@ -27,6 +28,19 @@ def epoch_line(epoch: Epoch) -> str:
         text += f", validation loss {epoch.validation_loss:.4f}"
         text += f", class-balanced accuracy {epoch.validation_balanced_accuracy:.3f}"
     return text
+
+
+def imported_text(manifest: Manifest) -> str:
+    """What was found of an imported network, and how it was proven."""
+    parity, cam = manifest.parity, manifest.cam
+    lines = [
+        f"answers as the model gave them to within {parity.probabilities:.1e} on {parity.crops} pictures"
+    ]
+    if manifest.tensors.cam is None:
+        return "\n".join([*lines, "no map in the graph: edge-trainer explain draws occlusion maps"])
+    lines.append(f"map: {cam.description}")
+    lines.append(f"its mean is the measured derivative of the logits to within {parity.cam:.1e}")
+    return "\n".join(lines)
 
 
 def evaluation_text(result: Evaluation) -> str:

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/gradcam_cost.py [--runs N] [--small]
 
-Builds the origin's architecture (InceptionV3 to mixed7, Flatten, two dense layers of 1024, eight classes, 150 px;
-random weights, which cost the same), saves it, imports it with `edge-trainer import-checkpoint` as a user would (time
-and peak memory of all its processes), and then takes turns: the origin's function, tf-keras-vis where it is
+Builds the origin's architecture (InceptionV3 to mixed7, Flatten, two dense layers of 1024, 8 classes, 150 px;
+random weights, which cost the same), saves it, imports it with `edge-trainer import-checkpoint` as a user would
+(time and peak memory of all its processes), and then takes turns: the origin's function, tf-keras-vis where it is
 installed, the bare ONNX network, the ONNX network with its map. A second network with average pooling and one
 hidden layer shows what Grad-CAM adds where the head is small. `--small` takes small networks, to try the script.
 """

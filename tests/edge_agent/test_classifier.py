@@ -93,7 +93,7 @@ def test_the_winner_of_the_average_wins_though_no_box_is_sure(tiny: Path, monkey
     rows = iter([[0.6, 0.4, 0.0], [0.0, 0.4, 0.6], [0.6, 0.4, 0.0], [0.0, 0.4, 0.6]])
     network = Classifier(with_rule(tiny, tiles=TilePlan(divisions=2)))
 
-    def infer(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def infer(inputs: np.ndarray, every_class: bool) -> tuple[np.ndarray, np.ndarray]:
         answers = np.array([next(rows) for _ in inputs], np.float32)
         return answers, np.broadcast_to(answers[:, :, None, None], (len(inputs), 3, 2, 2))
 
@@ -110,7 +110,7 @@ def test_inputs_go_through_the_network_one_by_one(tiny: Path, monkeypatch: pytes
     network = Classifier(with_rule(tiny, tiles=TilePlan(divisions=3), views=VIEWS))
     shapes: list[tuple[int, ...]] = []
     infer = network.infer
-    monkeypatch.setattr(network, "infer", lambda inputs: (shapes.append(inputs.shape), infer(inputs))[1])
+    monkeypatch.setattr(network, "infer", lambda inputs, _: (shapes.append(inputs.shape), infer(inputs))[1])
 
     seen = network.classify(micrograph(FIELD))
 

@@ -25,7 +25,7 @@ def predicted(
     rest = (1 - probability) / 2
     cam = CamMap("round", "cam", boxes[0], np.zeros((1, 1), np.float32), "mean_where_overlapping")
     tiles = tuple(TilePrediction(box, (rest, rest, probability)) for box in boxes)
-    return Prediction("round", LABELS, (rest, rest, probability), None, tiles, cam, field, 0.0, 0.0)
+    return Prediction("round", LABELS, (rest, rest, probability), None, tiles, field, 0.0, 0.0, cam)
 
 
 @pytest.mark.parametrize(

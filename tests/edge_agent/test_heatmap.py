@@ -28,6 +28,7 @@ from edge_agent.preprocessing import (
     ContrastLimits,
     FieldStatistics,
     Preprocessing,
+    cut_tiles,
     describe_field,
 )
 
@@ -195,6 +196,23 @@ class TestGeometry:
         found = np.argwhere(figure.coloured).mean(axis=0) + 0.5
         assert found == pytest.approx(expected, abs=1)
 
+    @pytest.mark.parametrize("pixel_size_nm", [None, (0.5, 0.5), (1.0, 0.5), (0.25, 1.0)])
+    def test_the_map_of_a_stretched_input_lies_where_the_object_is(
+        self, pixel_size_nm: tuple[float, float] | None
+    ) -> None:
+        pixels = np.zeros((150, 400), dtype=np.uint8)
+        pixels[30:60, 300:340] = 255
+        field = a_micrograph(pixels, pixel_size_nm=pixel_size_nm)
+        rule = Preprocessing(input_px=112, proportions="square", value_range=(0, 1))
+        (tile,) = cut_tiles(pixels, pixel_size_nm, rule).tiles
+
+        cells = 10 * tile.values[0].reshape(14, 8, 14, 8).mean(axis=(1, 3))
+        figure = drawn(field, a_prediction(cells, tile.box_px))
+
+        scale = figure.covered.shape[0] / 150
+        found = np.argwhere(figure.coloured).mean(axis=0) / scale
+        assert np.all(np.abs(found - (45, 320)) <= (3, 7))
+
     def test_evidence_at_the_edge_of_a_box_stays_within_it(self) -> None:
         figure = with_cam(np.tile([0.0, 1.0], (4, 2)), (500, 500), (100, 200, 400, 450))
 
@@ -293,6 +311,38 @@ class TestColours:
         assert 0 < colour(weak) < colour(strong)
         assert np.ptp(weak.plain.astype(int), axis=2).max() == 0
         assert np.ptp(strong.plain.astype(int), axis=2).max() > 30
+
+    @pytest.mark.parametrize(
+        ("method", "scale"),
+        [
+            pytest.param("cam", evidence.WEAKEST_SCALE_LOGITS, id="CAM"),
+            pytest.param("hirescam", evidence.WEAKEST_SCALE_LOGITS, id="HiResCAM"),
+            pytest.param("gradcam", 0.5, id="Grad-CAM"),
+            pytest.param("occlusion", 0.5, id="occlusion"),
+        ],
+    )
+    def test_only_where_a_small_value_is_weak_evidence_it_is_drawn_faint(
+        self, method: str, scale: float
+    ) -> None:
+        cam = a_prediction(hot((3, 3), (7, 7), 0.5), (0, 0, 70, 70), method=method).cam
+
+        seen = evidence.spread_evidence(cam, (70, 70), (70, 70))
+
+        assert seen.scale == pytest.approx(scale)
+        assert seen.values is not None
+        assert float(seen.values.max()) == pytest.approx(0.5 / scale, rel=0.05)
+
+    def test_maps_shown_together_have_one_scale(self) -> None:
+        maps = [a_prediction(hot((3, 3), (7, 7), value), (0, 0, 70, 70)).cam for value in (8.0, 4.0, -2.0)]
+
+        scale = evidence.colour_scale(maps)
+        strong, half, against = (
+            evidence.spread_evidence(cam, (70, 70), (70, 70), scale=scale) for cam in maps
+        )
+
+        assert scale == strong.scale == half.scale == 8
+        assert np.allclose(strong.values, 2 * half.values, atol=1e-6)
+        assert against.values is None
 
     def test_the_bar_shows_the_colours_of_the_panel(self) -> None:
         """A ramp over mid-grey from zero to the peak has each colour of the bar, in its order."""
@@ -476,8 +526,16 @@ class TestWords:
     @pytest.mark.parametrize(
         ("method", "words"),
         [
-            pytest.param("cam", "evidence for round (logits), line: half the scale", id="logits"),
-            pytest.param("grad_cam", "evidence for round, line: half the scale", id="no unit"),
+            pytest.param("cam", "evidence for round (CAM, logits), line: half the scale", id="CAM"),
+            pytest.param(
+                "hirescam", "evidence for round (HiResCAM, logits), line: half the scale", id="HiResCAM"
+            ),
+            pytest.param("gradcam", "evidence for round (Grad-CAM), line: half the scale", id="no unit"),
+            pytest.param(
+                "occlusion",
+                "evidence for round (occlusion, log-odds lost), line: half the scale",
+                id="occlusion",
+            ),
         ],
     )
     def test_the_colour_bar_says_what_it_measures(self, method: str, words: str, written: list[str]) -> None:
@@ -505,7 +563,7 @@ class TestFile:
 
         assert Image.open(io.BytesIO(png)).text == {
             "Title": "a.dm3: round 90 %, accepted",
-            "Description": "Class evidence for round over the micrograph. Classified by shape 1.0.",
+            "Description": "Class evidence (CAM) for round over the micrograph. Classified by shape 1.0.",
             "Software": f"scopewatch {__version__}",
             "Source": "a.dm3",
             "Source SHA-256": "ab" * 32,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bundles import tiny_manifest, tiny_model
+from bundles import tiny_bundle, tiny_manifest, tiny_model
 from onnx import numpy_helper
 from pydantic import ValidationError
 
@@ -22,11 +22,14 @@ from edge_agent.model_bundle import (
     MANIFEST,
     MODEL,
     BundleRefused,
+    Candidate,
     Manifest,
+    Optimisation,
     manifest_json,
     open_bundle,
     read_manifest,
     shipped_models,
+    tensor_names,
 )
 
 
@@ -332,6 +335,120 @@ def test_a_manifest_from_before_ensembles_is_of_one_network(folder: Path):
 
     network = open_bundle(folder).manifest.network
     assert (network.members, network.trained_parts) == (1, ("train",))
+
+
+WINNER = {"name": "cam", "shape": [None, 1, None, None]}
+EVERY = {"name": "cam_every_class", "shape": [None, 3, None, None]}
+ONE_SIZE = {"name": "micrograph", "shape": [1, 1, 64, 64]}
+SQUARE = {"input_px": 64, "proportions": "square"}
+
+
+def stating(**parts: dict[str, Any] | None) -> Any:
+    """Changes tensors; `cam_method` and `rule` stand for those parts of the manifest."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        if "cam_method" in parts:
+            manifest["cam"] = {"method": parts["cam_method"]}
+        manifest["preprocessing"] |= parts.get("rule") or {}
+        manifest["tensors"] |= {key: of for key, of in parts.items() if key not in ("cam_method", "rule")}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            stating(cam=None), "tensors.cam names no tensor, though the method is cam", id="a map lost"
+        ),
+        pytest.param(
+            stating(cam_method="occlusion"),
+            "tensors.cam names a tensor, though the method is occlusion",
+            id="a map too many",
+        ),
+        pytest.param(
+            stating(cam=WINNER),
+            "tensors.cam is of one class only, and tensors.cam_every_class is missing",
+            id="one class only",
+        ),
+        pytest.param(
+            stating(cam_every_class=EVERY),
+            "tensors.cam_every_class belongs beside a tensors.cam of shape [n, 1, h, w] only",
+            id="every class twice",
+        ),
+        pytest.param(
+            stating(input=ONE_SIZE),
+            "tensors.input takes 64 x 64 only, the preprocessing makes specimen inputs of 64 px",
+            id="one size, other proportions",
+        ),
+        pytest.param(
+            stating(input=ONE_SIZE, rule=SQUARE | {"input_px": 80}),
+            "tensors.input takes 64 x 64 only, the preprocessing makes square inputs of 80 px",
+            id="another size",
+        ),
+        pytest.param(
+            stating(input={"name": "micrograph", "shape": [None, 1, 64, None]}, rule=SQUARE),
+            "tensors.input takes 64 x None only, the preprocessing makes square inputs of 64 px",
+            id="half a size",
+        ),
+        pytest.param(
+            stating(input={"name": "micrograph", "shape": [None, 3, None, None]}),
+            "tensors.input has the shape [None, 3, None, None], not [n, 1, rows, columns]",
+            id="colour",
+        ),
+        pytest.param(
+            stating(input={"name": "micrograph", "shape": [4, 1, None, None]}),
+            "tensors.input has the shape [4, 1, None, None], not [n, 1, rows, columns]",
+            id="four at once",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(folder: Path, change: Any, message: str):
+    edit(folder, change)
+
+    assert refusal(folder) == (
+        f"{folder / MANIFEST}: the whole file: Value error, {message}; make the bundle again"
+    )
+
+
+def test_the_graph_must_have_the_maps_of_every_class(folder: Path):
+    edit(folder, stating(cam=WINNER, cam_every_class=EVERY))
+
+    assert refusal(folder) == (
+        f"{folder / MODEL}: it has no output named cam_every_class (it has cam, probabilities); "
+        "use a bundle made by edge-trainer export"
+    )
+
+
+def test_a_bundle_without_a_map_opens(tmp_path: Path):
+    bundle = open_bundle(tiny_bundle(tmp_path / "tiny-1", form="no map"))
+
+    assert (bundle.manifest.tensors.cam, bundle.manifest.cam.method) == (None, "occlusion")
+    assert tensor_names(bundle.manifest.tensors) == (("micrograph",), ("probabilities",))
+
+
+def test_why_this_form_of_the_network_was_chosen_survives_being_written(tmp_path: Path):
+    plain = Candidate(name="plain", milliseconds=81.5, model_bytes=1000, accuracy=0.9, passed=True)
+    int8 = Candidate(name="int8", milliseconds=40.0, model_bytes=300, passed=False, reason="map agreement")
+    chosen = Optimisation(
+        chosen="plain", reason="the only one that passed", processor="x86", threads=1, pictures=20,
+        candidates=(plain, int8),
+    )  # fmt: skip
+    manifest = tiny_manifest().model_copy(update={"optimisation": chosen})
+    (tmp_path / MANIFEST).write_bytes(manifest_json(manifest))
+
+    assert read_manifest(tmp_path).optimisation == chosen
+    assert tiny_manifest().optimisation is None
+
+
+def test_a_manifest_from_before_imported_checkpoints_is_of_the_specimens_proportions(folder: Path):
+    def older(manifest: dict[str, Any]) -> None:
+        del manifest["preprocessing"]["proportions"], manifest["tensors"]["cam_every_class"]
+        del manifest["optimisation"]
+
+    edit(folder, older)
+
+    assert open_bundle(folder).manifest.preprocessing.proportions == "specimen"
 
 
 def test_a_manifest_is_frozen():

@@ -176,6 +176,48 @@ def test_shapes_of_inputs(size_px, pixel_size_nm, expected):
 # --- tile plans ---
 
 
+@pytest.mark.parametrize(
+    ("size_px", "pixel_size_nm", "options"),
+    [
+        ((100, 300), None, {}),
+        ((300, 100), (0.5, 0.5), {}),
+        ((128, 128), (0.5, 1.0), {}),
+        ((1, 5000), None, {}),
+        ((40, 60), None, {"longest_px": 32}),
+    ],
+    ids=["oblong", "upright", "pixels that are not square", "a line", "whatever the longest side"],
+)
+def test_square_proportions_are_always_the_same_square(size_px, pixel_size_nm, options):
+    box = (0, 0, size_px[1], size_px[0])
+
+    assert input_shape(box, pixel_size_nm, rule(proportions="square", **options)) == (64, 64)
+
+
+def test_a_stretched_input_shows_the_whole_box():
+    pixels = half_bright((60, 180))
+
+    (tile,) = cut_tiles(pixels, (0.5, 1.0), rule(proportions="square", value_range=(0.0, 1.0))).tiles
+
+    assert tile.values.shape == (1, 64, 64)
+    assert tile.box_px == (0, 0, 180, 60)
+    assert tile.values[0, :, :30].mean() < 0.2
+    assert tile.values[0, :, 34:].mean() > 0.7
+
+
+def test_maps_of_stretched_quadrants_lie_on_their_boxes():
+    squares = quadrants(proportions="square")
+    pixels = half_bright((60, 180))
+    tiles = cut_tiles(pixels, (0.5, 1.0), squares).tiles
+
+    # A map as a network of 8 px stride gives it: the mean of each cell of the input.
+    maps = [tile.values[0].reshape(8, 8, 8, 8).mean(axis=(1, 3)) for tile in tiles]
+    box, values = compose_cam(tiles, maps, (60, 180))
+
+    assert box == (0, 0, 180, 60)
+    assert values.shape == (16, 16)
+    assert values[:, :7].max() < values[:, 9:].min()
+
+
 def test_the_whole_field_by_default():
     assert plan_boxes((300, 500), (0.1, 0.1), Preprocessing()) == ((0, 0, 500, 300),)
 

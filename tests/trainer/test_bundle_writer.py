@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import tiny_bundle, tiny_manifest, tiny_model
+from bundles import Form, tiny_bundle, tiny_manifest, tiny_model
 
 from edge_agent.classifier import Classifier
 from edge_agent.model_bundle import BundleRefused, open_bundle
 from edge_agent.preprocessing import Preprocessing, TilePlan
 from trainer.exporting import bundle_writer
 from trainer.exporting.bundle_writer import BundleFiles, add_file, write_bundle
+from trainer.exporting.onnx_metadata import stamped
 
 
 class Stopped(BaseException):
@@ -84,6 +85,45 @@ def test_two_exports_of_one_model_have_the_same_golden_cases(tmp_path: Path) -> 
             np.testing.assert_array_equal(first[name], second[name])
 
 
+FORMS: dict[Form, tuple[set[str], tuple[int, int] | None]] = {
+    "every class": ({"input", "probabilities", "cam"}, None),
+    "winner": ({"input", "probabilities", "cam", "cam_every_class"}, None),
+    "winner, one size": ({"input", "probabilities", "cam", "cam_every_class"}, (64, 64)),
+    "no map": ({"input", "probabilities"}, None),
+    "no map, one size": ({"input", "probabilities"}, (64, 64)),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "roles", "size"), [(form, *rest) for form, rest in FORMS.items()], ids=FORMS
+)
+def test_golden_cases_suit_the_form_of_the_graph(
+    tmp_path: Path, form: Form, roles: set[str], size: tuple[int, int] | None
+) -> None:
+    folder = tiny_bundle(tmp_path / "tiny-1", form=form)
+    with np.load(folder / "golden.npz") as golden:
+        assert {name.rpartition("_")[0] for name in golden.files} == roles
+        shapes = [golden[f"input_{index}"].shape for index in range(3)]
+        if "cam_every_class" in roles:
+            for index in range(3):
+                winner = int(golden[f"probabilities_{index}"].argmax())
+                np.testing.assert_allclose(
+                    golden[f"cam_every_class_{index}"][:, [winner]], golden[f"cam_{index}"], atol=1e-5
+                )
+    assert all(shape[:2] == (1, 1) for shape in shapes)
+    assert {shape[2:] for shape in shapes} == {size} if size else len({shape[2:] for shape in shapes}) == 3
+    bundle = open_bundle(folder)
+    assert Classifier(bundle, without_map=bundle.manifest.tensors.cam is None).replay_golden().passed
+
+
+@pytest.mark.parametrize(("asked", "stated"), [(0.0, 1e-3), (1e-3, 1e-3), (0.5, 0.5)])
+def test_a_wider_tolerance_is_kept_and_no_narrower_one(tmp_path: Path, asked: float, stated: float) -> None:
+    golden = tiny_manifest().golden.model_copy(update={"tolerance": asked})
+    manifest = tiny_manifest().model_copy(update={"golden": golden})
+    bundle = write_bundle(tmp_path / "tiny-1", BundleFiles(tiny_model()), manifest)
+    assert bundle.manifest.golden.tolerance == stated
+
+
 @pytest.mark.parametrize("occupant", ["folder", "file"])
 def test_a_folder_that_is_there_is_not_touched(tmp_path: Path, occupant: str) -> None:
     target = tmp_path / "tiny-1"
@@ -123,7 +163,7 @@ def test_a_kill_at_any_write_leaves_nothing_under_the_name(
 def test_other_files_cannot_take_the_place_of_the_model(tmp_path: Path) -> None:
     files = BundleFiles(tiny_model(), {"model.onnx": b"something else"})
     bundle = write_bundle(tmp_path / "tiny-1", files, tiny_manifest())
-    assert bundle.model_bytes == tiny_model()
+    assert bundle.model_bytes == stamped(tiny_model(), tiny_manifest())
 
 
 # --- add_file -------------------------------------------------------------------------------------

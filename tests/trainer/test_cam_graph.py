@@ -348,6 +348,20 @@ def test_an_earlier_tensor_can_be_named() -> None:
     assert map_gap(mapped, [one[None, None] for one in pictures()]) <= PROOF_TOLERANCE
 
 
+def test_a_tensor_before_a_convolution_of_one_cell_has_its_map() -> None:
+    nodes = (
+        helper.make_node("Conv", ["feat", "k"], ["wide"], kernel_shape=[1, 1]),
+        helper.make_node("Clip", ["wide", "low", "high"], ["held"]),
+        helper.make_node("GlobalAveragePool", ["held"], ["one"]),
+        helper.make_node("Flatten", ["one"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+    )
+    constants = {"k": weight(7, 4, 1, 1), "low": np.float32(0), "high": np.float32(6), "w": weight(7, 3)}
+    mapped = append_maps(onnx_network(*nodes, constants=constants), "hirescam", input_px=SIDE, tensor="feat")
+    assert answers(mapped, pictures())["cam_every_class"].shape == (3, 3, 8, 8)
+    assert map_gap(mapped, [one[None, None] for one in pictures()]) <= PROOF_TOLERANCE
+
+
 def test_a_wrong_map_cannot_pass_the_proof() -> None:
     nodes = (
         helper.make_node("Flatten", ["feat"], ["flat"]),

@@ -84,12 +84,12 @@ def test_the_features_of_several_members_stand_side_by_side() -> None:
 
 
 def test_another_kind_of_map_names_its_tensor() -> None:
-    grad = tiny_manifest().model_copy(update={"cam": Cam(method="grad_cam", tensor="features")})
+    grad = tiny_manifest().model_copy(update={"cam": Cam(method="gradcam", tensor="features")})
     names = {name for node in onnx.load_from_string(tiny_model()).graph.node for name in node.output}
-    known = grad.model_copy(update={"cam": Cam(method="grad_cam", tensor=min(names & {"features", "y"}))})
+    known = grad.model_copy(update={"cam": Cam(method="gradcam", tensor=min(names & {"features", "y"}))})
     (pooled,) = run(with_pooled_features(tiny_model(), known), POOLED)
     assert pooled.shape == (1, 8)
-    nowhere = grad.model_copy(update={"cam": Cam(method="grad_cam", tensor="nowhere")})
+    nowhere = grad.model_copy(update={"cam": Cam(method="gradcam", tensor="nowhere")})
     with pytest.raises(EmbeddingError, match=r"the graph of tiny 1 has no features that a map is drawn from"):
         with_pooled_features(tiny_model(), nowhere)
 

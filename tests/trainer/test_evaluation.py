@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from answered import THREE, answered, reopened, scored
+from bundles import tiny_bundle
 from PIL import Image
 from toys import LABELS, mask, prepared
 
@@ -233,6 +234,24 @@ def test_a_crop_is_answered_as_the_agent_answers_its_tile(tmp_path: Path) -> Non
         tiles = classifier.classify(read_micrograph(made.data.raw / crop.source)).tiles
         (tile,) = [tile for tile in tiles if tile.box_px == crop.box_px]
         assert list(one.probabilities.values()) == pytest.approx(tile.probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("by", ["folder", "every-third"])
+def test_a_network_without_a_map_is_scored_without_one(tmp_path: Path, by: str) -> None:
+    made = answered(tmp_path, count=2, divisions=2, by=by, calibrated=False)
+    rule = reopened(made).manifest.preprocessing
+    mapless = tiny_bundle(tmp_path / "mapless-1", labels=THREE, preprocessing=rule, form="no map")
+    for crop in made.data.crops:
+        file = tmp_path / "masks" / crop.source
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ones(crop.shape_px, np.uint8)).save(file)
+
+    seen, expected = (
+        evaluate(path, made.data, "test", masks=tmp_path / "masks") for path in (mapless, made.bundle)
+    )
+
+    assert (seen.figures.cam, expected.figures.cam is None) == (None, False)
+    assert [one.predicted for one in seen.predictions] == [one.predicted for one in expected.predictions]
 
 
 def test_a_box_that_the_bundle_does_not_cut_is_refused(tmp_path: Path) -> None:

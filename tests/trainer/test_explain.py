@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +22,13 @@ from edge_agent.decision import Decision, decide
 from edge_agent.heatmap import draw_heatmap
 from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import open_bundle
+from trainer.exporting import cam_graph
+from trainer.scoring import occlusion
 from trainer.showing import explain as module
-from trainer.showing import explain_page
+from trainer.showing import explain_maps, explain_page
 from trainer.showing.explain import ExplainError, explain
-from trainer.showing.explain_page import Exhibit, draw_pages, letter, panel_mm
+from trainer.showing.explain_maps import map_maker
+from trainer.showing.explain_page import Exhibit, Shade, draw_pages, letter, panel_mm
 from trainer.showing.micrograph_panels import figure_style
 
 if TYPE_CHECKING:
@@ -57,13 +61,20 @@ def an_exhibit(**changes: Any) -> Exhibit:
         decision="accept",
         reasons=(),
         plain=np.full((40, 60, 3), 90, np.uint8),
-        covered=np.full((40, 60, 3), 120, np.uint8),
+        shades=(a_shade(),),
         panel_pixel_nm=(0.5, 0.5),
         pixel_size_nm=(0.5, 0.5),
-        evidence_scale=4.25,
-        absence="",
     )
     return replace(exhibit, **changes)
+
+
+def a_shade(label: str = "disc", probability: float = 0.97, **changes: Any) -> Shade:
+    shade = Shade(label, probability, np.full((40, 60, 3), 120, np.uint8), scale=4.25, absence="")
+    return replace(shade, **changes)
+
+
+def some_classes(count: int) -> tuple[Shade, ...]:
+    return tuple(a_shade(f"class {index}", 1 / count) for index in range(count))
 
 
 @pytest.fixture
@@ -131,12 +142,13 @@ def test_the_panels_are_those_of_the_agents_figure(toy_bundle: Path, dataset: Da
     figure = draw_heatmap(micrograph, classifier.classify(micrograph), Decision("ungated", ()))
     whole = np.asarray(Image.open(io.BytesIO(figure)))
     longest = 494  # how wide two panels are on 1024 px
-    exhibit = module._exhibit(classifier, crop, micrograph, longest / explain_page.PANEL_DPI * 25.4)
+    maker = map_maker(classifier.bundle, "bundle", None)
+    exhibit = module._exhibit(maker, crop, micrograph, longest / explain_page.PANEL_DPI * 25.4)
     rows, columns = exhibit.plain.shape[:2]
     places = [
         x
         for x in range(whole.shape[1] - columns + 1)
-        for panel in (exhibit.plain, exhibit.covered)
+        for panel in (exhibit.plain, exhibit.shades[0].pixels)
         if np.array_equal(whole[12 : 12 + rows, x : x + columns], panel)
     ]
     assert len(places) == 2
@@ -269,6 +281,144 @@ def test_a_bundle_that_does_not_know_the_classes(dataset: DataSet, tmp_path: Pat
         explain(tiny_bundle(tmp_path / "other-1"), dataset, tmp_path)
 
 
+# --- other maps -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mapless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network with no map in its graph."""
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny-1", labels=LABELS, form="no map")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Occlusion maps of three places a side."""
+    every = occlusion.occlude_every_class
+    monkeypatch.setattr(explain_maps, "occlude_every_class", partial(every, cells=3))
+
+
+@pytest.mark.usefixtures("unsaved")
+def test_every_classs_map_is_shown_and_listed(toy_bundle: Path, dataset: DataSet, tmp_path: Path) -> None:
+    found = explain(toy_bundle, dataset, tmp_path, count=2, map_of="every")
+
+    assert found.map_of == "every"
+    assert [(one.panel, one.map_of) for one in found.shown] == [
+        (panel, label) for panel in "abcd" for label in LABELS
+    ]
+    classifier = Classifier(open_bundle(toy_bundle))
+    for one in found.shown:
+        seen = classifier.classify(read_micrograph(dataset.raw / one.file))
+        assert one.answer == seen.label
+        assert one.map_probability == round(seen.probabilities[LABELS.index(one.map_of)], 4)
+    for panel in "abcd":  # one scale, where there is anything to draw
+        assert len({one.evidence_scale for one in found.shown if one.panel == panel} - {None}) == 1
+    assert found.caption.count("(a) disc: answered") == 1
+    assert "for each class, with its probability above" in found.caption
+    rows = list(csv.DictReader((tmp_path / "explain.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert [row["map_of"] for row in rows] == [*LABELS] * 4
+
+
+@pytest.mark.usefixtures("unsaved")
+def test_a_named_classs_map_is_shown(
+    toy_bundle: Path, dataset: DataSet, tmp_path: Path, written: list[str]
+) -> None:
+    found = explain(toy_bundle, dataset, tmp_path, map_of="stripes")
+
+    assert {one.map_of for one in found.shown} == {"stripes"}
+    assert "found in them for the class stripes (right; class activation map (CAM)" in found.caption
+    others = [one for one in found.shown if one.answer == "disc"]
+    assert sum("; map: stripes (" in words for words in written) == len(others)
+
+
+def test_the_outline_on_the_micrograph_is_the_answers(toy_bundle: Path, dataset: DataSet) -> None:
+    bundle = open_bundle(toy_bundle)
+    for crop in dataset.test:
+        micrograph = read_micrograph(dataset.raw / crop.source)
+        every, own = (
+            module._exhibit(map_maker(bundle, "bundle", of), crop, micrograph, 20.0) for of in ("every", None)
+        )
+        place = [shade.label for shade in every.shades].index(own.answer)
+        if every.shades[place].scale == own.shades[0].scale:
+            assert np.array_equal(every.plain, own.plain)
+            assert np.array_equal(every.shades[place].pixels, own.shades[0].pixels)
+            break
+    else:
+        pytest.fail("no micrograph whose answer has the strongest map")
+
+
+@pytest.mark.usefixtures("unsaved", "quick")
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [("bundle", "; the graph of this network computes no map)"), ("occlusion", " px)")],
+)
+def test_a_bundle_without_a_map_is_shown_by_occlusion(
+    mapless: Path, method: Any, reason: str, dataset: DataSet, tmp_path: Path
+) -> None:
+    calls: list[tuple[str, int, int]] = []
+    found = explain(
+        mapless, dataset, tmp_path, count=1, method=method, progress=lambda *call: calls.append(call)
+    )
+
+    assert (found.method, found.unit) == ("occlusion", "log-odds lost")
+    assert found.settings.startswith("patches 4")
+    assert (
+        f"occlusion map: what the log-odds of the class lose where a place is hidden, {found.settings}"
+        in (found.caption)
+    )
+    assert reason in found.caption
+    assert ("hidden", 9, 9) in calls
+
+
+@pytest.mark.usefixtures("unsaved", "quick")
+def test_occlusion_gives_the_same_answers(
+    toy_bundle: Path, mapless: Path, dataset: DataSet, tmp_path: Path
+) -> None:
+    own = explain(toy_bundle, dataset, tmp_path, count=1, method="occlusion", map_of="every")
+    other = explain(mapless, dataset, tmp_path, count=1, map_of="every")
+    answers = explain(toy_bundle, dataset, tmp_path, count=1)
+
+    assert own.shown == other.shown
+    assert {(one.panel, one.answer, one.probability) for one in own.shown} == {
+        (one.panel, one.answer, one.probability) for one in answers.shown
+    }
+    assert "computes no map" not in own.caption
+
+
+@pytest.mark.usefixtures("unsaved")
+def test_another_map_of_the_same_graph(toy_bundle: Path, dataset: DataSet, tmp_path: Path) -> None:
+    """Where the pooling averages, the derivative is the same at every place: Grad-CAM is CAM but for its offset."""
+    found = explain(toy_bundle, dataset, tmp_path, count=1, method="gradcam")
+
+    assert (found.method, found.unit) == ("gradcam", "")
+    assert "(right; Grad-CAM, derived from the logit before the softmax)" in found.caption
+    assert [one.answer for one in found.shown] == [
+        one.answer for one in explain(toy_bundle, dataset, tmp_path, count=1).shown
+    ]
+
+
+def test_a_map_that_has_no_closed_form_is_refused(
+    toy_bundle: Path, dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise cam_graph.GraphError("the head attends to all places")
+
+    monkeypatch.setattr(cam_graph, "by_method", refused)
+    with pytest.raises(ExplainError) as told:
+        explain(toy_bundle, dataset, tmp_path, method="hirescam")
+    assert str(told.value) == (
+        f"{toy_bundle}: has no map by HiResCAM (the head attends to all places); "
+        "--method occlusion shows any network"
+    )
+
+
+def test_a_map_of_an_unknown_class_is_refused(toy_bundle: Path, dataset: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(ExplainError) as told:
+        explain(toy_bundle, dataset, tmp_path, map_of="cube")
+    assert str(told.value) == (
+        f"{toy_bundle}: knows no class 'cube'; it has disc, stripes (or every, for all of them)"
+    )
+
+
 # --- the page ---------------------------------------------------------------------------------------
 
 
@@ -277,7 +427,13 @@ def test_a_bundle_that_does_not_know_the_classes(dataset: DataSet, tmp_path: Pat
     [
         pytest.param({}, ["disc", "✓ right", "answer: disc (97 %, accepted)", "0 – 4.2"], id="right"),
         pytest.param(
-            {"answer": "stripes", "decision": "abstain", "reasons": ("low_confidence",), "probability": 0.5},
+            {
+                "answer": "stripes",
+                "decision": "abstain",
+                "reasons": ("low_confidence",),
+                "probability": 0.5,
+                "shades": (a_shade("stripes", 0.5),),
+            },
             ["disc", "✗ wrong", "answer: stripes (50 %, abstained): low confidence"],
             id="wrong",
         ),
@@ -287,16 +443,26 @@ def test_a_bundle_that_does_not_know_the_classes(dataset: DataSet, tmp_path: Pat
             id="not gated",
         ),
         pytest.param(
-            {"evidence_scale": None, "absence": "no localised evidence for disc"},
+            {"shades": (a_shade(scale=None, absence="no localised evidence for disc"),)},
             ["no localised evidence for disc"],
             id="no evidence",
+        ),
+        pytest.param(
+            {"shades": (a_shade("stripes", 0.03),)},
+            ["answer: disc (97 %, accepted); map: stripes (3 %)"],
+            id="another class's map",
+        ),
+        pytest.param(
+            {"shades": (a_shade(), a_shade("stripes", 0.001, scale=None, absence="no evidence for stripes"))},
+            ["disc", "97 %", "0 – 4.2", "stripes", "< 1 %", "no evidence", "legend"],
+            id="every class",
         ),
         pytest.param({"panel_pixel_nm": None}, ["not calibrated"], id="not calibrated"),
     ],
 )
 def test_words_of_a_pair(changes: dict[str, Any], words: list[str], written: list[str]) -> None:
     with figure_style():
-        draw_pages([an_exhibit(**changes)], 2)
+        draw_pages([an_exhibit(**changes)], 2, "legend")
     assert set(words) <= set(written)
 
 
@@ -311,7 +477,7 @@ def test_words_of_a_pair(changes: dict[str, Any], words: list[str], written: lis
 )
 def test_the_scale_bar_is_round_and_as_long_as_it_says(pixel_nm: Any, bar: str) -> None:
     with figure_style():
-        (page,), bars = draw_pages([an_exhibit(panel_pixel_nm=pixel_nm)], 1)
+        (page,), bars = draw_pages([an_exhibit(panel_pixel_nm=pixel_nm)], 1, "")
     assert bars == [bar]
     drawn = [patch.get_width() for axes in page.axes for patch in axes.patches]
     assert drawn == ([] if pixel_nm is None else [20.0])
@@ -321,7 +487,7 @@ def test_long_names_stay_within_their_pair() -> None:
     long = "faceted platelets on holey carbon, as received " * 3
     exhibit = an_exhibit(label=long, answer=f"other {long}")
     with figure_style():
-        (page,), _ = draw_pages([exhibit] * 4, 4)
+        (page,), _ = draw_pages([exhibit] * 4, 4, "")
         page.set_dpi(300)
         page.draw_without_rendering()
     pair = 2 * panel_mm(4) + 1
@@ -342,9 +508,10 @@ def test_pages_of_an_earlier_figure_go(
 
 
 def test_pages_end_where_a_journals_page_does() -> None:
-    tall = [an_exhibit(plain=np.zeros((60, 40, 3), np.uint8), covered=np.zeros((60, 40, 3), np.uint8))] * 11
+    upright = np.zeros((60, 40, 3), np.uint8)
+    tall = [an_exhibit(plain=upright, shades=(a_shade(pixels=upright),))] * 11
     with figure_style():
-        pages, bars = draw_pages(tall, 2)
+        pages, bars = draw_pages(tall, 2, "")
     heights = [page.get_size_inches()[1] * 25.4 for page in pages]
     assert len(pages) == 2
     assert max(heights) <= 240
@@ -353,6 +520,35 @@ def test_pages_end_where_a_journals_page_does() -> None:
 
 def test_letters_go_on_after_z() -> None:
     assert [letter(index) for index in (0, 25, 26, 27, 52, 702)] == ["a", "z", "aa", "ab", "ba", "aaa"]
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_maps_of_every_class_stay_on_the_page_and_apart(columns: int, classes: int) -> None:
+    exhibit = an_exhibit(answer="class 1", shades=some_classes(classes))
+    with figure_style():
+        (page,), bars = draw_pages([exhibit], columns, "legend")
+        page.set_dpi(300)
+        page.draw_without_rendering()
+
+    boxes = [axes.get_position() for axes in page.axes if axes.images][:-1]  # the last one is the colour bar
+    assert len(boxes) == 1 + classes
+    assert bars == ["10 nm"]
+    for index, one in enumerate(boxes):
+        assert 0 < one.x0 < one.x1 <= 1
+        assert 0 < one.y0 < one.y1 <= 1
+        for other in boxes[index + 1 :]:
+            assert one.x1 < other.x0 or other.x1 < one.x0 or one.y0 > other.y1 or other.y0 > one.y1
+    bold = [text.get_text() for text in page.texts if text.get_fontweight() == "bold"]
+    assert "class 1" in bold
+    assert "class 0" not in bold
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 4])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_maps_of_classes_fill_the_width(columns: int, classes: int) -> None:
+    across = min(2 * columns, 1 + classes)
+    assert across * panel_mm(columns, classes) + (across - 1) * 2.5 + 2 == pytest.approx(180)
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4])

@@ -6,10 +6,14 @@ import base64
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from answered import EIGHT, THREE, answered, drawn_scored, reopened, scored
+from bundles import tiny_bundle
 from PIL import Image
 
+from edge_agent.model_bundle import open_bundle
+from edge_agent.preprocessing import Preprocessing
 from trainer.scoring.evaluation import crop_sources, sources_of
 from trainer.showing.gallery import MOST_MISTAKES, RIGHT_A_CLASS, WRONG_A_CLASS, choose, draw_pictures
 
@@ -82,6 +86,18 @@ def test_a_picture_shows_micrograph_and_evidence(tmp_path: Path, calibrated: boo
     assert (drawn[2].small, "No such file" in drawn[2].absence) == ("", True)
     assert steps[-1] == ("pictures", 3, 3)
     assert len(drawn[1].small) < 60_000
+
+
+def test_a_network_without_a_map_is_shown_without_one(tmp_path: Path) -> None:
+    made = answered(tmp_path, count=1, calibrated=False)
+    mapless = tiny_bundle(
+        tmp_path / "mapless-1", labels=THREE, preprocessing=Preprocessing(input_px=48), form="no map"
+    )
+    shown = draw_pictures(open_bundle(mapless), made.data, sources_of(made.data.test), {0})[0]
+    both = np.asarray(opened(shown.small)).astype(int)
+    assert np.ptp(both, axis=2).max() < 12
+    half = (both.shape[1] - 4) // 2
+    assert np.abs(both[:, :half] - both[:, -half:]).mean() < 3
 
 
 def test_a_crop_is_framed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from edge_agent.preprocessing import CamMap
-from trainer.scoring.pointing import MaskError, mask_of, pointing
+from trainer.scoring.pointing import MaskError, Pointing, mask_of, pointing, pointing_figures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +58,37 @@ def test_a_map_may_have_more_cells_than_the_picture_has_pixels() -> None:
     seen = pointing(cam(values, (0, 0, 8, 8)), np.ones((8, 8), dtype=bool))
     assert (seen.hit, seen.chance, seen.particle_share) == (True, 1.0, 1.0)
     assert seen.energy == pytest.approx(1.0)
+
+
+def test_an_ideal_map_of_a_grid_holds_each_cells_share() -> None:
+    """Two of four cells are masked, one of them by half: 1 and 1/2, so (1 + 1/4) of (1 + 1/2)."""
+    masked = np.zeros((40, 60), dtype=bool)
+    masked[:20, :45] = True
+    seen = pointing(cam([[1, 0], [0, 0]], (0, 0, 60, 40)), masked)
+    assert seen.finest_energy == pytest.approx(1.25 / 1.5)
+    drawn = pointing(cam([[1, 0.5], [0, 0]], (0, 0, 60, 40)), masked)
+    assert drawn.energy == pytest.approx(seen.finest_energy)
+    assert pointing(cam([[1, 0], [0, 0]], (0, 0, 60, 40)), ~masked & masked).finest_energy == 0
+
+
+def test_figures_are_means_and_their_bounds() -> None:
+    seen = pointing_figures(
+        [Pointing(True, 0.6, 0.9, 0.5, 0.8), Pointing(False, 0.4, 0.3, 0.25, 0.7)], ["a", "b"], 0
+    )
+    assert seen is not None
+    assert (seen.micrographs, seen.peak_on_particle, seen.chance) == (2, 0.5, 0.5)
+    assert seen.peak_interval == pytest.approx((0.0945, 0.9055), abs=1e-3)
+    assert seen.energy_over_share == pytest.approx(1.2 / 0.75)
+    assert seen.energy_over_share_interval == pytest.approx((1.2, 1.8)), "one group alone, or the other"
+    assert seen.finest == pytest.approx(1.5 / 0.75)
+    assert seen.highest == pytest.approx(2 / 0.75, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "seen", [pytest.param([], id="nothing"), pytest.param([Pointing(False, 0, 0.1, 0, 0)], id="empty masks")]
+)
+def test_without_a_particle_there_are_no_figures(seen: list[Pointing]) -> None:
+    assert pointing_figures(seen, ["a"] * len(seen), 0) is None
 
 
 # --- masks ----------------------------------------------------------------------------------------

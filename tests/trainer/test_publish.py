@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import yaml
 
 from edge_agent.model_bundle import BundleRefused, open_bundle
 from trainer.exporting import bundle_writer
 from trainer.exporting import publish as publishing
 from trainer.exporting.bundle_writer import add_file
 from trainer.exporting.export import BundleNotes, export
+from trainer.exporting.front_matter import without_front_matter
 from trainer.exporting.publish import PublishError, publish
-from trainer.scoring.evaluation import evaluate
+from trainer.scoring.evaluation import evaluate, read_evaluation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,9 +37,9 @@ def test_a_published_bundle_is_the_evaluated_one(evaluated: Path, tmp_path: Path
     target = publish(evaluated, tmp_path / "models")
     assert target == tmp_path / "models" / "toy-1"
     published = {path.name: path.read_bytes() for path in target.iterdir()}
-    assert published == {
-        path.name: path.read_bytes() for path in evaluated.iterdir() if path.name != "scribble.txt"
-    }
+    before = {path.name: path.read_bytes() for path in evaluated.iterdir() if path.name != "scribble.txt"}
+    assert published.keys() == before.keys()
+    assert {name for name in before if published[name] != before[name]} == {"MODEL_CARD.md", "manifest.json"}
     assert {
         "manifest.json",
         "model.onnx",
@@ -45,8 +47,35 @@ def test_a_published_bundle_is_the_evaluated_one(evaluated: Path, tmp_path: Path
         "evaluation.json",
         "MODEL_CARD.md",
     } <= published.keys()
-    assert open_bundle(target).manifest == open_bundle(evaluated).manifest
+    told, known = (open_bundle(folder).manifest.model_dump() for folder in (target, evaluated))
+    hashes = told.pop("sha256"), known.pop("sha256")
+    assert told == known
+    assert {name for name in hashes[0] if hashes[0][name] != hashes[1][name]} == {"MODEL_CARD.md"}
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["toy-1"]
+
+
+def test_the_published_card_has_the_figures_and_is_else_the_same(evaluated: Path, tmp_path: Path) -> None:
+    cards = [
+        (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+        for folder in (publish(evaluated, tmp_path / "models"), evaluated)
+    ]
+    published, before = (yaml.safe_load(card.split("---\n")[1]) for card in cards)
+    figures = read_evaluation(open_bundle(evaluated)).figures
+    index = published.pop("model-index")
+    assert published == before
+    assert index[0]["results"][0]["dataset"]["split"] == "test"
+    metrics = {one["type"]: one["value"] for one in index[0]["results"][0]["metrics"]}
+    assert metrics["balanced_accuracy"] == pytest.approx(figures.balanced_accuracy, abs=1e-4)
+    assert without_front_matter(cards[0]) == without_front_matter(cards[1])
+
+
+def test_a_bundle_without_a_card_is_published_as_it_is(evaluated: Path, tmp_path: Path) -> None:
+    manifest = json.loads((evaluated / "manifest.json").read_bytes())
+    del manifest["sha256"]["MODEL_CARD.md"]
+    (evaluated / "manifest.json").write_text(json.dumps(manifest))
+    target = publish(evaluated, tmp_path / "models")
+    assert not (target / "MODEL_CARD.md").exists()
+    assert open_bundle(target).sha256 == open_bundle(evaluated).sha256
 
 
 def test_a_version_is_published_once(evaluated: Path, tmp_path: Path) -> None:

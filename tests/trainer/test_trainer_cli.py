@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     Run = Callable[..., tuple[int, str, str]]
 
 COMMANDS = (
-    "example", "prepare", "preview", "tune", "train", "crossvalidate", "learning-curve", "export", "evaluate",
-    "report", "explain", "publish",
+    "example", "prepare", "preview", "tune", "train", "crossvalidate", "learning-curve", "export",
+    "import-checkpoint", "optimise", "evaluate", "faithfulness",    "report", "explain", "publish",
 )  # fmt: skip
 
 

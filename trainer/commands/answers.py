@@ -1,6 +1,7 @@
 """What a bundle answers, shown and published: `evaluate`, `report`, `explain`, `publish`."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,16 @@ import typer
 
 from trainer.commands.options import DataSetFolder, PartName, Seed, import_tensorflow, listed_option
 from trainer.terminal import evaluation_text, progress, say
+
+
+class MethodName(StrEnum):
+    """How the map of `explain` is made."""
+
+    bundle = "bundle"
+    cam = "cam"
+    gradcam = "gradcam"
+    hirescam = "hirescam"
+    occlusion = "occlusion"
 
 
 def evaluate(
@@ -95,7 +106,19 @@ def explain(
         str | None,
         typer.Option(help="Micrographs to show instead, comma-separated, as dataset.csv names them."),
     ] = None,
-    columns: Annotated[int, typer.Option(help="Pairs side by side on a page 180 mm wide.")] = 2,
+    columns: Annotated[
+        int,
+        typer.Option(
+            help="Pairs side by side on a page 180 mm wide; with --map-of every twice as many maps."
+        ),
+    ] = 2,
+    method: Annotated[
+        MethodName, typer.Option(help="The bundle's own map, another of the same graph, or occlusion (slow).")
+    ] = MethodName.bundle,
+    map_of: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS|every", help="Whose map; by default that of the class answered."),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Draw the figure for a paper: micrograph and class activation map side by side, with scale bars."""
@@ -112,6 +135,8 @@ def explain(
             count=count,
             files=listed_option(files) or (),
             columns=columns,
+            method=method.value,
+            map_of=map_of,
             seed=seed,
             progress=shown,
         )
@@ -123,9 +148,102 @@ def publish(
     models: Annotated[
         Path | None, typer.Option(help="Folder of published models; by default that of the repository.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Taken as by every stage; nothing is drawn here.")] = 0,
+    bioimageio: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a package for bioimage.io to this .zip; into --models only if that is named."
+        ),
+    ] = None,
+    authors: Annotated[
+        str | None, typer.Option(help="For that package: who made the model, comma-separated.")
+    ] = None,
+    cite: Annotated[
+        str | None, typer.Option(help="For that package: what to cite, `TEXT | DOI`, several separated by ;")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the picture on the package's cover.")] = 0,
 ) -> None:
     """Verify an evaluated bundle, replay its golden cases, and copy it to the published models."""
+    from trainer.exporting.bioimageio import Credits, citations
     from trainer.exporting.publish import publish as publish_bundle
+    from trainer.exporting.publish import publish_package
 
-    say(f"published: {publish_bundle(bundle, models)}")
+    if bioimageio is not None:
+        named = Credits(listed_option(authors) or (), citations(cite or ""))
+        say(f"package for bioimage.io: {publish_package(bundle, bioimageio, named, seed=seed)}")
+    if bioimageio is None or models is not None:
+        say(f"published: {publish_bundle(bundle, models)}")
+
+
+def optimise(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    dataset: DataSetFolder,
+    out: Annotated[Path, typer.Argument(help="Folder of the new bundle.")],
+    split: Annotated[PartName, typer.Option(help="Part to measure on.")] = PartName.validation,
+    least_agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="Mean correlation of a form's maps with the float graph's.")
+    ] = 0.98,
+    most_loss: Annotated[
+        float, typer.Option(min=0, max=1, help="Of accuracy, plain and class-balanced.")
+    ] = 0.01,
+    pictures: Annotated[
+        int | None, typer.Option(min=1, help="Measure on so many micrographs only, drawn by chance.")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Of the new bundle; by default the old one with -optimised.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure a tidied graph and 8-bit ones beside the bundle's own, and write the best as a new bundle."""
+    from trainer.exporting.optimising import OptimiseOrder, optimisation_text
+    from trainer.exporting.optimising import optimise as optimise_bundle
+    from trainer.preparing.crops import load_dataset
+
+    order = OptimiseOrder(split.value, least_agreement, most_loss, pictures, version, seed)
+    with progress() as shown:
+        found = optimise_bundle(bundle, load_dataset(dataset), out, order, progress=shown)
+    say(optimisation_text(found))
+    say(f"next: edge-trainer evaluate {out} {dataset}")
+
+
+def faithfulness(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    dataset: DataSetFolder,
+    split: Annotated[PartName, typer.Option(help="Part to measure on.")] = PartName.test,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of instance masks, to hold maps against.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Micrographs, drawn by chance.")] = 60,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Of cam, gradcam, hirescam, occlusion, comma-separated; by default all but the last."
+        ),
+    ] = None,
+    occlusion: Annotated[
+        bool, typer.Option("--occlusion", help="Measure occlusion maps too (slow).")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print faithfulness.json on stdout.")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Measure whether the map shows what answers hang on: deletion, random weights, masks, cost."""
+    from trainer.preparing.crops import load_dataset
+    from trainer.scoring.faithfulness import measure_faithfulness
+    from trainer.scoring.map_verdicts import faithfulness_text
+
+    with progress() as shown:
+        result = measure_faithfulness(
+            bundle,
+            load_dataset(dataset),
+            split.value,
+            masks=masks,
+            count=count,
+            methods=listed_option(methods) or (),
+            occlusion=occlusion,
+            seed=seed,
+            progress=shown,
+        )
+    if json:  # UTF-8 whatever the console's encoding, as JSON must be
+        sys.stdout.buffer.write(result.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
+        sys.stdout.buffer.flush()
+    say(faithfulness_text(result))
+    say(f"next: edge-trainer report {bundle}")

@@ -6,8 +6,19 @@ from typing import Annotated
 
 import typer
 
-from trainer.commands.options import DataSetFolder, RecipeName, Seed, chosen_recipe, import_tensorflow
-from trainer.terminal import figures_table, progress, say
+from trainer.commands.options import (
+    DataSetFolder,
+    MapMethod,
+    RecipeName,
+    Seed,
+    bundle_name,
+    chosen_recipe,
+    import_tensorflow,
+    listed_option,
+    numbers_option,
+    range_option,
+)
+from trainer.terminal import figures_table, imported_text, progress, say
 
 Folds = Annotated[int, typer.Option(help="How many folds; no group is in two of them.")]
 
@@ -231,3 +242,65 @@ def export(
     )
     say(f"bundle: {bundle}")
     say(f"next: edge-trainer evaluate {bundle} {data.root}")
+
+
+def import_checkpoint(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A trained CNN: .keras, .h5, SavedModel folder, TensorFlow checkpoint, or .onnx."
+        ),
+    ],
+    bundle: Annotated[Path, typer.Argument(help="Folder for the bundle (must not exist).")],
+    labels: Annotated[
+        str, typer.Option(help="Class names in the order of the network's answers, comma-separated.")
+    ],
+    architecture: Annotated[
+        str | None,
+        typer.Option(help="For weights alone: NAME or NAME:LAST_LAYER, such as inceptionv3:mixed7."),
+    ] = None,
+    input_size: Annotated[
+        int | None,
+        typer.Option(help="Side in px of the pictures it was trained on, where the file does not say."),
+    ] = None,
+    value_range: Annotated[
+        str, typer.Option(help="What black and white were in training: 0..1, -1..1, 0..255.")
+    ] = "0..1",
+    mean: Annotated[
+        str | None, typer.Option(help="Taken off each channel after that, comma-separated.")
+    ] = None,
+    spread: Annotated[str | None, typer.Option(help="Each channel is divided by it after that.")] = None,
+    divisions: Annotated[int, typer.Option(help="Boxes along each side: 1 whole field, 2 quadrants.")] = 1,
+    method: Annotated[MapMethod, typer.Option(help="How the map is computed.")] = MapMethod.auto,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model; by default the bundle's folder's.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version, such as 1 or 1.2.")] = "1",
+    licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "not stated",
+    intended_use: Annotated[str | None, typer.Option(help="One or two sentences for the manifest.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Make a bundle of a CNN that was trained elsewhere: its answers as they were, a map in its graph."""
+    from trainer.importing.foreign_graph import Colours
+    from trainer.importing.import_checkpoint import ImportOrder
+    from trainer.importing.import_checkpoint import import_checkpoint as make_bundle
+
+    order = ImportOrder(
+        labels=listed_option(labels) or (),
+        name=name or bundle_name(bundle, version),
+        version=version,
+        architecture=architecture,
+        input_px=input_size,
+        value_range=range_option(value_range),
+        colours=Colours(numbers_option("--mean", mean), numbers_option("--spread", spread)),
+        divisions=divisions,
+        method=method.value,
+        licence=licence,
+    )
+    if intended_use is not None:
+        order = replace(order, intended_use=intended_use)
+    with progress() as shown:
+        written = make_bundle(file, bundle, order, seed=seed, progress=shown)
+    say(imported_text(written.manifest))
+    say(f"bundle: {bundle}")
+    say(f"next: edge-agent classify FILES --model {bundle}; edge-trainer evaluate {bundle} DATASET")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import importlib
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +32,41 @@ class PartName(enum.StrEnum):
     test = "test"
     validation = "validation"
     train = "train"
+
+
+class MapMethod(enum.StrEnum):
+    """How a map of where the network looked is computed, as an option's choices."""
+
+    auto = "auto"
+    cam = "cam"
+    gradcam = "gradcam"
+    hirescam = "hirescam"
+    occlusion = "occlusion"
+
+
+def range_option(text: str) -> tuple[float, float]:
+    """Take `LO..HI` apart."""
+    try:
+        low, high = (float(part) for part in text.split(".."))
+    except ValueError:
+        raise typer.BadParameter(f"--value-range {text}: LO..HI is wanted, such as 0..1") from None
+    if not low < high:
+        raise typer.BadParameter(f"--value-range {text}: black must be below white")
+    return low, high
+
+
+def numbers_option(name: str, text: str | None) -> tuple[float, ...]:
+    """Take comma-separated numbers apart; none where the option was not given."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise typer.BadParameter(f"{name} {text}: numbers with commas between them are wanted") from None
+
+
+def bundle_name(folder: Path, version: str) -> str:
+    """A model's name from the folder that its bundle goes to: lower case, without the version at its end."""
+    plain = re.sub(r"[^a-z0-9._-]+", "-", folder.resolve().name.lower()).strip("-._")
+    return plain.removesuffix(f"-{version}") or "model"
 
 
 def listed_option(text: str | None) -> tuple[str, ...] | None:

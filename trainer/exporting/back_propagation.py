@@ -173,9 +173,16 @@ def _dense(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, Adjoint]:  # no
 
 
 def _pointwise(tape: Tape, node: Any, adjoint: Adjoint) -> dict[str, Adjoint]:  # noqa: ANN401
-    """A 1x1 convolution whose output is one cell, or has the same adjoint at each."""
+    """A 1x1 convolution: at each place a dense layer. One place stands for all where the adjoint is the same."""
     outputs, inputs = tape.graph.dims(node.input[1])[:2]
     kernel = tape.write.reshape(node.input[1], (outputs, inputs))
+    rows, columns = (1, 1) if adjoint.spread else tape.shapes[node.output[0]][2:]
+    if rows * columns > 1:
+        tape.fixed = True
+        last = tape.write("Transpose", adjoint.name, perm=[0, 1, 3, 4, 2])
+        back = tape.write("Gemm", tape.write.reshape(last, (-1, outputs)), kernel)
+        placed = tape.write.reshape(back, (-1, tape.seeds, rows, columns, inputs))
+        return {node.input[0]: Adjoint(tape.write("Transpose", placed, perm=[0, 1, 4, 2, 3]))}
     back = tape.write("Gemm", tape.write.reshape(adjoint.name, (-1, outputs)), kernel)
     return {node.input[0]: Adjoint(tape.write.reshape(back, (-1, tape.seeds, inputs, 1, 1)), adjoint.spread)}
 

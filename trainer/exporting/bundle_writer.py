@@ -1,7 +1,8 @@
 """Writes a bundle folder: model, golden cases, manifest with the hash of each file, model card.
 
 Only this module decides what a bundle's files hold; `edge_agent.model_bundle` reads them. Nothing of the training
-framework is needed here: what goes in is an ONNX model.
+framework is needed here: what goes in is an ONNX model. The file that is written carries what it is in its own
+metadata (`exporting.onnx_metadata`).
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from edge_agent.model_bundle import (
     Manifest,
     manifest_json,
     open_bundle,
+    tensor_names,
 )
 from edge_agent.onnx_gate import OnnxRefused, gate_model
 from edge_agent.preprocessing import Preprocessing, cut_tiles
 from edge_agent.simulation import SHAPES, draw_field
+from trainer.exporting.onnx_metadata import stamped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,14 +51,15 @@ class BundleFiles:
     """What goes into a bundle beside its manifest: further files by name (model card, table of labels ...)."""
 
     model: bytes
+    """As it was made; what is written has the manifest's facts in its metadata too."""
     others: dict[str, bytes] = field(default_factory=dict)
 
 
 def write_bundle(folder: Path, files: BundleFiles, manifest: Manifest) -> Bundle:
     """Write a bundle to a new folder, open it as the agent would, and return it.
 
-    `manifest` states everything but the golden cases and the hashes, which are made here. The folder appears
-    complete or not at all.
+    `manifest` states everything but the golden cases and the hashes, which are made here; of its `golden`, a
+    tolerance above `GOLDEN_TOLERANCE` holds. The folder appears complete or not at all.
 
     Raises:
         FileExistsError: the folder is there already.
@@ -69,7 +73,7 @@ def write_bundle(folder: Path, files: BundleFiles, manifest: Manifest) -> Bundle
     draft = Path(tempfile.mkdtemp(prefix=".bundle-", dir=folder.parent))
     try:
         _write(draft, files, manifest)
-        Classifier(open_bundle(draft))
+        Classifier(open_bundle(draft), without_map=manifest.tensors.cam is None)
         draft.chmod(0o755)
         draft.rename(folder)
     finally:
@@ -115,36 +119,44 @@ def _write_manifest(folder: Path, manifest: Manifest, hashes: dict[str, str]) ->
 
 def _gate(model: bytes, manifest: Manifest) -> None:
     """What the agent will ask of the model, asked before it is run to make the golden cases."""
-    names = manifest.tensors
     try:
-        gate_model(model, ((names.input.name,), (names.probabilities.name, names.cam.name)))
+        gate_model(model, tensor_names(manifest.tensors))
     except OnnxRefused as error:
         raise BundleRefused(f"the model of {manifest.name} {manifest.version}: {error}") from error
 
 
 def _write(draft: Path, files: BundleFiles, manifest: Manifest) -> None:
-    cases, golden = _golden(files.model, manifest)
-    contents = {**files.others, MODEL: files.model, GOLDEN: golden}
+    model = stamped(files.model, manifest)
+    cases, golden = _golden(model, manifest)
+    contents = {**files.others, MODEL: model, GOLDEN: golden}
     for name, data in contents.items():
         write_durably(draft / name, data)
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    proven = {"golden": Golden(cases=cases, tolerance=GOLDEN_TOLERANCE)}
+    tolerance = max(GOLDEN_TOLERANCE, manifest.golden.tolerance)
+    proven = {"golden": Golden(cases=cases, tolerance=tolerance)}
     _write_manifest(draft, manifest.model_copy(update=proven), hashes)
 
 
 def _golden(model: bytes, manifest: Manifest) -> tuple[int, bytes]:
     """Inputs cut from simulated micrographs, one a shape, square and oblong, with the outputs of this machine."""
-    session = onnx_session(model)
-    names = [manifest.tensors.probabilities.name, manifest.tensors.cam.name]
+    session, tensors = onnx_session(model), manifest.tensors
+    names = {"probabilities": tensors.probabilities.name}
+    names |= {
+        role: tensor.name
+        for role, tensor in (("cam", tensors.cam), ("cam_every_class", tensors.cam_every_class))
+        if tensor is not None
+    }
     stored: dict[str, NDArray[Any]] = {}
-    small = min(_GOLDEN_SIDE_PX, manifest.preprocessing.input_px)
-    rule = manifest.preprocessing.model_copy(update={"input_px": small})
+    rule = manifest.preprocessing
+    if rule.proportions == "specimen":  # what is stretched to a square may take that one size only
+        rule = rule.model_copy(update={"input_px": min(_GOLDEN_SIDE_PX, rule.input_px)})
     cases = [_golden_input(shape, index, rule) for index, shape in enumerate(SHAPES)]
     for index, inputs in enumerate(cases):
         # Half precision halves the file; the outputs are computed from exactly what is stored.
         halved = inputs.astype(np.float16)
-        probabilities, cam = session.run(names, {manifest.tensors.input.name: halved.astype(np.float32)})
-        stored |= {f"input_{index}": halved, f"probabilities_{index}": probabilities, f"cam_{index}": cam}
+        answers = session.run(list(names.values()), {tensors.input.name: halved.astype(np.float32)})
+        stored[f"input_{index}"] = halved
+        stored |= {f"{role}_{index}": values for role, values in zip(names, answers, strict=True)}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **stored)  # type: ignore[arg-type]
     return len(cases), buffer.getvalue()

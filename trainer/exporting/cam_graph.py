@@ -173,9 +173,9 @@ def _seed(write: NodeWriter, head: Head, start: str) -> str:
 
 
 def _winning_seed(write: NodeWriter, head: Head) -> str:
-    """The same for the class with the largest logit: [n, 1, labels]."""
+    """The same for the answered class: [n, 1, labels]. Of equal probabilities the first, as the agent has it."""
     unit = write.constant(np.eye(head.labels, dtype=np.float32))
-    return write("Gather", unit, write("ArgMax", head.logits, axis=1, keepdims=1), axis=0)
+    return write("Gather", unit, write("ArgMax", PROBABILITIES, axis=1, keepdims=1), axis=0)
 
 
 def _write_map(tape: Tape, head: Head, adjoint: Adjoint, method: Method, out: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from trainer.exporting.front_matter import with_front_matter
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,7 +31,8 @@ def model_card(
 ) -> str:
     """Markdown, from the manifest, the run's members, the data set as they used it, and a person's `notes`.
 
-    `curve` is drawn in the file `CURVE_PICTURE`, which lies beside the card.
+    On top stands the block that Hugging Face's hub reads; it has no figures until the bundle is published. `curve`
+    is drawn in the file `CURVE_PICTURE`, which lies beside the card.
     """
     folds = any(record.held_out for record in records)
     is_all_seen = folds and len(records) > 1
@@ -52,7 +55,7 @@ def model_card(
         "How each epoch went stands in `training.json`; how well it does on micrographs it has not seen "
         + ("cannot be measured here." if is_all_seen else "stands in `evaluation.json`."),
     ]
-    return "\n\n".join(parts) + "\n"
+    return with_front_matter("\n\n".join(parts) + "\n", manifest)
 
 
 def _network(manifest: Manifest, records: Sequence[RunRecord]) -> str:

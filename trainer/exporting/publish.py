@@ -1,15 +1,25 @@
-"""A verified, evaluated bundle -> the folder of published models, where the agent finds it by name."""
+"""A verified, evaluated bundle -> the folder of published models, or a package for bioimage.io.
+
+What is published is what was evaluated; only the model card changes, which is given the figures of the evaluation.
+"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edge_agent.classifier import Classifier
 from edge_agent.model_bundle import MANIFEST, Bundle, open_bundle
+from trainer.exporting.bioimageio import write_package
+from trainer.exporting.bundle_writer import add_file
+from trainer.exporting.front_matter import with_front_matter
 from trainer.scoring.evaluation import EVALUATION, EvaluationError, read_evaluation
+
+if TYPE_CHECKING:
+    from trainer.exporting.bioimageio import Credits
+    from trainer.scoring.evaluation import Evaluation
 
 
 class PublishError(Exception):
@@ -17,6 +27,7 @@ class PublishError(Exception):
 
 
 _REPOSITORY: Final = Path(__file__).resolve().parents[2]
+_CARD: Final = "MODEL_CARD.md"
 
 
 def publish(bundle_path: Path, models: Path | None = None) -> Path:
@@ -31,14 +42,7 @@ def publish(bundle_path: Path, models: Path | None = None) -> Path:
 
     """
     models = models if models is not None else _repository_models()
-    bundle = open_bundle(bundle_path)
-    _check_evaluated(bundle)
-    replay = Classifier(bundle).replay_golden()
-    if not replay.passed:
-        raise PublishError(
-            f"{bundle_path}: the golden replay is off by {max(replay.probabilities, replay.cam):.1e}, "
-            f"more than {replay.tolerance:.0e}; export the run again on this machine"
-        )
+    bundle, evaluation = _fit(bundle_path)
     target = models / f"{bundle.manifest.name}-{bundle.manifest.version}"
     if target.exists():
         raise PublishError(f"{target}: published already; export under another --version, or remove it first")
@@ -47,6 +51,7 @@ def publish(bundle_path: Path, models: Path | None = None) -> Path:
     try:
         for name in (*bundle.manifest.sha256, MANIFEST):
             shutil.copyfile(bundle.path / name, draft / name)
+        _tell_figures(draft, bundle, evaluation)
         open_bundle(draft)
         draft.chmod(0o755)
         draft.rename(target)
@@ -55,13 +60,48 @@ def publish(bundle_path: Path, models: Path | None = None) -> Path:
     return target
 
 
+def publish_package(bundle_path: Path, file: Path, credits_: Credits, *, seed: int = 0) -> Path:
+    """Verify a bundle, replay its golden cases, and write it as a package for bioimage.io to the new ZIP `file`.
+
+    Raises:
+        BundleRefused: the bundle is not as its manifest says.
+        FileExistsError: the file is there already.
+        PackageError: the format cannot express this bundle.
+        PublishError: it was not evaluated, or fails its golden replay.
+
+    """
+    bundle, evaluation = _fit(bundle_path)
+    return write_package(bundle, evaluation.figures, evaluation.part, file, credits_, seed=seed)
+
+
+def _fit(bundle_path: Path) -> tuple[Bundle, Evaluation]:
+    """The bundle and its evaluation; PublishError where it is not fit to be published."""
+    bundle = open_bundle(bundle_path)
+    evaluation = _evaluated(bundle)
+    replay = Classifier(bundle, without_map=bundle.manifest.tensors.cam is None).replay_golden()
+    if not replay.passed:
+        raise PublishError(
+            f"{bundle_path}: the golden replay is off by {max(replay.probabilities, replay.cam):.1e}, "
+            f"more than {replay.tolerance:.0e}; export the run again on this machine"
+        )
+    return bundle, evaluation
+
+
+def _tell_figures(draft: Path, bundle: Bundle, evaluation: Evaluation) -> None:
+    """Put the figures into the block on top of the model card, for whoever finds the model on a hub."""
+    if _CARD in bundle.manifest.sha256:
+        card = (draft / _CARD).read_text(encoding="utf-8")
+        told = with_front_matter(card, bundle.manifest, evaluation.figures, evaluation.part)
+        add_file(draft, _CARD, told.encode())
+
+
 def _repository_models() -> Path:
     if not (_REPOSITORY / "pyproject.toml").is_file():
         raise PublishError("this installation has no repository around it; name the folder with --models")
     return _REPOSITORY / "models"
 
 
-def _check_evaluated(bundle: Bundle) -> None:
+def _evaluated(bundle: Bundle) -> Evaluation:
     try:
         found = read_evaluation(bundle)
     except EvaluationError as error:
@@ -72,3 +112,4 @@ def _check_evaluated(bundle: Bundle) -> None:
             f"{bundle.path / EVALUATION}: scores the part {found.part}, which its {network.members} members have "
             "seen; evaluate another part, or folds with --cross-validation and their run folder"
         )
+    return found

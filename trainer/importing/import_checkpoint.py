@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
-from trainer.importing.conversion import to_onnx
-from trainer.importing.foreign_file import ForeignModelError
 
 from edge_agent.model_bundle import (
     LARGEST_FILE_BYTES,
@@ -32,9 +30,12 @@ from edge_agent.simulation import SHAPES, draw_field
 from trainer.exporting.bundle_writer import GOLDEN_TOLERANCE, BundleFiles, onnx_session, write_bundle
 from trainer.exporting.cam_graph import MappedGraph, NoClosedForm, append_maps, map_tensors
 from trainer.exporting.cam_head import INPUT, PROBABILITIES
+from trainer.exporting.front_matter import with_front_matter
 from trainer.exporting.map_proof import PROOF_TOLERANCE, map_gap
 from trainer.exporting.onnx_graph import GraphError, OnnxGraph
 from trainer.fitting.run_folder import versions
+from trainer.importing.conversion import to_onnx
+from trainer.importing.foreign_file import ForeignModelError
 from trainer.importing.foreign_graph import AgentGraph, Colours, agent_graph
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
     from trainer.importing.conversion import Converted
 
 PARITY_TOLERANCE: Final = 1e-4
@@ -88,13 +90,13 @@ def import_checkpoint(
     if bundle.exists():
         raise FileExistsError(f"{bundle} exists; choose another folder or remove it first")
     _check_order(order)
-    progress("to ONNX", 0, _STEPS)
     converted = to_onnx(
         source,
         architecture=order.architecture,
         input_px=order.input_px,
         classes=len(order.labels),
         seed=seed,
+        progress=progress,
     )
     try:
         graph, mapped = _with_map(converted, order, progress)
@@ -115,7 +117,7 @@ def import_checkpoint(
     data = model.SerializeToString()
     if len(data) > LARGEST_FILE_BYTES:
         raise ForeignModelError(f"{source}: the graph has {len(data) >> 20} MiB, the agent takes up to 1024")
-    card = _card(manifest, source.name, converted).encode()
+    card = with_front_matter(_card(manifest, source.name, converted), manifest).encode()
     written = write_bundle(bundle, BundleFiles(data, {"MODEL_CARD.md": card}), manifest)
     progress("done", _STEPS, _STEPS)
     return written
@@ -174,7 +176,7 @@ def _manifest(
         ),
         cam=Cam(method="occlusion") if mapped is None else mapped.cam,
         network=Network(
-            backbone=converted.facts or converted.kind,
+            backbone=converted.facts.get("architecture", converted.kind),
             weights_origin=f"{converted.kind}, SHA-256 {converted.sha256}",
             fine_tuned_from="not known",
             weights_kept="last epoch",
@@ -296,7 +298,7 @@ def _card(manifest: Manifest, file: str, converted: Converted) -> str:
         "## Training data\n\nNot known: the network was trained elsewhere and imported. How well it does has to be "
         "measured: `edge-trainer evaluate` on labelled micrographs that it has not seen.",
         f"## Network\n\nImported from `{file}` ({converted.kind}, SHA-256 `{converted.sha256}`). "
-        f"{converted.facts}",
+        + " ".join(f"{name.capitalize()}: {value}." for name, value in converted.facts.items()),
         f"## Input\n\nGrey micrograph, contrast limits of the whole field, {shape} {rule.input_px} x "
         f"{rule.input_px} px, values {rule.value_range[0]:g} to {rule.value_range[1]:g}; "
         + (

@@ -277,7 +277,10 @@ def fingerprint_of(
 ) -> str:
     """Hash everything that decides what is learnt; pixels enter by their cached name, itself a hash."""
     kept = [_row_of(crop) for crop in crops if crop.kept]
-    content = [list(labels), preprocessing.model_dump(mode="json"), cache_px, kept]
+    stated = preprocessing.model_dump(mode="json")
+    if preprocessing.proportions == "specimen":  # data sets of before that choice keep their fingerprint
+        del stated["proportions"]
+    content = [list(labels), stated, cache_px, kept]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -201,11 +201,12 @@ def with_pooled_features(model_bytes: bytes, manifest: Manifest) -> bytes:
 def _feature_tensors(graph: Any, manifest: Manifest) -> list[str]:  # noqa: ANN401
     """The inputs of the convolutions that draw the evidence maps, found backwards from the bundle's map."""
     maker = {output: node for node in graph.node for output in node.output}
-    if manifest.cam.method != "cam":
+    cam = manifest.tensors.cam
+    if manifest.cam.method != "cam" or cam is None:
         waiting = [manifest.cam.tensor]
         found = [name for name in waiting if name in maker]
     else:
-        waiting, found, seen = [manifest.tensors.cam.name], [], set()
+        waiting, found, seen = [cam.name], [], set()
         while waiting:
             name = waiting.pop(0)
             node = maker.get(name)

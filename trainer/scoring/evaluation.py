@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edge_agent.classifier import Classifier, Prediction, TilePrediction
+from edge_agent.classifier import Answer, Classifier, Prediction
 from edge_agent.decision import decide
 from edge_agent.micrograph import UnusableFile, read_micrograph
 from edge_agent.model_bundle import Bundle, open_bundle
-from edge_agent.preprocessing import CamMap, Tiles, compose_cam, cut_tiles
+from edge_agent.preprocessing import Tiles, cut_tiles
 from trainer.exporting.bundle_writer import add_file
 from trainer.exporting.training_facts import read_training_facts
 from trainer.preparing.leaks import leak_report
@@ -31,8 +30,6 @@ from trainer.scoring.pointing import MaskError, mask_of, pointing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from edge_agent.micrograph import Micrograph
     from edge_agent.preprocessing import Box
@@ -219,7 +216,7 @@ def score(
         raise EvaluationError(
             f"{bundle.path}: does not know the classes {', '.join(unknown)} of {dataset.root}"
         )
-    classifier = Classifier(bundle)
+    classifier = Classifier(bundle, without_map=bundle.manifest.tensors.cam is None)
     scored, unreadable = [], {}
     for index, (source, micrograph) in enumerate(readable(dataset, sources)):
         progress("classified", index, len(sources))
@@ -256,10 +253,14 @@ def _opened(path: Path, source: Source) -> Micrograph | str:
     return micrograph
 
 
-def answer(classifier: Classifier, micrograph: Micrograph, source: Source) -> Prediction:
-    """The network's answer for a source: the agent's own, or that for one of the agent's boxes alone."""
+def answer(classifier: Classifier, micrograph: Micrograph, source: Source) -> Answer:
+    """The network's answer for a source: the agent's own, or that for one of the agent's boxes alone.
+
+    It is a `Prediction`, with a map, where the bundle's graph has one.
+    """
+    without_map = classifier.bundle.manifest.tensors.cam is None
     if source.box_px is None:
-        return classifier.classify(micrograph)
+        return classifier.answer(micrograph) if without_map else classifier.classify(micrograph)
     manifest, box = classifier.bundle.manifest, source.box_px
     every = cut_tiles(micrograph.pixels, micrograph.pixel_size_nm, manifest.preprocessing)
     tiles = Tiles(tuple(tile for tile in every.tiles if tile.box_px == box), every.field)
@@ -267,28 +268,11 @@ def answer(classifier: Classifier, micrograph: Micrograph, source: Source) -> Pr
         raise EvaluationError(
             f"{source.file}: the bundle's tile plan has no box {box}; the data set was prepared with another one"
         )
-    answers = [classifier.infer(tile.values[None]) for tile in tiles.tiles]
-    mean: NDArray[np.float32] = np.concatenate([probabilities for probabilities, _ in answers]).mean(axis=0)
-    winner = int(mean.argmax())
-    label = manifest.labels[winner]
     shape = (int(micrograph.pixels.shape[0]), int(micrograph.pixels.shape[1]))
-    covered, values = compose_cam(tiles.tiles, [cam[0, winner] for _, cam in answers], shape)
-    composition = manifest.preprocessing.cam_composition
-    probabilities = tuple(float(value) for value in mean)
-    return Prediction(
-        label=label,
-        labels=manifest.labels,
-        probabilities=probabilities,
-        novelty=None,
-        tiles=(TilePrediction(box, probabilities),),
-        cam=CamMap(label, manifest.cam.method, covered, values, composition),
-        field=tiles.field,
-        preprocess_ms=0.0,
-        infer_ms=0.0,
-    )
+    return classifier.answer_tiles(tiles) if without_map else classifier.classify_tiles(tiles, shape)
 
 
-def _scored(source: Source, micrograph: Micrograph, prediction: Prediction, decision: str) -> Scored:
+def _scored(source: Source, micrograph: Micrograph, prediction: Answer, decision: str) -> Scored:
     return Scored(
         file=source.file,
         group=source.group,
@@ -314,13 +298,13 @@ def _told(table: LabelsTable, source: Source) -> dict[str, str]:
 
 
 def _pointing(
-    source: Source, prediction: Prediction, masks: Path | None, micrograph: Micrograph
+    source: Source, prediction: Answer, masks: Path | None, micrograph: Micrograph
 ) -> dict[str, bool | float]:
     try:
         mask = mask_of(source.file, masks, micrograph.pixels.shape)
     except MaskError as error:
         raise EvaluationError(str(error)) from error
-    if mask is None:
+    if mask is None or not isinstance(prediction, Prediction):
         return {}
     seen = pointing(prediction.cam, mask)
     return {

@@ -17,33 +17,43 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from edge_agent import __version__
-from edge_agent.classifier import Classifier
 from edge_agent.decision import decide
-from edge_agent.evidence import paint_panels, spread_evidence
+from edge_agent.evidence import UNITS, colour_scale, paint_panels, spread_evidence
 from edge_agent.files import write_durably
 from edge_agent.micrograph import UnusableFile, read_micrograph
 from edge_agent.model_bundle import Bundle, open_bundle
 from edge_agent.preprocessing import grey_field
 from trainer.preparing.split import Part, listed
-from trainer.showing.explain_page import PANEL_DPI, Exhibit, draw_pages, letter, panel_mm, said
+from trainer.showing.explain_maps import (
+    ANSWERED,
+    EVERY,
+    ExplainError,
+    FigureMethod,
+    MapMaker,
+    legend,
+    map_maker,
+    method_sentence,
+)
+from trainer.showing.explain_page import PANEL_DPI, Exhibit, Shade, draw_pages, letter, panel_mm, said
 from trainer.showing.micrograph_panels import MM_PER_INCH, figure_style, save_pdf, save_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
+    from edge_agent.classifier import Prediction
     from edge_agent.micrograph import Micrograph
     from trainer.preparing.crops import Crop, DataSet
+
+__all__ = ["ExplainError", "Explanation", "Shown", "explain"]
 
 NAME: Final = "explain"
 
 
-class ExplainError(Exception):
-    """No figure can be made of this choice; the message says what was seen and what to do."""
-
-
 class Shown(BaseModel):
-    """One pair of panels."""
+    """One map: several belong to one panel letter where every class's is shown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,8 +66,12 @@ class Shown(BaseModel):
     reasons: str
     right: bool
     scale_bar: str
+    map_of: str = ""
+    """Class whose evidence is drawn; "" in explanations of scopewatch 0.3 and before: the class answered."""
+    map_probability: float | None = None
+    """What the network gave that class."""
     evidence_scale: float | None
-    """Evidence at which the colour scale ends (logits of the pre-softmax map); None where nothing is drawn."""
+    """Evidence at which the colour scale ends, in the method's unit; None where nothing is drawn."""
     pixel_height_nm: float | None
     pixel_width_nm: float | None
     sha256: str | None
@@ -79,6 +93,12 @@ class Explanation(BaseModel):
     part: str
     chosen: Literal["by name", "at random"]
     seed: int
+    method: str = "cam"
+    settings: str = ""
+    """Of the method, in words: what was hidden, how far apart."""
+    unit: str = "logits"
+    map_of: str = "answered"
+    """`answered`, `every`, or one class."""
     shown: tuple[Shown, ...]
     skipped: dict[str, str]
     """Files that were drawn but cannot be shown, with the reason."""
@@ -96,29 +116,37 @@ def explain(
     count: int = 2,
     files: Sequence[str] = (),
     columns: int = 2,
+    method: FigureMethod = "bundle",
+    map_of: str | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Explanation:
     """Make the figure in the folder `out`: `explain.pdf`, `.png` (one a page), `.csv`, `.json`, `.txt` (caption).
 
     `files` names kept micrographs as the data set does (of any part); otherwise `count` random ones of each class
-    of `part` are taken, of `classes` where given. `columns` pairs stand side by side on a page 180 mm wide.
+    of `part` are taken, of `classes` where given. `columns` pairs stand side by side on a page 180 mm wide. The
+    maps are the bundle's own unless another `method` is asked for, and of the class answered unless `map_of` names
+    one or says `every`.
 
     Raises:
-        ExplainError: nothing fits the choice, or none of it can be read.
+        ExplainError: nothing fits the choice, none of it can be read, or the network has no such map.
 
     """
     bundle = open_bundle(bundle_path)
     _check(bundle, dataset, count, columns, classes)
+    maker = map_maker(bundle, method, map_of)
     queues = _named(dataset, files) if files else _random(dataset, part, classes, seed)
     wanted = 1 if files else count
-    exhibits, skipped = _exhibits(bundle, dataset, queues, wanted, panel_mm(columns), progress)
+    room_mm = panel_mm(columns, len(bundle.manifest.labels) if maker.map_of == EVERY else 1)
+    exhibits, skipped = _exhibits(maker, dataset, queues, wanted, room_mm, progress)
     if not exhibits:
         raise ExplainError(
             f"{dataset.raw}: none of the micrographs can be read ({listed([*skipped.values()])})"
         )
     out.mkdir(parents=True, exist_ok=True)
-    pictures, bars = _drawn(exhibits, columns, out, f"Class evidence of {_named_bundle(bundle)}")
+    title = f"Class evidence of {_named_bundle(bundle)}"
+    pictures, bars = _drawn(exhibits, columns, legend(maker), out, title)
+    shown = [_shown(index, *pair) for index, pair in enumerate(zip(exhibits, bars, strict=True))]
     found = Explanation(
         made=datetime.now(UTC).replace(microsecond=0),
         bundle=_named_bundle(bundle),
@@ -129,12 +157,16 @@ def explain(
         part=", ".join(sorted({exhibit.part for exhibit in exhibits})),
         chosen="by name" if files else "at random",
         seed=seed,
-        shown=tuple(_shown(index, *pair) for index, pair in enumerate(zip(exhibits, bars, strict=True))),
+        method=maker.method,
+        settings="; ".join(dict.fromkeys(exhibit.settings for exhibit in exhibits if exhibit.settings)),
+        unit=UNITS.get(maker.method, ""),
+        map_of=maker.map_of,
+        shown=tuple(one for rows in shown for one in rows),
         skipped=skipped,
         caption="",
         pictures=pictures,
     )
-    return _written(found.model_copy(update={"caption": _caption(found, bundle)}), out)
+    return _written(found.model_copy(update={"caption": _caption(found, bundle, maker)}), out)
 
 
 def _check(bundle: Bundle, dataset: DataSet, count: int, columns: int, classes: Sequence[str]) -> None:
@@ -183,14 +215,13 @@ def _random(dataset: DataSet, part: Part, classes: Sequence[str], seed: int) -> 
 
 
 def _exhibits(
-    bundle: Bundle,
+    maker: MapMaker,
     dataset: DataSet,
     queues: Sequence[Sequence[Crop]],
     wanted: int,
     room_mm: float,
     progress: Callable[[str, int, int], None],
 ) -> tuple[list[Exhibit], dict[str, str]]:
-    classifier = Classifier(bundle)
     exhibits: list[Exhibit] = []
     skipped: dict[str, str] = {}
     total = sum(min(wanted, len(queue)) for queue in queues)
@@ -205,7 +236,7 @@ def _exhibits(
             except (UnusableFile, OSError) as error:
                 skipped[crop.source] = str(error)
                 continue
-            exhibits.append(_exhibit(classifier, crop, micrograph, room_mm))
+            exhibits.append(_exhibit(maker, crop, micrograph, room_mm, progress))
             taken += 1
     progress("classified", len(exhibits), total)
     return exhibits, skipped
@@ -220,40 +251,64 @@ def _read(dataset: DataSet, crop: Crop) -> Micrograph:
     return micrograph
 
 
-def _exhibit(classifier: Classifier, crop: Crop, micrograph: Micrograph, room_mm: float) -> Exhibit:
-    """Classify, and paint both panels as large as they will stand on the page; the micrograph itself may go."""
-    prediction = classifier.classify(micrograph)
+def _exhibit(
+    maker: MapMaker,
+    crop: Crop,
+    micrograph: Micrograph,
+    room_mm: float,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Exhibit:
+    """Classify, and paint the panels as large as they will stand on the page; the micrograph itself may go."""
+    predictions = maker.predictions(micrograph, progress)
+    first, size = predictions[0], micrograph.pixel_size_nm
     rows, columns = micrograph.pixels.shape
     scale = room_mm / MM_PER_INCH * PANEL_DPI / max(rows, columns)
     shape = max(1, round(rows * scale)), max(1, round(columns * scale))
-    evidence = spread_evidence(prediction.cam, (rows, columns), shape)
-    plain, covered = paint_panels(grey_field(micrograph.pixels, prediction.field.contrast, shape), evidence)
-    size = micrograph.pixel_size_nm
-    decision = decide(prediction, classifier.bundle.manifest)
+    plain, shades = _painted(
+        predictions, grey_field(micrograph.pixels, first.field.contrast, shape), (rows, columns)
+    )
+    decision = decide(first, maker.classifier.bundle.manifest)
     return Exhibit(
         file=crop.source,
         label=crop.label,
         part=str(crop.part),
         sha256=micrograph.source.sha256,
-        answer=prediction.label,
-        probability=prediction.probability,
+        answer=first.label,
+        probability=first.probability,
         decision=decision.decision,
         reasons=decision.reasons,
         plain=plain,
-        covered=covered,
+        shades=shades,
         panel_pixel_nm=None if size is None else (size[0] * rows / shape[0], size[1] * columns / shape[1]),
         pixel_size_nm=size,
-        evidence_scale=None if evidence.values is None else evidence.scale,
-        absence=evidence.absence,
+        settings=first.cam.settings,
     )
 
 
+def _painted(
+    predictions: Sequence[Prediction], grey: NDArray[np.float32], field_shape: tuple[int, int]
+) -> tuple[NDArray[np.uint8], tuple[Shade, ...]]:
+    """The plain panel with the outline of one map (the answer's, where there are several), and each map's panel.
+
+    Maps of one micrograph have one colour scale: a class that little speaks for must look so beside the others.
+    """
+    scale = colour_scale([one.cam for one in predictions])
+    panels, shades = {}, []
+    for one in predictions:
+        evidence = spread_evidence(one.cam, field_shape, grey.shape, scale=scale)
+        panels[one.cam.label], covered = paint_panels(grey, evidence)
+        probability = one.probabilities[one.labels.index(one.cam.label)]
+        drawn_to = None if evidence.values is None else evidence.scale
+        shades.append(Shade(one.cam.label, probability, covered, drawn_to, evidence.absence))
+    return panels.get(predictions[0].label, panels[predictions[0].cam.label]), tuple(shades)
+
+
 def _drawn(
-    exhibits: Sequence[Exhibit], columns: int, out: Path, title: str
+    exhibits: Sequence[Exhibit], columns: int, legend: str, out: Path, title: str
 ) -> tuple[tuple[str, ...], list[str]]:
     """Write the pictures and give their names, and each exhibit's scale bar in words."""
     with figure_style():
-        pages, bars = draw_pages(exhibits, columns)
+        pages, bars = draw_pages(exhibits, columns, legend)
         names = [f"{NAME}.png", *(f"{NAME}-{number}.png" for number in range(2, len(pages) + 1))]
         for page, name in zip(pages, names, strict=True):
             save_png(page, out / name, PANEL_DPI, title)
@@ -263,39 +318,53 @@ def _drawn(
     return (*names, f"{NAME}.pdf"), bars
 
 
-def _shown(index: int, exhibit: Exhibit, scale_bar: str) -> Shown:
+def _shown(index: int, exhibit: Exhibit, scale_bar: str) -> list[Shown]:
     size = exhibit.pixel_size_nm or (None, None)
-    return Shown(
-        panel=letter(index),
-        file=exhibit.file,
-        label=exhibit.label,
-        answer=exhibit.answer,
-        probability=round(exhibit.probability, 4),
-        decision=exhibit.decision,
-        reasons=", ".join(exhibit.reasons),
-        right=exhibit.right,
-        scale_bar=scale_bar,
-        evidence_scale=None if exhibit.evidence_scale is None else round(exhibit.evidence_scale, 4),
-        pixel_height_nm=size[0],
-        pixel_width_nm=size[1],
-        sha256=exhibit.sha256,
-    )
+    return [
+        Shown(
+            panel=letter(index),
+            file=exhibit.file,
+            label=exhibit.label,
+            answer=exhibit.answer,
+            probability=round(exhibit.probability, 4),
+            decision=exhibit.decision,
+            reasons=", ".join(exhibit.reasons),
+            right=exhibit.right,
+            scale_bar=scale_bar,
+            map_of=shade.label,
+            map_probability=round(shade.probability, 4),
+            evidence_scale=None if shade.scale is None else round(shade.scale, 4),
+            pixel_height_nm=size[0],
+            pixel_width_nm=size[1],
+            sha256=exhibit.sha256,
+        )
+        for shade in exhibit.shades
+    ]
 
 
-def _caption(found: Explanation, bundle: Bundle) -> str:
+def _caption(found: Explanation, bundle: Bundle, maker: MapMaker) -> str:
     """What a journal's reader has to know to judge the figure."""
-    method = "class activation map" if bundle.manifest.cam.method == "cam" else "class evidence map"
+    method = method_sentence(found.method, found.settings, maker.forced)
     return " ".join(_sentences(found, bundle.manifest.name, bundle.manifest.version, method))
 
 
 def _sentences(found: Explanation, name: str, version: str, method: str) -> Iterator[str]:
-    yield (
-        f"Figure. Micrographs (left) and the evidence that the network {name}, version {version}, found in them "
-        f"for the class it answered (right; {method} before the softmax). The colour scale runs from zero to the "
-        "value in the upper right corner of each map (logits); what does not speak for the class is not coloured. "
-        "The line in the micrograph marks half of the scale."
-    )
-    for one in found.shown:
+    unit = f" ({found.unit})" if found.unit else ""
+    network = f"the evidence that the network {name}, version {version}, found in them"
+    ends = f"The colour scale runs from zero to the value in the upper right corner of each map{unit}"
+    if found.map_of == EVERY:
+        yield (
+            f"Figure. Micrographs (first of each row) and {network} for each class, with its probability above "
+            f"({method}). {ends}, the same for all maps of one micrograph; what does not speak for a class is "
+            "not coloured. The line in the micrograph marks half of the scale, for the class answered."
+        )
+    else:
+        of = "the class it answered" if found.map_of == ANSWERED else f"the class {found.map_of}"
+        yield (
+            f"Figure. Micrographs (left) and {network} for {of} (right; {method}). {ends}; what does not speak for "
+            "the class is not coloured. The line in the micrograph marks half of the scale."
+        )
+    for one in {one.panel: one for one in found.shown}.values():
         bar = f"; scale bar {one.scale_bar}" if one.scale_bar else "; not calibrated"
         answer = said(one.answer, one.probability, one.decision)
         yield f"({one.panel}) {one.label}: answered {answer}, {'right' if one.right else 'wrong'}{bar}."

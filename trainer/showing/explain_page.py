@@ -1,4 +1,7 @@
-"""Pages of pairs: a micrograph and its evidence side by side, lettered, with what was answered above them.
+"""Pages of micrographs, each beside its evidence, lettered, with what was answered above them.
+
+Pairs of a micrograph and its map stand side by side; a micrograph with the maps of several classes has a row of its
+own, or as many as it needs, each map below its class and that one's probability.
 
 Only this module knows the arrangement, in millimetres on a page as wide as two columns of a journal.
 """
@@ -26,7 +29,6 @@ from trainer.showing.micrograph_panels import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -34,17 +36,30 @@ PANEL_DPI: Final = 300
 PAGE_MM: Final = 180.0
 _HIGHEST_MM: Final = 235.0
 _GAP_MM: Final = 1.0
+_CLASS_GAP_MM: Final = 2.5
 _BETWEEN_MM: Final = 5.0
 _HEAD_MM: Final = 7.6
 _BELOW_MM: Final = 4.0
 _FOOT_MM: Final = 11.0
 _EDGE_MM: Final = 1.0
+_NAME_MM: Final = 3.4
 _DECIDED: Final = {"accept": "accepted", "abstain": "abstained", "ungated": "not gated"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Shade:
+    """A micrograph covered by the evidence for one class: uint8 [rows, columns, RGB]."""
+
+    label: str
+    probability: float
+    pixels: NDArray[np.uint8]
+    scale: float | None
+    absence: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Exhibit:
-    """One classified micrograph, painted: `plain` and `covered` are uint8 [rows, columns, RGB]."""
+    """One classified micrograph, painted: `plain` is uint8 [rows, columns, RGB], with one map's outline."""
 
     file: str
     label: str
@@ -55,12 +70,12 @@ class Exhibit:
     decision: str
     reasons: tuple[str, ...]
     plain: NDArray[np.uint8]
-    covered: NDArray[np.uint8]
+    shades: tuple[Shade, ...]
     panel_pixel_nm: tuple[float, float] | None
     """Size of a pixel of the painted panels: rows, columns."""
     pixel_size_nm: tuple[float, float] | None
-    evidence_scale: float | None
-    absence: str
+    settings: str = ""
+    """Of the maps' method, in words."""
 
     @property
     def right(self) -> bool:
@@ -68,10 +83,18 @@ class Exhibit:
         return self.label == self.answer
 
 
-def panel_mm(columns: int) -> float:
-    """Width of one panel where `columns` pairs stand side by side."""
+def panel_mm(columns: int, classes: int = 1) -> float:
+    """Width of one panel: `columns` pairs stand side by side, or the maps of several classes fill the page."""
+    if classes > 1:
+        across = _across(columns, classes)
+        return (PAGE_MM - 2 * _EDGE_MM - (across - 1) * _CLASS_GAP_MM) / across
     pair = (PAGE_MM - 2 * _EDGE_MM - (columns - 1) * _BETWEEN_MM) / columns
     return (pair - _GAP_MM) / 2
+
+
+def _across(columns: int, classes: int) -> int:
+    """Panels in one line, of a micrograph and its maps of several classes."""
+    return min(2 * columns, 1 + classes)
 
 
 def letter(index: int) -> str:
@@ -82,15 +105,26 @@ def letter(index: int) -> str:
 
 def said(answer: str, probability: float, decision: str) -> str:
     """What was answered, in words."""
-    percent = "> 99 %" if probability > 0.995 else f"{probability:.0%}".replace("%", " %")
-    return f"{answer} ({percent}, {_DECIDED[decision]})"
+    return f"{answer} ({in_percent(probability)}, {_DECIDED[decision]})"
 
 
-def draw_pages(exhibits: Sequence[Exhibit], columns: int) -> tuple[list[Figure], list[str]]:
-    """Draw the pairs in order, as many rows a page as fit; also the length of each one's scale bar in words."""
-    room = panel_mm(columns)
-    rows = [exhibits[start : start + columns] for start in range(0, len(exhibits), columns)]
-    heights = [_HEAD_MM + _BELOW_MM + max(_height_mm(one, room) for one in row) for row in rows]
+def in_percent(probability: float) -> str:
+    """A probability in words, never 0 and never 100 %."""
+    if probability > 0.995:
+        return "> 99 %"
+    return f"{probability:.0%}".replace("%", " %") if probability >= 0.005 else "< 1 %"
+
+
+def draw_pages(exhibits: Sequence[Exhibit], columns: int, legend: str) -> tuple[list[Figure], list[str]]:
+    """Draw the exhibits in order, as many a page as fit; also the length of each one's scale bar in words.
+
+    `columns` pairs stand side by side; a micrograph with several maps has twice as many panels in a row. `legend`
+    says below the colours what they stand for.
+    """
+    classes = len(exhibits[0].shades)
+    room, across = panel_mm(columns, classes), 1 if classes > 1 else columns
+    rows = [exhibits[start : start + across] for start in range(0, len(exhibits), across)]
+    heights = [max(_height_mm(one, room, columns) for one in row) for row in rows]
     pages, bars, first = [], [], 0
     for last in _breaks(heights):
         page = blank_page(PAGE_MM, sum(heights[first:last]) + _FOOT_MM + 2 * _EDGE_MM)
@@ -98,15 +132,28 @@ def draw_pages(exhibits: Sequence[Exhibit], columns: int) -> tuple[list[Figure],
         for number in range(first, last):
             for column, exhibit in enumerate(rows[number]):
                 left = _EDGE_MM + column * (2 * room + _GAP_MM + _BETWEEN_MM)
-                bars.append(_draw_pair(page, (left, top), room, exhibit, letter(number * columns + column)))
+                name = letter(number * across + column)
+                if classes == 1:
+                    bars.append(_draw_pair(page, (left, top), room, exhibit, name))
+                else:
+                    bars.append(_draw_classes(page, (left, top), _across(columns, classes), exhibit, name))
             top += heights[number]
-        _draw_colour_bar(page, top)
+        _draw_colour_bar(page, top, legend)
         pages.append(page)
         first = last
     return pages, bars
 
 
-def _height_mm(exhibit: Exhibit, room: float) -> float:
+def _height_mm(exhibit: Exhibit, room: float, columns: int) -> float:
+    """Of all that belongs to an exhibit."""
+    panel = _panel_height_mm(exhibit, room)
+    if len(exhibit.shades) == 1:
+        return _HEAD_MM + panel + _BELOW_MM
+    lines = -(-(1 + len(exhibit.shades)) // _across(columns, len(exhibit.shades)))
+    return _HEAD_MM + lines * (_NAME_MM + panel) + _BELOW_MM
+
+
+def _panel_height_mm(exhibit: Exhibit, room: float) -> float:
     rows, columns = exhibit.plain.shape[:2]
     return float(room * rows / max(rows, columns))
 
@@ -125,14 +172,44 @@ def _breaks(heights: Sequence[float]) -> list[int]:
 def _draw_pair(page: Figure, at_mm: tuple[float, float], room: float, exhibit: Exhibit, name: str) -> str:
     left, top = at_mm
     _write_head(page, at_mm, 2 * room + _GAP_MM, exhibit, name)
-    height = _height_mm(exhibit, room)
-    plain = place_panel(page, (left, top + _HEAD_MM), (room, height), exhibit.plain)
-    covered = place_panel(page, (left + room + _GAP_MM, top + _HEAD_MM), (room, height), exhibit.covered)
-    _name_scale(covered, exhibit)
+    height, (shade,) = _panel_height_mm(exhibit, room), exhibit.shades
+    covered = place_panel(page, (left + room + _GAP_MM, top + _HEAD_MM), (room, height), shade.pixels)
+    write_in(covered, (0.97, 0.97), shade.absence or _scale_in_words(shade), ha="right", va="top")
+    return _draw_plain(page, (left, top + _HEAD_MM), (room, height), exhibit)
+
+
+def _draw_classes(page: Figure, at_mm: tuple[float, float], across: int, exhibit: Exhibit, name: str) -> str:
+    """The micrograph, then the map of each class under its name, `across` a line."""
+    left, top = at_mm
+    _write_head(page, at_mm, PAGE_MM - 2 * _EDGE_MM, exhibit, name)
+    step = (PAGE_MM - 2 * _EDGE_MM + _CLASS_GAP_MM) / across
+    room = step - _CLASS_GAP_MM
+    height = _panel_height_mm(exhibit, room)
+    places = [
+        (left + place % across * step, top + _HEAD_MM + place // across * (_NAME_MM + height))
+        for place in range(1 + len(exhibit.shades))
+    ]
+    for (x, y), shade in zip(places[1:], exhibit.shades, strict=True):
+        percent, answered = in_percent(shade.probability), shade.label == exhibit.answer
+        write(page, (x + room, y), percent, size=6.5, bold=answered, ha="right")
+        left_over = room - width_mm(percent, 6.5, bold=answered) - 1
+        write(page, (x, y), shade.label, size=6.5, bold=answered, room_mm=left_over)
+        panel = place_panel(page, (x, y + _NAME_MM), (room, height), shade.pixels)
+        words = shade.absence.replace(f" for {shade.label}", "") or _scale_in_words(shade)
+        write_in(panel, (0.97, 0.97), words, ha="right", va="top")
+    return _draw_plain(page, (left, places[0][1] + _NAME_MM), (room, height), exhibit)
+
+
+def _draw_plain(
+    page: Figure, at_mm: tuple[float, float], size_mm: tuple[float, float], exhibit: Exhibit
+) -> str:
+    plain = place_panel(page, at_mm, size_mm, exhibit.plain)
     rows, columns = exhibit.plain.shape[:2]
     bar = draw_scale_bar(plain, (rows, columns), exhibit.panel_pixel_nm)
-    if not bar:
-        write(page, (left, top + _HEAD_MM + height + 0.3), "not calibrated", colour=FAINT, size=5.5)
+    if not bar and len(exhibit.shades) == 1:
+        write(page, (at_mm[0], at_mm[1] + size_mm[1] + 0.3), "not calibrated", colour=FAINT, size=5.5)
+    elif not bar:  # another line of panels may follow below
+        write(page, at_mm, "not calibrated", colour=FAINT, size=5.5, va="bottom")
     return bar
 
 
@@ -148,15 +225,18 @@ def _write_head(page: Figure, at_mm: tuple[float, float], room: float, exhibit: 
     answer = f"answer: {said(exhibit.answer, exhibit.probability, exhibit.decision)}"
     reasons = ", ".join(reason.replace("_", " ") for reason in exhibit.reasons)
     words = f"{answer}: {reasons}" if reasons else answer
+    if len(exhibit.shades) == 1 and exhibit.shades[0].label != exhibit.answer:
+        words += f"; map: {exhibit.shades[0].label} ({in_percent(exhibit.shades[0].probability)})"
     write(page, (left, top + 4.1), words, colour=FAINT, size=6.5, room_mm=room)
 
 
-def _name_scale(axes: Axes, exhibit: Exhibit) -> None:
-    words = exhibit.absence if exhibit.evidence_scale is None else f"0 – {exhibit.evidence_scale:.1f}"
-    write_in(axes, (0.97, 0.97), words, ha="right", va="top")
+def _scale_in_words(shade: Shade) -> str:
+    if shade.scale is None:
+        return ""
+    return f"0 – {shade.scale:.1f}" if shade.scale >= 1 else f"0 – {shade.scale:.2g}"
 
 
-def _draw_colour_bar(page: Figure, top: float) -> None:
+def _draw_colour_bar(page: Figure, top: float, legend: str) -> None:
     """The agent's own colours over mid-grey, with the outline's level."""
     wide = 60.0
     left = (PAGE_MM - wide) / 2
@@ -166,7 +246,4 @@ def _draw_colour_bar(page: Figure, top: float) -> None:
     axes.axvline(CONTOUR_LEVEL, color=tuple(value / 255 for value in CONTOUR_COLOUR), linewidth=1.6)
     write(page, (left - 1.5, top + 0.8), "0", ha="right")
     write(page, (left + wide + 1.5, top + 0.8), "upper value in the map's corner")
-    words = (
-        "evidence for the class answered (logits); the line, also drawn in the micrograph: half of the scale"
-    )
-    write(page, (PAGE_MM / 2, top + 4.6), words, ha="center", colour=FAINT)
+    write(page, (PAGE_MM / 2, top + 4.6), legend, ha="center", colour=FAINT, room_mm=PAGE_MM - 2 * _EDGE_MM)

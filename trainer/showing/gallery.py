@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from edge_agent.classifier import Classifier
-from edge_agent.evidence import paint_panels, spread_evidence
+from edge_agent.classifier import Answer, Classifier, Prediction
+from edge_agent.evidence import Evidence, paint_panels, spread_evidence
 from edge_agent.heatmap import length_text, round_length
 from edge_agent.preprocessing import grey_field
 from trainer.scoring.evaluation import answer, readable
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edge_agent.classifier import Prediction
     from edge_agent.micrograph import Micrograph
     from edge_agent.model_bundle import Bundle
     from trainer.preparing.crops import DataSet
@@ -112,7 +111,8 @@ def draw_pictures(
 ) -> dict[int, Picture]:
     """Draw the sources at the places `wanted`; those in `large` also at twice the size."""
     places, larger = sorted(set(wanted)), set(large)
-    classifier = Classifier(bundle) if places else None
+    without_map = bundle.manifest.tensors.cam is None
+    classifier = Classifier(bundle, without_map=without_map) if places else None
     drawn: dict[int, Picture] = {}
     chosen = [sources[at] for at in places]
     for done, (at, (source, micrograph)) in enumerate(zip(places, readable(dataset, chosen), strict=True)):
@@ -125,7 +125,7 @@ def draw_pictures(
     return drawn
 
 
-def _picture(micrograph: Micrograph, prediction: Prediction, large: bool) -> Picture:
+def _picture(micrograph: Micrograph, prediction: Answer, large: bool) -> Picture:
     plain, both, scale = _panels(micrograph, prediction, _PANEL_PX)
     return Picture(
         small=_uri(both),
@@ -136,14 +136,17 @@ def _picture(micrograph: Micrograph, prediction: Prediction, large: bool) -> Pic
 
 
 def _panels(
-    micrograph: Micrograph, prediction: Prediction, longest_px: int
+    micrograph: Micrograph, prediction: Answer, longest_px: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], str]:
     """The plain micrograph, plain and covered beside or above each other, and what the scale bar stands for."""
     rows, columns = int(micrograph.pixels.shape[0]), int(micrograph.pixels.shape[1])
     shrink = longest_px / max(rows, columns)
     shape = (max(1, round(rows * shrink)), max(1, round(columns * shrink)))
     grey = grey_field(micrograph.pixels, prediction.field.contrast, shape)
-    plain, covered = paint_panels(grey, spread_evidence(prediction.cam, (rows, columns), shape))
+    evidence = Evidence(None, 0.0)  # where the network gives no map, both panels are plain
+    if isinstance(prediction, Prediction):
+        evidence = spread_evidence(prediction.cam, (rows, columns), shape)
+    plain, covered = paint_panels(grey, evidence)
     _frame(plain, covered, prediction, (rows, columns))
     bare = np.repeat(np.rint(grey * 255).astype(np.uint8)[:, :, None], 3, axis=2)
     plain, scale = _with_scale_bar(plain, micrograph)
@@ -154,13 +157,14 @@ def _panels(
 
 
 def _frame(
-    plain: NDArray[np.uint8], covered: NDArray[np.uint8], prediction: Prediction, field_shape: tuple[int, int]
+    plain: NDArray[np.uint8], covered: NDArray[np.uint8], prediction: Answer, field_shape: tuple[int, int]
 ) -> None:
     """Outline what the network was shown, where that is not the whole field."""
     rows, columns = field_shape
-    x0, y0, x1, y1 = prediction.cam.box_px
-    if (x0, y0, x1, y1) == (0, 0, columns, rows):
+    boxes = {tile.box_px for tile in prediction.tiles}
+    if len(boxes) > 1 or boxes == {(0, 0, columns, rows)}:
         return
+    ((x0, y0, x1, y1),) = boxes
     for panel in (plain, covered):
         left, right = (min(panel.shape[1] - 1, round(x * panel.shape[1] / columns)) for x in (x0, x1))
         top, bottom = (min(panel.shape[0] - 1, round(y * panel.shape[0] / rows)) for y in (y0, y1))

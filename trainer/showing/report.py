@@ -7,9 +7,6 @@ says what is missing. Only this module knows what goes on the page; the words st
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,6 +28,8 @@ from trainer.scoring.figures import figures
 from trainer.scoring.intervals import share_interval
 from trainer.showing import charts
 from trainer.showing.chart_style import figure_svg, percent, short
+from trainer.showing.class_counts import class_counts
+from trainer.showing.faithfulness_section import faithfulness_section
 from trainer.showing.gallery import choose, draw_pictures
 from trainer.showing.learning_curve_chart import draw_learning_curve
 
@@ -43,12 +42,12 @@ if TYPE_CHECKING:
     from trainer.scoring.embedding import EmbeddingMap
     from trainer.scoring.evaluation import Evaluation
     from trainer.scoring.figures import Figures, Scored
+    from trainer.showing.faithfulness_section import FaithfulnessSection
     from trainer.showing.gallery import Choice, Picture
 
     Progress = Callable[[str, int, int], None]
 
 _TEMPLATE: Final = "report.html"
-_LABELS: Final = "labels.csv"
 _CURVE_STORE: Final = "learning_curve"
 """Folder in the data set."""
 _STRANGERS: Final = 8
@@ -102,8 +101,9 @@ def write_report(
     data, absence = _dataset(evaluation, dataset)
     pictures = _pictures(bundle, evaluation, data, absence, seed, progress)
     shown = _curve(bundle, data, curve, measure_curve, seed, progress)
+    faithful = faithfulness_section(bundle, data, progress)
     progress("charts", 0, 1)
-    text: str = _template().render(_page(bundle, evaluation, data, pictures, shown))
+    text: str = _template().render(_page(bundle, evaluation, data, pictures, shown, faithful))
     progress("charts", 1, 1)
     try:
         write_durably(target, text.encode("utf-8", "replace"))
@@ -218,6 +218,7 @@ def _page(
     data: DataSet | None,
     pictures: _Pictures,
     curve: LearningCurve | str,
+    faithful: FaithfulnessSection,
 ) -> dict[str, object]:
     """Everything that the template names."""
     known = _figures(evaluation)
@@ -232,12 +233,13 @@ def _page(
         "wrong": known.micrographs - sum(known.confusion[at][at] for at in range(len(evaluation.labels))),
         "highest_error": 1 - share_interval(known.micrographs, known.micrographs)[0],
         "limits": _limits(bundle.manifest, known),
-        "charts": _charts(evaluation, known, pictures, training, curve),
+        "charts": _charts(evaluation, known, pictures, training, curve, faithful),
         "curve": curve,
         "pictures": pictures,
+        "faithful": faithful,
         "training": training,
         "training_absence": training_absence,
-        "counts": _counts(bundle, data),
+        "counts": class_counts(bundle, data),
         "dropped": dropped_files(data.crops) if data is not None else None,
         "data": data,
         "parts": PARTS,
@@ -303,6 +305,7 @@ def _charts(
     pictures: _Pictures,
     training: TrainingFacts | None,
     curve: LearningCurve | str,
+    faithful: FaithfulnessSection,
 ) -> dict[str, Any]:
     """SVG by name; a chart that has nothing to show is not there."""
     from markupsafe import Markup
@@ -331,6 +334,7 @@ def _charts(
     if evaluation.cross_validation is not None:
         pooled = evaluation.cross_validation.pooled
         drawn["folds confusion"] = charts.confusion_chart(pooled, tuple(pooled.classes), "folds-confusion")
+    drawn |= faithful.charts
     return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704 - matplotlib escapes what it writes
 
 
@@ -361,30 +365,6 @@ def _accuracy_rows(
         )
         rows += [(f"fold {number}", value, None) for number, value in enumerate(folds.by_fold, start=1)]
     return rows
-
-
-def _counts(bundle: Bundle, data: DataSet | None) -> list[tuple[str, dict[str, int], int]]:
-    """Micrographs by class and part, and groups by class: from the data set, or from the bundle's own table."""
-    rows = (
-        [(crop.source, crop.label, crop.group, str(crop.part)) for crop in data.kept]
-        if data is not None
-        else _recorded_labels(bundle)
-    )
-    found = []
-    for label in sorted({row[1] for row in rows}):
-        mine = {(source, part) for source, its, _, part in rows if its == label}
-        groups = len({group for _, its, group, _ in rows if its == label})
-        found.append((label, dict(Counter(part for _, part in mine)), groups))
-    return found
-
-
-def _recorded_labels(bundle: Bundle) -> list[tuple[str, str, str, str]]:
-    if _LABELS not in bundle.manifest.sha256:
-        return []
-    text = (bundle.path / _LABELS).read_text(encoding="utf-8-sig")
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = ("file", "label", "group", "part")
-    return [tuple(row.get(name) or "" for name in columns) for row in reader]  # type: ignore[misc]
 
 
 @cache
