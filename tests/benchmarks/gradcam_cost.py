@@ -98,7 +98,9 @@ def compare(model: Any, layer: str, place: Path, runs: int) -> None:
     best = times["ONNX Runtime, network and map"]
     for name, milliseconds in times.items():
         print(f"{name:40} {milliseconds:8.1f} ms  {milliseconds / best:6.2f} x")
-    seen, expected = classifier.infer(picture[None, None])[1][0, 0], origin_map(model, layer, coloured)
+    probabilities, maps = classifier.infer(picture[None, None])
+    seen = maps[0, probabilities[0].argmax() if maps.shape[1] > 1 else 0]
+    expected = origin_map(model, layer, coloured)
     agreement = np.corrcoef(seen.ravel(), expected.ravel())[0, 1]
     print(f"correlation of both maps (the origin's starts at the probability): {agreement:.6f}")
 

@@ -23,7 +23,6 @@ import numpy as np
 
 from edge_agent.model_bundle import Cam, Tensor
 from trainer.exporting.back_propagation import Tape, back_propagate
-from trainer.exporting.bundle_writer import onnx_session
 from trainer.exporting.cam_head import (
     CAM,
     CAM_EVERY_CLASS,
@@ -33,13 +32,13 @@ from trainer.exporting.cam_head import (
     drop_unused_domains,
 )
 from trainer.exporting.closed_form import can_pass
+from trainer.exporting.head_part import HeadPart
 from trainer.exporting.head_walk import Head, find_head
 from trainer.exporting.node_writer import NodeWriter
 from trainer.exporting.onnx_graph import GraphError, NoClosedForm, OnnxGraph
+from trainer.exporting.pooled_weights import mean_derivative
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from edge_agent.model_bundle import Bundle
     from trainer.exporting.back_propagation import Adjoint
 
@@ -110,6 +109,12 @@ def append_maps(
     ):  # a few numbers for each class: all of them cost next to nothing
         _write_map(every, head, adjoint, chosen, CAM)
         return _finished(model, head, chosen, (every,))
+    if chosen == "gradcam":
+        pooled = _tape(model, head, "cam_of_each", head.labels)
+        mean = mean_derivative(pooled, model, head, _seed(pooled.write, head, start))
+        if mean is not None:
+            _write_map(pooled, head, mean, chosen, CAM)
+            return _finished(model, head, chosen, (pooled,))
     _write_map(every, head, adjoint, chosen, CAM_EVERY_CLASS)
     winner = _tape(model, head, "cam_of_winner", 1)
     _write_map(winner, head, back_propagate(winner, head, _winning_seed(winner.write, head)), chosen, CAM)
@@ -227,45 +232,6 @@ def _with_exact_cam(model: Any, head: Head, tape: Tape, adjoint: Adjoint) -> Map
         ),
         head=None,
     )
-
-
-class HeadPart:
-    """What some tensors behind the feature map become, for features that are given: [n, labels] and the like."""
-
-    def __init__(
-        self,
-        model: Any,  # noqa: ANN401
-        head: Head,
-        names: tuple[str, ...],
-        tape: Tape | None = None,
-    ) -> None:
-        import onnx
-        from onnx import TensorProto, helper
-
-        graph = OnnxGraph(model)
-        written = list(tape.write.nodes) if tape else []
-        read = {head.logits, *(name for node in written for name in node.input)}
-        wanted = {id(node) for name in read for node in graph.upstream(name, head.features)}
-        nodes = [node for node in model.graph.node if id(node) in wanted] + written
-        used = {name for node in nodes for name in node.input}
-        size = list(head.shapes[head.features])
-        whole = helper.make_graph(
-            nodes,
-            "part",
-            [helper.make_tensor_value_info(head.features, TensorProto.FLOAT, size)],
-            [onnx.ValueInfoProto(name=name) for name in names],
-            [
-                *(one for one in model.graph.initializer if one.name in used),
-                *(tape.write.constants if tape else ()),
-            ],
-        )
-        part = helper.make_model(whole, opset_imports=model.opset_import, ir_version=model.ir_version)
-        self._session = onnx_session(part.SerializeToString())
-        self._names, self._input = list(names), head.features
-
-    def __call__(self, features: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Values of the tensors, in order."""
-        return list(self._session.run(self._names, {self._input: features}))
 
 
 def _cut_behind(model: Any, head: Head, channels: int) -> None:  # noqa: ANN401
