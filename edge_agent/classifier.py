@@ -74,7 +74,10 @@ def with_map(answer: Answer, cam: CamMap) -> Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Result of the golden replay: largest absolute differences from what was exported."""
+    """Result of the golden replay: largest differences from what was exported.
+
+    That of the map is a fraction of a case's largest evidence (of 1, where that is smaller).
+    """
 
     cases: int
     probabilities: float
@@ -293,10 +296,10 @@ class Classifier:
                     )
                     if cam is None:
                         continue
-                    worst_cam = max(worst_cam, _apart(cam, stored[f"cam_{case}"]))
+                    worst_cam = max(worst_cam, _apart_of_peak(cam, stored[f"cam_{case}"]))
                     if f"cam_every_class_{case}" in stored:
                         every = self.infer(inputs, every_class=True)[1]
-                        worst_cam = max(worst_cam, _apart(every, stored[f"cam_every_class_{case}"]))
+                        worst_cam = max(worst_cam, _apart_of_peak(every, stored[f"cam_every_class_{case}"]))
         except Exception as error:  # what a damaged archive or an unfit input raises is nobody's contract
             raise BundleRefused(f"{file}: the golden cases cannot be replayed ({error})") from error
         return Replay(golden.cases, worst_probability, worst_cam, golden.tolerance)
@@ -325,6 +328,11 @@ def _apart(seen: NDArray[np.float32] | None, expected: NDArray[np.float32]) -> f
         raise ValueError(f"an output has shape {shape}, the golden file {expected.shape}")
     worst = float(np.abs(seen - expected).max())
     return worst if np.isfinite(worst) else float("inf")
+
+
+def _apart_of_peak(seen: NDArray[np.float32] | None, expected: NDArray[np.float32]) -> float:
+    """Evidence has no bound, and rounding grows with it: a fraction of its largest value, at the least of 1."""
+    return _apart(seen, expected) / max(1.0, float(np.abs(expected).max()))
 
 
 def _by_box(tiles: Tiles, probabilities: NDArray[np.float32]) -> tuple[TilePrediction, ...]:

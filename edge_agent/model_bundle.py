@@ -164,7 +164,10 @@ class Parity(_Part):
 
 
 class Golden(_Part):
-    """The replay that proves a PC computes what was exported."""
+    """The replay that proves a PC computes what was exported.
+
+    `tolerance` holds for probabilities, and for the map as a fraction of a case's largest evidence.
+    """
 
     cases: int = Field(ge=0)
     tolerance: float = Field(ge=0)

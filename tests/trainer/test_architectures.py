@@ -263,3 +263,8 @@ def test_long_lists_of_names_are_read_in_all_their_parts(tmp_path: Path) -> None
         weights = from_hdf5(file, path)
         assert [one.label for one in weights.layers] == ["conv", "dense"]
         assert weights.read(weights.layers[1].tensors[0].key).shape == (3, CLASSES)
+
+
+def test_the_trainer_s_own_way_to_write_it_is_understood(tmp_path: Path) -> None:
+    assert known_architecture("inceptionv3-mixed7", tmp_path, "weights") == ("InceptionV3", "mixed7")
+    assert known_architecture("Inception-V3", tmp_path, "weights") == ("InceptionV3", None)

@@ -142,6 +142,19 @@ def test_keras_vis_a_tape_and_the_graph_agree_on_real_crops(shared_data: Path, t
             assert apart <= RELATIVE, name
 
 
+def test_keras_s_gelu_which_onnx_does_not_know(tmp_path: Path) -> None:
+    import keras
+    from keras import layers
+
+    photo = keras.Input((PX, PX, 1))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(photo))
+    keras.Model(photo, layers.Dense(CLASSES, "softmax")(layers.Dense(8, "gelu")(x))).save(
+        tmp_path / "gelu.keras"
+    )
+    bundle = import_checkpoint(tmp_path / "gelu.keras", tmp_path / "bundle", order())
+    assert "Erf" in bundle.manifest.cam.description
+
+
 def saved(model: Any, folder: Path) -> Path:
     file = folder / "model.onnx"
     file.write_bytes(model.SerializeToString())

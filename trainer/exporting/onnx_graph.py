@@ -39,7 +39,7 @@ class OnnxGraph:
         self._tensors: dict[str, Any] = {tensor.name: tensor for tensor in model.graph.initializer}
         self._constant: dict[str, bool] = {}
         for node in model.graph.node:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
                 self._tensors[node.output[0]] = node.attribute[0].t
 
     @property

@@ -32,6 +32,8 @@ BACKBONES: Final = {
 }
 """Names for --architecture, and what keras.applications calls them. ConvNeXt and NASNet are left out:
 Keras 3 builds them otherwise than Keras 2 did."""
+_ORIGIN_PX: Final = 150
+"""What is taken where no size is given and this one fits: the origin's."""
 _HOW: Final = "--architecture NAME[:LAYER], such as inceptionv3:mixed7"
 _LARGEST_PX: Final = 4096
 
@@ -72,13 +74,20 @@ def known_architecture(text: str | None, source: Path, kind: str) -> tuple[str, 
             f"{source}: {kind}, without the network that they belong to; name it with {_HOW}"
         )
     name, _, layer = text.partition(":")
-    plain = name.strip().lower().replace("-", "").replace("_", "")
+    plain = _plain(name)
+    if plain not in BACKBONES and not layer and _plain(name.rpartition("-")[0]) in BACKBONES:
+        name, _, layer = text.rpartition("-")  # as edge-trainer train calls its own: inceptionv3-mixed7
+        plain = _plain(name)
     if plain not in BACKBONES:
         near = difflib.get_close_matches(plain, BACKBONES, 3, 0.5) or sorted(BACKBONES)
         raise ForeignModelError(
             f"--architecture {text}: {name!r} is not known; {_HOW}; known: {', '.join(near)}"
         )
     return BACKBONES[plain], layer.strip() or None
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-", "").replace("_", "")
 
 
 def rebuild(
@@ -269,23 +278,22 @@ def _cells(backbone: _Backbone, first: StoredLayer) -> int | None:
 
 
 def _fitting_size(backbone: _Backbone, cells: int, input_px: int | None) -> int:
-    """The side of the pictures whose map has so many cells; it is asked for where several have."""
-    if input_px is not None and _side(backbone, input_px) == cells:
-        return input_px
+    """The side of the pictures whose map has so many cells; where several have, the origin's, or it is asked."""
+    for px in (input_px,) if input_px is not None else (_ORIGIN_PX,):
+        if _side(backbone, px) == cells:
+            return px
     first, last = _first_px(backbone, cells), _first_px(backbone, cells + 1) - 1
     if first > last or _side(backbone, first) != cells:
         raise ForeignModelError(
-            f"{backbone.source}: its first dense layer takes {cells} x {cells} cells, which "
-            f"{backbone.title} gives for no "
-            f"size; give another LAYER: {_HOW}"
+            f"{backbone.source}: its first dense layer takes {cells} x {cells} cells, which {backbone.title} "
+            f"gives for no size; give another LAYER: {_HOW}"
         )
     if input_px is None and first == last:
         return first
     seen = f"--input-size {input_px} does not fit" if input_px is not None else "--input-size is not given"
     raise ForeignModelError(
-        f"{backbone.source}: {seen}: its first dense layer takes {cells} x {cells} cells, which "
-        f"{backbone.title} gives for "
-        f"pictures of {first} to {last} px; give --input-size, the size that it was trained with"
+        f"{backbone.source}: {seen}: its first dense layer takes {cells} x {cells} cells, which {backbone.title} "
+        f"gives for pictures of {first} to {last} px; give --input-size, the size that it was trained with"
     )
 
 

@@ -192,6 +192,7 @@ def converted(graph: LooseGraph) -> Any:  # noqa: ANN401 - a ModelProto
         GraphUnusable: an operation has no ONNX form.
 
     """
+    import onnx
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
@@ -203,7 +204,9 @@ def converted(graph: LooseGraph) -> Any:  # noqa: ANN401 - a ModelProto
         opset=OPSET,
         tensors_to_rename={f"{graph.picture}:0": INPUT, graph.output: OUTPUT},
     )
-    foreign = sorted({node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")})
+    _write_out(model)
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    foreign = sorted({node.op_type for node in model.graph.node if node.domain or node.op_type not in known})
     if foreign:
         raise GraphUnusable(f"these TensorFlow operations have no ONNX form: {', '.join(foreign)}")
     _flatten_plainly(model)
@@ -211,6 +214,26 @@ def converted(graph: LooseGraph) -> Any:  # noqa: ANN401 - a ModelProto
     _fold(model, weights)
     _store(model, weights)
     return model
+
+
+def _write_out(model: Any) -> None:  # noqa: ANN401
+    """Write erfc(x), which ONNX does not have, as 1 - erf(x): Keras computes its gelu so."""
+    import onnx
+
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        if node.op_type != "Erfc":
+            nodes.append(node)
+            continue
+        out = node.output[0]
+        nodes += [
+            onnx.helper.make_node("Constant", [], [f"{out}/one"], value_float=1.0),
+            onnx.helper.make_node("Erf", list(node.input), [f"{out}/erf"], f"{out}/erf"),
+            onnx.helper.make_node("Sub", [f"{out}/one", f"{out}/erf"], [out], f"{out}/sub"),
+        ]
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
 
 
 def _flatten_plainly(model: Any) -> None:  # noqa: ANN401
