@@ -46,7 +46,8 @@ def mean_derivative(tape: Tape, model: Any, head: Head, seed: str) -> Adjoint | 
 
 def _first_dense(tape: Tape, head: Head) -> tuple[list[Any], Any]:
     """Nodes that only put the features into another order, and the dense layer behind them."""
-    name, way = head.features, []
+    name = head.features
+    way: list[Any] = []
     while True:
         readers = [node for node in head.nodes if name in tape.graph.flows(node)]
         if len(readers) != 1:
