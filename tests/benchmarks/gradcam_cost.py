@@ -82,9 +82,10 @@ def pooled(*, small: bool) -> tuple[Any, str]:
 def compare(model: Any, layer: str, place: Path, runs: int) -> None:
     place.mkdir()
     model.save(place / "model.keras")
-    seconds, gibibytes = imported(place / "model.keras", place / "bundle", "gradcam")
-    print(f"import-checkpoint: {seconds:.1f} s, peak memory {gibibytes:.2f} GiB")
-    classifier = opened(place / "bundle")
+    for method in ("gradcam", "auto"):
+        seconds, gibibytes = imported(place / "model.keras", place / method, method)
+        print(f"import-checkpoint --method {method}: {seconds:.1f} s, peak memory {gibibytes:.2f} GiB")
+    classifier, by_itself = opened(place / "gradcam"), opened(place / "auto")
     side = classifier.bundle.manifest.preprocessing.input_px
     picture = np.random.default_rng(0).random((side, side)).astype(np.float32)
     coloured = np.repeat(picture[None, :, :, None], 3, axis=-1)
@@ -92,12 +93,15 @@ def compare(model: Any, layer: str, place: Path, runs: int) -> None:
         "GradientTape, the origin's function": lambda: origin_heatmap(model, layer, coloured),
         "tf-keras-vis Gradcam": keras_vis(model, layer, coloured),
         "ONNX Runtime, network alone": bare(classifier, picture),
-        "ONNX Runtime, network and map": lambda: classifier.infer(picture[None, None]),
+        "ONNX Runtime, network and Grad-CAM": lambda: classifier.infer(picture[None, None]),
+        f"ONNX Runtime, network and {by_itself.bundle.manifest.cam.method} (auto)": lambda: by_itself.infer(
+            picture[None, None]
+        ),
     }
     times = in_turns(chains, runs)
-    best = times["ONNX Runtime, network and map"]
+    best = times["ONNX Runtime, network and Grad-CAM"]
     for name, milliseconds in times.items():
-        print(f"{name:40} {milliseconds:8.1f} ms  {milliseconds / best:6.2f} x")
+        print(f"{name:46} {milliseconds:8.1f} ms  {milliseconds / best:6.2f} x")
     probabilities, maps = classifier.infer(picture[None, None])
     seen = maps[0, probabilities[0].argmax() if maps.shape[1] > 1 else 0]
     expected = origin_map(model, layer, coloured)

@@ -18,6 +18,7 @@ from edge_agent.files import FileStamp, SourceFile
 from edge_agent.micrograph import Instrument, Micrograph
 from edge_agent.model_bundle import Bundle, BundleRefused, open_bundle
 from edge_agent.preprocessing import Preprocessing, TilePlan, compose_cam, cut_tiles
+from edge_agent.processes import process_limits
 from edge_agent.simulation import draw_field
 
 if TYPE_CHECKING:
@@ -229,6 +230,7 @@ def test_the_commands_refuse_it_in_one_line(
 ):
     (tmp_path / "a.dm3").write_bytes(micrograph_bytes)
     where = [] if command == "check" else [str(tmp_path)]
+    monkeypatch.setattr(process_limits, "lower_priority", lambda: None)  # this process runs more tests
     monkeypatch.setattr("sys.argv", ["edge-agent", command, *where, "--model", str(forms["no map"])])
 
     with pytest.raises(SystemExit) as ended:

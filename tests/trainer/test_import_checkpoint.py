@@ -18,6 +18,7 @@ from test_foreign_graph import network
 
 from edge_agent.classifier import Classifier
 from edge_agent.micrograph import read_micrograph
+from trainer.exporting.cam_graph import by_method
 from trainer.importing import import_checkpoint as importing
 from trainer.importing.foreign_file import ForeignModelError
 from trainer.importing.import_checkpoint import ImportOrder, import_checkpoint
@@ -140,6 +141,17 @@ def test_keras_vis_a_tape_and_the_graph_agree_on_real_crops(shared_data: Path, t
         for name, maps in others.items():
             apart = np.abs(raw - maps[index]).max() / np.abs(maps[index]).max()
             assert apart <= RELATIVE, name
+    by_place = by_method(bundle, "hirescam")  # lays the dense layer out by places; then back again
+    again = Classifier(by_method(by_place, "gradcam"))
+    one = np.load(tmp_path / "pictures.npy")[:1, None]
+    for (seen, cam), (expected, expected_cam) in (
+        (again.infer(one), classifier.infer(one)),
+        (Classifier(by_method(by_place, "hirescam")).infer(one), Classifier(by_place).infer(one)),
+    ):
+        assert cam is not None
+        assert expected_cam is not None
+        np.testing.assert_allclose(seen, expected, atol=1e-5)
+        np.testing.assert_allclose(cam, expected_cam, atol=1e-4 * np.abs(expected_cam).max())
 
 
 def test_keras_s_gelu_which_onnx_does_not_know(tmp_path: Path) -> None:

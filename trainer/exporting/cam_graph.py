@@ -32,11 +32,18 @@ from trainer.exporting.cam_head import (
     drop_unused_domains,
 )
 from trainer.exporting.closed_form import can_pass
+from trainer.exporting.flattened_map import (
+    Flattened,
+    flatten_again,
+    flattened,
+    lay_out_by_places,
+    mean_derivative,
+    shares_map,
+)
 from trainer.exporting.head_part import HeadPart
 from trainer.exporting.head_walk import Head, find_head
 from trainer.exporting.node_writer import NodeWriter
 from trainer.exporting.onnx_graph import GraphError, NoClosedForm, OnnxGraph
-from trainer.exporting.pooled_weights import mean_derivative
 
 if TYPE_CHECKING:
     from edge_agent.model_bundle import Bundle
@@ -109,12 +116,9 @@ def append_maps(
     ):  # a few numbers for each class: all of them cost next to nothing
         _write_map(every, head, adjoint, chosen, CAM)
         return _finished(model, head, chosen, (every,))
-    if chosen == "gradcam":
-        pooled = _tape(model, head, "cam_of_each", head.labels)
-        mean = mean_derivative(pooled, model, head, _seed(pooled.write, head, start))
-        if mean is not None:
-            _write_map(pooled, head, mean, chosen, CAM)
-            return _finished(model, head, chosen, (pooled,))
+    found = flattened(model, head)
+    if found is not None and (chosen == "gradcam" or lay_out_by_places(model, head, found)):
+        return _with_flattened_map(model, head, found, chosen)
     _write_map(every, head, adjoint, chosen, CAM_EVERY_CLASS)
     winner = _tape(model, head, "cam_of_winner", 1)
     _write_map(winner, head, back_propagate(winner, head, _winning_seed(winner.write, head)), chosen, CAM)
@@ -208,6 +212,21 @@ def _write_map(tape: Tape, head: Head, adjoint: Adjoint, method: Method, out: st
     write("Reshape", flat, grid, out=out)
 
 
+def _with_flattened_map(model: Any, head: Head, found: Flattened, method: Method) -> MappedGraph:  # noqa: ANN401
+    """Write the map of every class from the first dense layer's weights by place; it costs next to nothing."""
+    described = _described(head, method)
+    tape = _tape(model, head, "cam_of_each", head.labels)
+    seed = _seed(tape.write, head, "logit")
+    if method == "gradcam":
+        _write_map(tape, head, mean_derivative(tape, head, found, seed), method, CAM)
+    else:
+        cells = tape.write("Mul", shares_map(tape, head, found, seed), tape.write.number(found.places))
+        grid = head.shapes[head.features][2:] if head.layout == "NCHW" else head.shapes[head.features][1:3]
+        tape.write.reshape(cells, (0, head.labels, *grid), out=CAM)
+    prune(model)
+    return replace(_finished(model, replace(head, nodes=()), method, (tape,)), description=described)
+
+
 def _with_exact_cam(model: Any, head: Head, tape: Tape, adjoint: Adjoint) -> MappedGraph:  # noqa: ANN401
     """Replace the head by a 1x1 convolution, whose mean is the logit: the same weights, once, in another order."""
     shape = head.shapes[head.features]
@@ -274,6 +293,8 @@ def _take_map_out(model: Any, tensor: str) -> str | None:  # noqa: ANN401
     del model.graph.output[:]
     model.graph.output.extend(kept)
     prune(model)
+    flatten_again(model, tensor)
+    prune(model)
     for node in model.graph.node:  # the name is needed for the new map
         node.name = "class_maps" if node.name == CAM else node.name
         for names in (node.input, node.output):
@@ -308,14 +329,16 @@ def _finished(model: Any, head: Head, method: Method, tapes: tuple[Tape, ...]) -
         labels=head.labels,
         winner_only=len(tapes) > 1,
         fixed_size=any(tape.fixed for tape in tapes),
-        description=_described(head, method, shape),
+        description=_described(head, method),
         head=head,
     )
 
 
-def _described(head: Head, method: Method, shape: tuple[int, ...]) -> str:
+def _described(head: Head, method: Method) -> str:
     way = ", ".join(dict.fromkeys(node.op_type for node in head.nodes))
+    shape = head.shapes[head.features]
+    channels, rows, columns = shape[1:] if head.layout == "NCHW" else (shape[3], shape[1], shape[2])
     return (
-        f"{_NAMES[method]} from the logit, in closed form through {way}; feature map of {shape[1]} channels, "
-        f"{shape[2]} x {shape[3]} cells; in logits, signed."
+        f"{_NAMES[method]} from the logit, in closed form through {way}; feature map of {channels} channels, "
+        f"{rows} x {columns} cells; in logits, signed."
     )

@@ -64,8 +64,10 @@ class NodeWriter:
         limits = [self.constant(np.array([value], np.int64)) for value in (start, end, axis)]
         return self("Slice", name, *limits)
 
-    def reduce(self, operator: str, name: str, axes: tuple[int, ...], *, keep: bool = False) -> str:
+    def reduce(
+        self, operator: str, name: str, axes: tuple[int, ...], *, keep: bool = False, out: str | None = None
+    ) -> str:
         """Take axes of a tensor together."""
         if self.opset >= _AXES_AS_INPUT_SINCE[operator]:
-            return self(operator, name, self.constant(np.array(axes, np.int64)), keepdims=int(keep))
-        return self(operator, name, axes=list(axes), keepdims=int(keep))
+            return self(operator, name, self.constant(np.array(axes, np.int64)), out=out, keepdims=int(keep))
+        return self(operator, name, out=out, axes=list(axes), keepdims=int(keep))
