@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 from foreign_models import CLASSES, INCEPTION_PX, LEGACY, PX, legacy_models, small_network, small_onnx
 from onnx import helper
@@ -22,6 +23,7 @@ from trainer.exporting.cam_graph import by_method
 from trainer.importing import import_checkpoint as importing
 from trainer.importing.foreign_file import ForeignModelError
 from trainer.importing.import_checkpoint import ImportOrder, import_checkpoint
+from trainer.scoring.randomisation import redrawn, weight_layers
 
 if TYPE_CHECKING:
     from edge_agent.model_bundle import Bundle
@@ -141,9 +143,14 @@ def test_keras_vis_a_tape_and_the_graph_agree_on_real_crops(shared_data: Path, t
         for name, maps in others.items():
             apart = np.abs(raw - maps[index]).max() / np.abs(maps[index]).max()
             assert apart <= RELATIVE, name
+    layers = weight_layers(onnx.load_model_from_string(bundle.model_bytes), "probabilities")
+    drawn = redrawn(bundle, [name for layer in layers for name in layer], seed=0)
+    one = np.load(tmp_path / "pictures.npy")[:1, None]
+    np.testing.assert_allclose(
+        Classifier(drawn).infer(one)[1], Classifier(by_method(drawn, "gradcam")).infer(one)[1], rtol=1e-4
+    )
     by_place = by_method(bundle, "hirescam")  # lays the dense layer out by places; then back again
     again = Classifier(by_method(by_place, "gradcam"))
-    one = np.load(tmp_path / "pictures.npy")[:1, None]
     for (seen, cam), (expected, expected_cam) in (
         (again.infer(one), classifier.infer(one)),
         (Classifier(by_method(by_place, "hirescam")).infer(one), Classifier(by_place).infer(one)),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from trainer.exporting.cam_graph import by_method
 from trainer.scoring.deletion import mean_interval
 
 if TYPE_CHECKING:
@@ -144,7 +145,9 @@ def redrawn(bundle: Bundle, names: Iterable[str], seed: int) -> Bundle:
         if constant.name in wanted:
             values = _drawn_like(numpy_helper.to_array(constant), [seed, zlib.crc32(constant.name.encode())])
             constant.CopyFrom(numpy_helper.from_array(values, constant.name))
-    return replace(bundle, model_bytes=model.SerializeToString())
+    drawn = replace(bundle, model_bytes=model.SerializeToString())
+    # Grad-CAM behind a flattened map holds averages of a weight as numbers of their own: made anew with it.
+    return by_method(drawn, "gradcam") if bundle.manifest.cam.method == "gradcam" else drawn
 
 
 def _drawn_like(values: NDArray[Any], seed: list[int]) -> NDArray[Any]:
