@@ -28,6 +28,8 @@ MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
 GOLDEN: Final = "golden.npz"
 SCHEMA: Final = "scopewatch.bundle/1"
+UNKNOWN_DATASET: Final = "not known"
+"""The data set's fingerprint in the bundle of a network that was trained elsewhere."""
 LARGEST_FILE_BYTES: Final = 1 << 30
 _NAME: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _VERSION: Final = r"^[0-9]+(\.[0-9]+){0,2}([a-z0-9.+-]*)?$"

@@ -21,7 +21,7 @@ from edge_agent.classifier import Classifier
 from edge_agent.decision import Decision, decide
 from edge_agent.heatmap import draw_heatmap
 from edge_agent.micrograph import read_micrograph
-from edge_agent.model_bundle import open_bundle
+from edge_agent.model_bundle import UNKNOWN_DATASET, open_bundle
 from trainer.exporting import cam_graph
 from trainer.scoring import occlusion
 from trainer.showing import explain as module
@@ -555,3 +555,15 @@ def test_maps_of_classes_fill_the_width(columns: int, classes: int) -> None:
 def test_pairs_fill_the_width(columns: int) -> None:
     pair = 2 * panel_mm(columns) + 1
     assert columns * pair + (columns - 1) * 5 + 2 == pytest.approx(180)
+
+
+@pytest.mark.usefixtures("unsaved")
+def test_the_caption_says_that_a_network_was_trained_elsewhere(
+    toy_bundle: Path, dataset: DataSet, tmp_path: Path
+) -> None:
+    copy = tmp_path / "foreign"
+    shutil.copytree(toy_bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"dataset_fingerprint": UNKNOWN_DATASET}))
+    caption = explain(copy, dataset, tmp_path / "out", count=1, part="test", classes=["disc"]).caption
+    assert "The network was trained elsewhere." in caption

@@ -19,6 +19,7 @@ from test_foreign_graph import network
 
 from edge_agent.classifier import Classifier
 from edge_agent.micrograph import read_micrograph
+from edge_agent.model_bundle import UNKNOWN_DATASET
 from trainer.exporting.cam_graph import by_method
 from trainer.importing import import_checkpoint as importing
 from trainer.importing.foreign_file import ForeignModelError
@@ -76,6 +77,7 @@ def test_a_keras_archive_becomes_a_bundle_that_answers_and_points(
     assert manifest.parity.cam <= (manifest.parity.cam_tolerance or 0)
     assert "Keras 3 archive, SHA-256" in manifest.network.weights_origin
     assert Classifier(bundle).replay_golden().passed
+    assert manifest.dataset_fingerprint == UNKNOWN_DATASET
     prediction = answered(bundle, picture)
     assert prediction.cam.box_px == (0, 0, 90, 70)
     assert prediction.cam.values.shape == (32, 32), "before the pooling"

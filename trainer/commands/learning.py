@@ -303,4 +303,7 @@ def import_checkpoint(
         written = make_bundle(file, bundle, order, seed=seed, progress=shown)
     say(imported_text(written.manifest))
     say(f"bundle: {bundle}")
-    say(f"next: edge-agent classify FILES --model {bundle}; edge-trainer evaluate {bundle} DATASET")
+    shown_by = f"edge-trainer explain {bundle} DATASET"
+    if written.manifest.tensors.cam is not None:
+        shown_by = f"edge-agent classify FILES --model {bundle}"
+    say(f"next: {shown_by}; edge-trainer evaluate {bundle} DATASET")

@@ -16,6 +16,7 @@ import numpy as np
 
 from edge_agent.model_bundle import (
     LARGEST_FILE_BYTES,
+    UNKNOWN_DATASET,
     Bundle,
     Cam,
     Golden,
@@ -183,7 +184,7 @@ def _manifest(
             opset=OnnxGraph(graph.model).opset,
             parameters=_parameters(graph.model),
         ),
-        dataset_fingerprint="not known",
+        dataset_fingerprint=UNKNOWN_DATASET,
         seed=seed,
         parity=Parity(crops=0, probabilities=0.0, cam=0.0, tolerance=PARITY_TOLERANCE),
         golden=Golden(cases=0, tolerance=GOLDEN_TOLERANCE),

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edge_agent.classifier import Answer, Classifier, Prediction
 from edge_agent.decision import decide
 from edge_agent.micrograph import UnusableFile, read_micrograph
-from edge_agent.model_bundle import Bundle, open_bundle
+from edge_agent.model_bundle import UNKNOWN_DATASET, Bundle, open_bundle
 from edge_agent.preprocessing import Tiles, cut_tiles
 from trainer.exporting.bundle_writer import add_file
 from trainer.exporting.training_facts import read_training_facts
@@ -330,7 +330,9 @@ def _warnings(bundle: Bundle, dataset: DataSet, part: str, folds: CrossValidatio
             "memory beside recognition, and flatter; crops were scored, not micrographs",
         )
     trained = read_training_facts(bundle.path)
-    if bundle.manifest.dataset_fingerprint != dataset.fingerprint:
+    if bundle.manifest.dataset_fingerprint == UNKNOWN_DATASET:
+        found.append("the network was trained elsewhere: whether it saw these micrographs is not known")
+    elif bundle.manifest.dataset_fingerprint != dataset.fingerprint:
         found.append(
             "the bundle was trained on another data set: whether it saw these micrographs is not known"
         )

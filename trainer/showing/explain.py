@@ -21,7 +21,7 @@ from edge_agent.decision import decide
 from edge_agent.evidence import UNITS, colour_scale, paint_panels, spread_evidence
 from edge_agent.files import write_durably
 from edge_agent.micrograph import UnusableFile, read_micrograph
-from edge_agent.model_bundle import Bundle, open_bundle
+from edge_agent.model_bundle import UNKNOWN_DATASET, Bundle, Manifest, open_bundle
 from edge_agent.preprocessing import grey_field
 from trainer.preparing.split import Part, listed
 from trainer.showing.explain_maps import (
@@ -345,10 +345,12 @@ def _shown(index: int, exhibit: Exhibit, scale_bar: str) -> list[Shown]:
 def _caption(found: Explanation, bundle: Bundle, maker: MapMaker) -> str:
     """What a journal's reader has to know to judge the figure."""
     method = method_sentence(found.method, found.settings, maker.forced)
-    return " ".join(_sentences(found, bundle.manifest.name, bundle.manifest.version, method))
+    return " ".join(_sentences(found, bundle.manifest, method))
 
 
-def _sentences(found: Explanation, name: str, version: str, method: str) -> Iterator[str]:
+def _sentences(found: Explanation, manifest: Manifest, method: str) -> Iterator[str]:
+    name, version = manifest.name, manifest.version
+    where = "elsewhere" if manifest.dataset_fingerprint == UNKNOWN_DATASET else "on another data set"
     unit = f" ({found.unit})" if found.unit else ""
     network = f"the evidence that the network {name}, version {version}, found in them"
     ends = f"The colour scale runs from zero to the value in the upper right corner of each map{unit}"
@@ -375,7 +377,7 @@ def _sentences(found: Explanation, name: str, version: str, method: str) -> Iter
     )
     yield f"The micrographs are of the {found.part} part of the data set and were {chosen}."
     if not found.trained_on_this_dataset:
-        yield "The network was trained on another data set."
+        yield f"The network was trained {where}."
     elif "train" in found.part.split(", "):
         yield "Micrographs of the train part were used to fit the network."
     yield f"Model SHA-256 {found.model_sha256[:16]}; scopewatch {found.scopewatch}."
