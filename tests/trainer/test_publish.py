@@ -138,7 +138,7 @@ def test_a_golden_replay_out_of_tolerance_is_refused(
 ) -> None:
     with np.load(io.BytesIO((evaluated / "golden.npz").read_bytes())) as stored:
         golden: dict[str, Any] = {name: stored[name] for name in stored.files}
-    golden["cam_0"] = golden["cam_0"] + np.float32(0.5)
+    golden["probabilities_0"] = golden["probabilities_0"] + np.float32(0.5)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **golden)
     monkeypatch.setattr(bundle_writer, "_FIXED", ())

@@ -151,6 +151,8 @@ def _group_of(pid: int) -> int:
 
 def main() -> None:
     """Run the trainer's command line, with `toy` among its backbones."""
+    # Whoever starts the tests in the background of a script hands on that Ctrl-C is to be ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for folder in (str(REPOSITORY), str(Path(__file__).parent)):
         if folder not in sys.path:
             sys.path.insert(0, folder)
