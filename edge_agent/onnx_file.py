@@ -48,7 +48,7 @@ def cut_to_outputs(data: bytes, outputs: tuple[str, ...]) -> bytes:
             pieces.append(raw)
             continue
         graph = _cut_graph(value, {name.encode() for name in outputs})
-        pieces += [_written(MODEL_GRAPH << 3 | _BYTES), _written(sum(map(len, graph))), *graph]
+        pieces += [encoded_number(MODEL_GRAPH << 3 | _BYTES), encoded_number(sum(map(len, graph))), *graph]
     return b"".join(pieces)
 
 
@@ -154,7 +154,8 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
     raise OnnxRefused("not an ONNX model (a number longer than 64 bits)")
 
 
-def _written(number: int) -> bytes:
+def encoded_number(number: int) -> bytes:
+    """A number as protobuf's varint."""
     encoded = bytearray()
     while number >= 0x80:
         encoded.append(number & 0x7F | 0x80)

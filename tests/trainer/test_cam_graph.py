@@ -463,3 +463,24 @@ def test_operators_that_keras_does_not_write_have_the_measured_derivative(case: 
     model.opset_import[0].version = opset
     mapped = append_maps(model, "gradcam", input_px=SIDE)
     assert map_gap(mapped, [one[None, None] for one in pictures()]) <= PROOF_TOLERANCE
+
+
+@pytest.mark.parametrize("method", ["gradcam", "hirescam"])
+def test_a_dense_layer_as_pytorch_writes_it_is_laid_out_by_places(method: str) -> None:
+    """Channels first, the weight [out, in], factors and a bias of its own."""
+    nodes = (
+        helper.make_node("Flatten", ["feat"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", "c"], ["hidden"], transB=1, alpha=0.5, beta=2.0),
+        helper.make_node("Relu", ["hidden"], ["bright"]),
+        helper.make_node("Gemm", ["bright", "v"], ["logits"]),
+    )
+    constants = {"w": weight(16, 256), "c": weight(16), "v": weight(16, 3)}
+    shown = pictures()
+    plain = onnx_session(onnx_network(*nodes, constants=constants).SerializeToString())
+    expected = plain.run(None, {"micrograph": shown[:, None]})[0]
+    mapped = append_maps(onnx_network(*nodes, constants=constants), method, input_px=SIDE)  # type: ignore[arg-type]
+    seen = answers(mapped, shown)
+    np.testing.assert_allclose(seen["probabilities"], expected, atol=1e-5)
+    assert seen["cam"].shape == (3, 3, 8, 8), "every class, for next to nothing"
+    assert map_gap(mapped, [one[None, None] for one in shown]) <= PROOF_TOLERANCE
+    assert ("sum_of_places" in str(mapped.model.graph)) == (method == "hirescam")

@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_agent import __version__
-from edge_agent.onnx_file import fields, text_field
+from edge_agent.onnx_file import encoded_number, fields, text_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,7 +148,7 @@ def _without_ours(model: bytes) -> list[bytes | memoryview]:
     pieces: list[bytes | memoryview] = []
     for field, value in fields(memoryview(model)):
         if isinstance(value, int):
-            pieces.append(_varint(field << 3) + _varint(value))
+            pieces.append(encoded_number(field << 3) + encoded_number(value))
         elif field != _METADATA or not _is_ours(value):
             pieces += [_head(field, len(value)), value]
     return pieces
@@ -161,13 +161,4 @@ def _entry(key: str, value: str) -> bytes:
 
 
 def _head(field: int, length: int) -> bytes:
-    return _varint(field << 3 | _BYTES) + _varint(length)
-
-
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number >= 0x80:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+    return encoded_number(field << 3 | _BYTES) + encoded_number(length)
