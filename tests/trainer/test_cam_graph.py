@@ -484,3 +484,16 @@ def test_a_dense_layer_as_pytorch_writes_it_is_laid_out_by_places(method: str) -
     assert seen["cam"].shape == (3, 3, 8, 8), "every class, for next to nothing"
     assert map_gap(mapped, [one[None, None] for one in shown]) <= PROOF_TOLERANCE
     assert ("sum_of_places" in str(mapped.model.graph)) == (method == "hirescam")
+
+
+def test_a_sum_over_places_has_no_exact_map() -> None:
+    """Its logit grows with the picture's size; the mean of a map would not."""
+    nodes = (
+        helper.make_node("ReduceSum", ["feat", "places"], ["sum"], keepdims=0),
+        helper.make_node("MatMul", ["sum", "w"], ["logits"]),
+    )
+    mapped = append_maps(
+        onnx_network(*nodes, constants={"places": np.array([2, 3]), "w": weight(4, 3)}), input_px=SIDE
+    )
+    assert mapped.method == "gradcam"
+    assert map_gap(mapped, [one[None, None] for one in pictures()]) <= PROOF_TOLERANCE

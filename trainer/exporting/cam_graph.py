@@ -111,9 +111,8 @@ def append_maps(
     chosen = _chosen(method, exact=exact, spread=adjoint.spread)
     if chosen == "cam":
         return _with_exact_cam(model, head, every, adjoint)
-    if (
-        adjoint.spread or start == "probability"
-    ):  # a few numbers for each class: all of them cost next to nothing
+    # A few numbers for each class: all of them cost next to nothing.
+    if adjoint.spread or start == "probability":
         _write_map(every, head, adjoint, chosen, CAM)
         return _finished(model, head, chosen, (every,))
     found = flattened(model, head)
@@ -190,7 +189,7 @@ def _winning_seed(write: NodeWriter, head: Head) -> str:
 def _write_map(tape: Tape, head: Head, adjoint: Adjoint, method: Method, out: str) -> None:
     """Write the map [n, seeds, rows, columns] from the adjoint of the features."""
     write, features, name = tape.write, head.features, adjoint.name
-    channels = head.shapes[features][1 if head.layout == "NCHW" else 3]
+    channels, _, _ = head.size
     if head.layout == "NHWC":
         features = write("Transpose", features, perm=[0, 3, 1, 2])
         name = write("Transpose", name, perm=[0, 1, 4, 2, 3])
@@ -221,8 +220,7 @@ def _with_flattened_map(model: Any, head: Head, found: Flattened, method: Method
         _write_map(tape, head, mean_derivative(tape, head, found, seed), method, CAM)
     else:
         cells = tape.write("Mul", shares_map(tape, head, found, seed), tape.write.number(found.places))
-        grid = head.shapes[head.features][2:] if head.layout == "NCHW" else head.shapes[head.features][1:3]
-        tape.write.reshape(cells, (0, head.labels, *grid), out=CAM)
+        tape.write.reshape(cells, (0, head.labels, *head.size[1:]), out=CAM)
     prune(model)
     return replace(_finished(model, replace(head, nodes=()), method, (tape,)), description=described)
 
@@ -231,12 +229,10 @@ def _with_exact_cam(model: Any, head: Head, tape: Tape, adjoint: Adjoint) -> Map
     """Replace the head by a 1x1 convolution, whose mean is the logit: the same weights, once, in another order."""
     shape = head.shapes[head.features]
     bias, slopes = HeadPart(model, head, (head.logits, adjoint.name), tape)(np.zeros(shape, np.float32))
-    cells = shape[2] * shape[3] if head.layout == "NCHW" else shape[1] * shape[2]
-    weights = slopes.reshape(head.labels, -1).T * np.float32(cells)
-    channels = weights.shape[0]
+    channels, rows, columns = head.size
+    weights = slopes.reshape(head.labels, -1).T * np.float32(rows * columns)
     _cut_behind(model, head, channels)
     joined = append_cam_head(model, weights, bias[0])
-    rows, columns = shape[2:] if head.layout == "NCHW" else shape[1:3]
     return MappedGraph(
         model=joined,
         method="cam",
@@ -318,14 +314,11 @@ def _finished(model: Any, head: Head, method: Method, tapes: tuple[Tape, ...]) -
         model.graph.output.append(helper.make_tensor_value_info(out, TensorProto.FLOAT, size))
     drop_unused_domains(model)
     onnx.checker.check_model(model)
-    shape = head.shapes[head.features]
-    if head.layout == "NHWC":
-        shape = (shape[0], shape[3], shape[1], shape[2])
     return MappedGraph(
         model=model,
         method=method,
         tensor=head.features,
-        shape=shape,
+        shape=(1, *head.size),
         labels=head.labels,
         winner_only=len(tapes) > 1,
         fixed_size=any(tape.fixed for tape in tapes),
@@ -336,8 +329,7 @@ def _finished(model: Any, head: Head, method: Method, tapes: tuple[Tape, ...]) -
 
 def _described(head: Head, method: Method) -> str:
     way = ", ".join(dict.fromkeys(node.op_type for node in head.nodes))
-    shape = head.shapes[head.features]
-    channels, rows, columns = shape[1:] if head.layout == "NCHW" else (shape[3], shape[1], shape[2])
+    channels, rows, columns = head.size
     return (
         f"{_NAMES[method]} from the logit, in closed form through {way}; feature map of {channels} channels, "
         f"{rows} x {columns} cells; in logits, signed."

@@ -67,8 +67,8 @@ def flattened(model: Any, head: Head) -> Flattened | None:  # noqa: ANN401 - onn
     numbers = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     part = HeadPart(model, replace(head, logits=dense.input[0]), (dense.input[0],))
     fed = part(numbers)[0].ravel().astype(np.int64)
-    channels = shape[1] if head.layout == "NCHW" else shape[3]
-    places = len(fed) // channels
+    channels, rows, columns = head.size
+    places = rows * columns
     order = fed % places * channels + fed // places if head.layout == "NCHW" else fed
     passed = {id(node) for node in (*way, dense)}
     return Flattened(

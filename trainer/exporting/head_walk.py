@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 _CONVOLUTIONS: Final = frozenset({"Conv", "QLinearConv", "ConvInteger"})
 _KEEP_PLACES: Final = frozenset({"Identity", "Dropout", "Transpose"})
 _POOLS: Final = frozenset({"MaxPool", "AveragePool"})
+# Not a sum over places: its logit grows with the picture's size, the mean of a map does not.
 _AFFINE: Final = frozenset(
-    "Identity Dropout Flatten Reshape Squeeze Unsqueeze Transpose GlobalAveragePool ReduceMean ReduceSum "
+    "Identity Dropout Flatten Reshape Squeeze Unsqueeze Transpose GlobalAveragePool ReduceMean "
     "AveragePool Gemm MatMul Conv BatchNormalization Add Sub Sum Neg Concat".split()
 )
 
@@ -48,6 +49,13 @@ class Head:
     def labels(self) -> int:
         """Number of classes."""
         return self.shapes[self.logits][1]
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the feature map, for one picture."""
+        _, *sizes = self.shapes[self.features]
+        channels, rows, columns = sizes if self.layout == "NCHW" else (sizes[2], sizes[0], sizes[1])
+        return channels, rows, columns
 
 
 def find_logits(graph: OnnxGraph) -> str:
