@@ -11,6 +11,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pydantic import BaseModel
+
     from edge_agent.model_bundle import Manifest
     from trainer.fitting.run_folder import Epoch
     from trainer.scoring.evaluation import Evaluation, Figures
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 def say(text: str) -> None:
     """Write one message to stderr."""
     typer.echo(text, err=True)
+
+
+def print_json(record: BaseModel) -> None:
+    """Write a record to stdout, in UTF-8 whatever the console's encoding, as JSON must be."""
+    sys.stdout.buffer.write(record.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def epoch_line(epoch: Epoch) -> str:

@@ -1,6 +1,5 @@
-"""What a bundle answers, shown and published: `evaluate`, `report`, `explain`, `publish`."""
+"""What a bundle answers: `evaluate`, `faithfulness`, `report`, `explain`, `optimise`, `publish`."""
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 
 from trainer.commands.options import DataSetFolder, PartName, Seed, import_tensorflow, listed_option
-from trainer.terminal import evaluation_text, progress, say
+from trainer.terminal import evaluation_text, print_json, progress, say
 
 
 class MethodName(StrEnum):
@@ -54,9 +53,8 @@ def evaluate(
             seed=seed,
             progress=shown,
         )
-    if json:  # UTF-8 whatever the console's encoding, as JSON must be
-        sys.stdout.buffer.write(result.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
-        sys.stdout.buffer.flush()
+    if json:
+        print_json(result)
     say(evaluation_text(result))
     say(f"next: edge-trainer report {bundle}")
 
@@ -242,8 +240,7 @@ def faithfulness(
             seed=seed,
             progress=shown,
         )
-    if json:  # UTF-8 whatever the console's encoding, as JSON must be
-        sys.stdout.buffer.write(result.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
-        sys.stdout.buffer.flush()
+    if json:
+        print_json(result)
     say(faithfulness_text(result))
     say(f"next: edge-trainer report {bundle}")
