@@ -10,7 +10,7 @@ import io
 import os
 import time
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ import numpy as np
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
+from edge_agent.field_look import Look, look_at
 from edge_agent.model_bundle import GOLDEN, Bundle, BundleRefused
 from edge_agent.onnx_file import cut_to_outputs
 from edge_agent.preprocessing import Box, CamMap, FieldStatistics, Tiles, compose_cam, cut_tiles
@@ -49,8 +50,14 @@ class Answer:
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
     novelty: float | None
+    """Mean over the tiles, in the bundle's own unit; None where its graph gives none."""
     tiles: tuple[TilePrediction, ...]
     field: FieldStatistics
+    look: Look | None
+    """None where the field is too small to tell."""
+    tile_disagreement: float
+    """How much the tiles' answers differ, 0 to 1: what knowing the tile tells of the class (the entropy of the
+    mean less the mean entropy), as a fraction of log(classes). 0 for one tile."""
     preprocess_ms: float
     infer_ms: float
 
@@ -72,22 +79,36 @@ def with_map(answer: Answer, cam: CamMap) -> Prediction:
     return Prediction(**{of.name: getattr(answer, of.name) for of in fields(Answer)}, cam=cam)
 
 
+class Outputs(NamedTuple):
+    """What one run of the graph gave: [n, labels], the maps, and [n]; None for what was not asked for."""
+
+    probabilities: NDArray[np.float32]
+    cam: NDArray[np.float32] | None
+    novelty: NDArray[np.float32] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Replay:
     """Result of the golden replay: largest differences from what was exported.
 
-    That of the map is a fraction of a case's largest evidence (of 1, where that is smaller).
+    Those of the map and of the novelty are fractions of a case's largest value (of 1, where that is smaller).
     """
 
     cases: int
     probabilities: float
     cam: float
     tolerance: float
+    novelty: float = 0.0
+
+    @property
+    def worst(self) -> float:
+        """The largest of the differences."""
+        return max(self.probabilities, self.cam, self.novelty)
 
     @property
     def passed(self) -> bool:
         """Whether this PC computes what the exporting PC computed."""
-        return self.cases > 0 and max(self.probabilities, self.cam) <= self.tolerance
+        return self.cases > 0 and self.worst <= self.tolerance
 
 
 class Classifier:
@@ -111,22 +132,22 @@ class Classifier:
         self._names = bundle.manifest.tensors
         self._threads = threads
         self._without_map = without_map
-        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._sessions: dict[tuple[str, ...], onnxruntime.InferenceSession] = {}
         self._require_map()
         try:
             side = bundle.manifest.preprocessing.input_px
             first = np.zeros((1, 1, side, side), dtype=np.float32)
-            answers = self.infer(first, every_class=self._often_several())
+            answers = self.run(first, every_class=self._often_several())
         except BundleRefused:
             raise
         except Exception as error:  # ONNX Runtime raises its own classes, one for each status code
             raise BundleRefused(f"{bundle.path}: ONNX Runtime cannot use the model ({error})") from error
-        self._require_shapes(*answers)
+        self._require_shapes(answers)
 
     def infer(
         self, inputs: NDArray[np.float32], every_class: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Run the graph on [n, 1, rows, columns]; gives probabilities [n, labels] and the maps.
+        """Run the graph on [n, 1, rows, columns]; gives probabilities [n, labels] and the maps, as `run` does.
 
         The maps are [n, labels, h, w], or [n, 1, h, w] (each of the class that its input was given) where the
         graph computes those apart and `every_class` does not ask for all; None for a classifier without map.
@@ -134,6 +155,10 @@ class Classifier:
         Raises:
             BundleRefused: an answer is not finite.
         """
+        return self.run(inputs, every_class)[:2]
+
+    def run(self, inputs: NDArray[np.float32], every_class: bool = False) -> Outputs:
+        """`infer` with the novelty of each input beside."""
         names, session = self._session(every_class)
         # A graph that states its batch takes one input at a time.
         step = self._names.input.shape[0] or len(inputs)
@@ -150,21 +175,23 @@ class Classifier:
             raise BundleRefused(
                 f"{self.bundle.path}: the model's answers are not finite numbers; use another bundle"
             )
-        return found[0], found[1] if len(found) > 1 else None
+        by_name = dict(zip(names, found, strict=True))
+        novelty = by_name.pop(self._names.novelty.name, None) if self._names.novelty else None
+        cam = found[-1] if len(by_name) > 1 else None
+        return Outputs(found[0], cam, None if novelty is None else novelty.reshape(len(inputs)))
 
-    def _session(self, every_class: bool) -> tuple[list[str], onnxruntime.InferenceSession]:
+    def _session(self, every_class: bool) -> tuple[tuple[str, ...], onnxruntime.InferenceSession]:
+        """The outputs to ask for (probabilities, novelty and map, where there are such), and who gives them."""
         names = self._names
         cam = names.cam_every_class if every_class and names.cam_every_class else names.cam
-        wanted = [names.probabilities.name]
-        if cam is not None and not self._without_map:
-            wanted.append(cam.name)
-        session = self._sessions.get(wanted[-1])
+        given = (names.probabilities, names.novelty, None if self._without_map else cam)
+        wanted = tuple(tensor.name for tensor in given if tensor is not None)
+        session = self._sessions.get(wanted)
         if session is None:
-            whole = names.cam_every_class is None and len(wanted) == 1 + (names.cam is not None)
             model = self.bundle.model_bytes
-            session = self._sessions[wanted[-1]] = _opened(
-                model if whole else cut_to_outputs(model, tuple(wanted)), self._threads
-            )
+            if len(wanted) < len(names.outputs):
+                model = cut_to_outputs(model, wanted)
+            session = self._sessions[wanted] = _opened(model, self._threads)
         return wanted, session
 
     def _often_several(self) -> bool:
@@ -181,7 +208,8 @@ class Classifier:
                 "one; look at it with edge-trainer explain"
             )
 
-    def _require_shapes(self, probabilities: NDArray[np.float32], cam: NDArray[np.float32] | None) -> None:
+    def _require_shapes(self, answers: Outputs) -> None:
+        probabilities, cam, _ = answers
         labels = len(self.labels)
         one_class = self._names.cam_every_class is not None and not self._often_several()
         fits = cam is None or (cam.ndim == 4 and cam.shape[:2] == (1, 1 if one_class else labels))
@@ -207,7 +235,7 @@ class Classifier:
 
     def answer_tiles(self, tiles: Tiles) -> Answer:
         """The same for inputs that are cut already; times are 0. Raises BundleRefused as `answer` does."""
-        return self._answer(tiles, np.concatenate([self.infer(tile.values[None])[0] for tile in tiles.tiles]))
+        return self._answer(tiles, [self.run(tile.values[None]) for tile in tiles.tiles])
 
     def classify(self, micrograph: Micrograph, *, map_of: str | None = None) -> Prediction:
         """Classify a micrograph as the manifest's preprocessing demands; its map is the winner's, or `map_of`'s.
@@ -248,27 +276,33 @@ class Classifier:
         """One for each class whose map is wanted, None for the winner's."""
         every_class = len(tiles.tiles) > 1 or self._often_several() or tuple(classes) != (None,)
         # One by one: on one thread four inputs of 448 px at once took 1.7 times as long and 110 MB more.
-        answers = [self.infer(tile.values[None], every_class) for tile in tiles.tiles]
-        answer = self._answer(tiles, np.concatenate([probabilities for probabilities, _ in answers]))
+        answers = [self.run(tile.values[None], every_class) for tile in tiles.tiles]
+        answer = self._answer(tiles, answers)
         found = []
         for wanted in classes:
             place = self.labels.index(answer.label) if wanted is None else wanted
-            maps = [cam[0, place if cam.shape[1] > 1 else 0] for _, cam in answers if cam is not None]
+            cams = [one.cam for one in answers if one.cam is not None]
+            maps = [cam[0, place if cam.shape[1] > 1 else 0] for cam in cams]
             if not maps:
                 raise BundleRefused(f"{self.bundle.path}: opened without a map; nothing to classify with")
             box, values = compose_cam(tiles.tiles, maps, shape_px)
             found.append(self._with_map(answer, place, box, values))
         return tuple(found)
 
-    def _answer(self, tiles: Tiles, probabilities: NDArray[np.float32]) -> Answer:
+    def _answer(self, tiles: Tiles, answers: Sequence[Outputs]) -> Answer:
+        probabilities = np.concatenate([one.probabilities for one in answers])
+        novelties = [one.novelty for one in answers if one.novelty is not None]
         mean = probabilities.mean(axis=0)
+        by_box = _by_box(tiles, probabilities)
         return Answer(
             label=self.labels[int(mean.argmax())],
             labels=self.labels,
             probabilities=tuple(float(value) for value in mean),
-            novelty=None,
-            tiles=_by_box(tiles, probabilities),
+            novelty=float(np.mean(novelties)) if novelties else None,
+            tiles=by_box,
             field=tiles.field,
+            look=look_at(tiles, self.bundle.manifest.preprocessing.value_range),
+            tile_disagreement=_disagreement(np.array([tile.probabilities for tile in by_box])),
             preprocess_ms=0.0,
             infer_ms=0.0,
         )
@@ -285,15 +319,17 @@ class Classifier:
             BundleRefused: the golden file cannot be read or does not fit the model.
         """
         golden, file = self.bundle.manifest.golden, self.bundle.path / GOLDEN
-        worst_probability = worst_cam = 0.0
+        worst_probability = worst_cam = worst_novelty = 0.0
         try:
             with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
                 for case in range(golden.cases):
                     inputs = stored[f"input_{case}"].astype(np.float32)
-                    probabilities, cam = self.infer(inputs)
+                    probabilities, cam, novelty = self.run(inputs)
                     worst_probability = max(
                         worst_probability, _apart(probabilities, stored[f"probabilities_{case}"])
                     )
+                    if self._names.novelty is not None:
+                        worst_novelty = max(worst_novelty, _apart_of_peak(novelty, stored[f"novelty_{case}"]))
                     if cam is None:
                         continue
                     worst_cam = max(worst_cam, _apart_of_peak(cam, stored[f"cam_{case}"]))
@@ -302,7 +338,7 @@ class Classifier:
                         worst_cam = max(worst_cam, _apart_of_peak(every, stored[f"cam_every_class_{case}"]))
         except Exception as error:  # what a damaged archive or an unfit input raises is nobody's contract
             raise BundleRefused(f"{file}: the golden cases cannot be replayed ({error})") from error
-        return Replay(golden.cases, worst_probability, worst_cam, golden.tolerance)
+        return Replay(golden.cases, worst_probability, worst_cam, golden.tolerance, worst_novelty)
 
 
 def _opened(model: bytes, threads: int) -> onnxruntime.InferenceSession:
@@ -333,6 +369,19 @@ def _apart(seen: NDArray[np.float32] | None, expected: NDArray[np.float32]) -> f
 def _apart_of_peak(seen: NDArray[np.float32] | None, expected: NDArray[np.float32]) -> float:
     """Evidence has no bound, and rounding grows with it: a fraction of its largest value, at the least of 1."""
     return _apart(seen, expected) / max(1.0, float(np.abs(expected).max()))
+
+
+def _disagreement(probabilities: NDArray[np.float64]) -> float:
+    """The Jensen-Shannon divergence of the rows (Lin, IEEE Trans. Inf. Theory 37 (1991))."""
+    if len(probabilities) < 2:
+        return 0.0
+    found = _entropy(probabilities.mean(axis=0)) - np.mean([_entropy(row) for row in probabilities])
+    return max(0.0, float(found)) / float(np.log(probabilities.shape[1]))
+
+
+def _entropy(probabilities: NDArray[np.float64]) -> float:
+    present = probabilities[probabilities > 0]
+    return -float((present * np.log(present)).sum())
 
 
 def _by_box(tiles: Tiles, probabilities: NDArray[np.float32]) -> tuple[TilePrediction, ...]:

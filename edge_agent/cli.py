@@ -209,6 +209,8 @@ def check(model: ModelOption = None) -> None:
     say(f"{bundle.path}: {bundle.manifest.name} {bundle.manifest.version}, every file as its manifest says")
     verdict = "passed" if replay.passed else "FAILED"
     apart = f"{replay.probabilities:.1e} in probabilities, {replay.cam:.1e} in cam"
+    if bundle.manifest.tensors.novelty is not None:
+        apart += f", {replay.novelty:.1e} in novelty"
     say(f"golden replay of {replay.cases} cases {verdict}: at most {apart}, {replay.tolerance:.1e} allowed")
     if not replay.passed:
         raise typer.Exit(EXIT_FAILED)

@@ -1,17 +1,49 @@
-"""Accept or abstain, and why: what the agent claims to know about a micrograph."""
+"""Accept or abstain, and why: what the agent claims to know about a micrograph.
+
+Only this module knows the reasons. Three kinds, in this order: the field cannot be judged by anybody; it is unlike
+what the network was trained on, by its tags or by its look; the network itself is unsure, or saw nothing like it.
+Every limit is the bundle's; what the bundle does not know is not judged.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from edge_agent.field_look import polarity_of
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edge_agent.classifier import Answer
-    from edge_agent.model_bundle import Manifest
+    from edge_agent.micrograph import Micrograph
+    from edge_agent.model_bundle import Guards, Manifest, Thresholds, TrainingRanges
 
 
 SMALLEST_SIDE_PX: Final = 32
 """Fewer pixels than this on the shorter side show no shape; a network answers all the same."""
+VOLTAGE_MARGIN: Final = 1.1
+"""Nominal voltages are steps (80, 120, 200, 300 kV); within this factor it is the same step."""
+
+REASONS: Final = {
+    "too_small": "too few pixels to show a shape",
+    "blank": "nothing but noise, or constant",
+    "saturated": "too many pixels stand at the largest value",
+    "pixel_size_unknown": "the model cuts a fixed field of view, and the file has no pixel size",
+    "uncalibrated": "the file has no pixel size, unlike every training micrograph",
+    "pixel_size_out_of_range": "pixel size outside that of the training micrographs",
+    "field_of_view_out_of_range": "field of view outside that of the training micrographs",
+    "voltage_out_of_range": "acceleration voltage outside that of the training micrographs",
+    "detector_unlike_training": "another detector than in training",
+    "polarity_unlike_training": "bright where training micrographs are dark, or the other way round",
+    "blurred": "too blurred",
+    "drifted": "smeared along one direction: the specimen drifted",
+    "looks_like_diffraction": "looks like a diffraction pattern or a Fourier transform",
+    "tiles_disagree": "parts of the field are answered differently",
+    "novel": "unlike the training micrographs, to the network",
+    "low_confidence": "no class is probable enough",
+}
+"""Why an answer abstains, with what each reason means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +54,93 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def decide(answer: Answer, manifest: Manifest) -> Decision:
-    """Weigh an answer: fields that cannot be judged abstain with any bundle, the rest by its thresholds."""
-    field, thresholds = answer.field, manifest.thresholds
-    reasons = []
-    if _shorter_side_px(answer) < SMALLEST_SIDE_PX:
-        reasons.append("too_small")
-    if field.blank:
-        reasons.append("blank")
-    if field.saturated_fraction > manifest.saturated_fraction:
-        reasons.append("saturated")
-    if field.scale_missing:
-        reasons.append("pixel_size_unknown")
-    if thresholds is not None and not answer.probability >= thresholds.confidence:  # NaN is no confidence
-        reasons.append("low_confidence")
+def decide(answer: Answer, micrograph: Micrograph, manifest: Manifest) -> Decision:
+    """Weigh an answer: fields that cannot be judged abstain with any bundle, the rest by what it carries."""
+    reasons = (
+        *_unjudgeable(answer, manifest),
+        *_unlike_by_tags(micrograph, answer, manifest),
+        *_unlike_by_look(answer, manifest.guards, manifest.training_ranges),
+        *_unsure(answer, manifest.thresholds),
+    )
     if reasons:
-        return Decision("abstain", tuple(reasons))
-    return Decision("ungated" if thresholds is None else "accept", ())
+        return Decision("abstain", reasons)
+    return Decision("ungated" if manifest.thresholds is None else "accept", ())
+
+
+def _unjudgeable(answer: Answer, manifest: Manifest) -> Iterator[str]:
+    if _shorter_side_px(answer) < SMALLEST_SIDE_PX:
+        yield "too_small"
+    if answer.field.blank:
+        yield "blank"
+    if answer.field.saturated_fraction > manifest.saturated_fraction:
+        yield "saturated"
+    if answer.field.scale_missing:
+        yield "pixel_size_unknown"
+
+
+def _unlike_by_tags(micrograph: Micrograph, answer: Answer, manifest: Manifest) -> Iterator[str]:
+    known, margin = manifest.training_ranges, manifest.guards.scale_margin
+    size_nm, instrument = micrograph.pixel_size_nm, micrograph.instrument
+    if size_nm is None:
+        if known.all_calibrated and not answer.field.scale_missing:
+            yield "uncalibrated"
+    else:
+        if not _within(size_nm[1], known.pixel_size_nm, margin):
+            yield "pixel_size_out_of_range"
+        if not _within(_shown_nm(answer, size_nm[1]), known.field_of_view_nm, margin):
+            yield "field_of_view_out_of_range"
+    if instrument.voltage_kv is not None and not _within(
+        instrument.voltage_kv, known.voltage_kv, VOLTAGE_MARGIN
+    ):
+        yield "voltage_out_of_range"
+    if _is_another(instrument.detector, known.detector):
+        yield "detector_unlike_training"
+
+
+def _unlike_by_look(answer: Answer, guards: Guards, known: TrainingRanges) -> Iterator[str]:
+    look = answer.look
+    if look is None or answer.field.blank:
+        return
+    polarity = polarity_of(look)
+    if _is_another(polarity, known.polarity):
+        yield "polarity_unlike_training"
+    if guards.least_sharpness is not None and look.sharpness < guards.least_sharpness:
+        yield "blurred"
+    if guards.most_streaks is not None and look.streaks > guards.most_streaks:
+        yield "drifted"
+    if guards.most_diffraction is not None and look.diffraction > guards.most_diffraction:
+        yield "looks_like_diffraction"
+
+
+def _unsure(answer: Answer, thresholds: Thresholds | None) -> Iterator[str]:
+    """Written so that no number (NaN) is never good enough."""
+    if thresholds is None:
+        return
+    limit = thresholds.tile_disagreement
+    if limit is not None and not answer.tile_disagreement <= limit:
+        yield "tiles_disagree"
+    if thresholds.novelty is not None and not (
+        answer.novelty is not None and answer.novelty <= thresholds.novelty
+    ):
+        yield "novel"
+    if not answer.probability >= thresholds.confidence:
+        yield "low_confidence"
+
+
+def _is_another(seen: str | None, known: tuple[str, ...] | None) -> bool:
+    """Whether it is none of the training's; what is not known on either side is not judged."""
+    return seen is not None and known is not None and seen not in known
+
+
+def _within(value: float, limits: tuple[float, float] | None, margin: float) -> bool:
+    """Whether a value lies in the range, or out of it by no more than a factor; with no range all do."""
+    return limits is None or limits[0] / margin <= value <= limits[1] * margin
+
+
+def _shown_nm(answer: Answer, pixel_size_nm: float) -> float:
+    """Mean width of the boxes that the network was shown: what training states as its field of view."""
+    widths = [tile.box_px[2] - tile.box_px[0] for tile in answer.tiles]
+    return pixel_size_nm * sum(widths) / len(widths)
 
 
 def _shorter_side_px(answer: Answer) -> int:

@@ -189,7 +189,7 @@ def _look_at(job: _Job) -> _Seen:
 def _classified(job: _Job, micrograph: Micrograph, times: Milliseconds) -> _Seen:
     manifest = job.classifier.bundle.manifest
     prediction = job.classifier.classify(micrograph)
-    decision = decide(prediction, manifest)
+    decision = decide(prediction, micrograph, manifest)
     started = time.perf_counter()
     picture = _picture(job, micrograph, prediction, decision)
     times = Milliseconds(
@@ -199,10 +199,9 @@ def _classified(job: _Job, micrograph: Micrograph, times: Milliseconds) -> _Seen
         heatmap=None if picture is None else _since(started),
     )
     found = micrograph.source
-    novelty_threshold = manifest.thresholds.novelty if manifest.thresholds else None
     content = _Content(
-        micrograph_record(micrograph),
-        prediction_record(prediction, decision, novelty_threshold),
+        micrograph_record(micrograph, prediction),
+        prediction_record(prediction, decision, manifest.thresholds),
         cam_record(prediction),
     )
     source = source_record(job.path, found.stamp, found.sha256, found.fingerprint)

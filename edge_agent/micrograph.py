@@ -42,6 +42,8 @@ _PLAUSIBLE_YEARS: Final = range(1990, 2101)  # DigitalMicrograph's first year, a
 _DEVICE_TAGS: Final = (
     "DataBar.Device Name", "Acquisition.Device.Name", "Session Info.Microscope", "Microscope Info.Name",
 )  # fmt: skip
+_DETECTORS: Final = frozenset({"HAADF", "ADF", "LAADF", "MAADF", "ABF", "BF", "DF", "SE", "SEI", "BSE"})
+_MODES: Final = {"SCANNING": "STEM", "STEM": "STEM", "IMAGING": "TEM", "TEM": "TEM"}
 _MAGNIFICATION: Final = re.compile(r"\s*([\d.]+)\s*([kKM]?)\s*[xX]\s*")
 
 
@@ -55,6 +57,13 @@ class Instrument:
     operation_mode: str | None
     signal: str | None
     device: str | None
+
+    @property
+    def detector(self) -> str | None:
+        """By what the picture was made, as far as the tags say it: `HAADF`, `BF` ... or `TEM`, `STEM`."""
+        words = re.findall(r"[A-Z]+", (self.signal or "").upper())
+        named = next((word for word in words if word in _DETECTORS), None)
+        return named or _MODES.get((self.operation_mode or "").upper())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -117,16 +117,63 @@ class Thresholds(_Part):
     """The operating point; a bundle without one answers `ungated`."""
 
     confidence: float = Field(ge=0, le=1)
-    novelty: float | None = None
+    """An answer with a smaller probability abstains as `low_confidence`."""
+    novelty: float | None = Field(default=None, gt=0)
+    """A micrograph that is more novel abstains as `novel`; None where the graph gives no novelty."""
+    tile_disagreement: float | None = Field(default=None, ge=0)
+    """Tiles that disagree more make the answer abstain as `tiles_disagree`; None: not judged."""
+    acceptance: float | None = Field(default=None, ge=0, le=1)
+    """Share of held-out micrographs of its classes that was accepted when this was measured."""
 
 
 class TrainingRanges(_Part):
-    """What the training micrographs covered; None where it is not known."""
+    """What the training micrographs covered; None where it is not known, and then nothing is judged by it."""
 
     pixel_size_nm: tuple[float, float] | None = None
     field_of_view_nm: tuple[float, float] | None = None
     polarity: tuple[str, ...] | None = None
+    """Of `bright on dark` and `dark on bright`, as `field_look.polarity_of` sees them."""
     voltage_kv: tuple[float, float] | None = None
+    detector: tuple[str, ...] | None = None
+    """As `Instrument.detector` names them."""
+    all_calibrated: bool = False
+    """Every training micrograph had a pixel size: one without abstains as `uncalibrated`."""
+
+
+class Guards(_Part):
+    """How a field must look to be judged at all, measured on the training micrographs; None: not judged.
+
+    `field_look.Look` says what each figure is.
+    """
+
+    least_sharpness: float | None = None
+    most_streaks: float | None = None
+    most_diffraction: float | None = None
+    scale_margin: float = Field(default=1.5, ge=1)
+    """Pixel size and field of view may leave the training range by this factor: augmentation trains with that."""
+
+
+class Usual(_Part):
+    """Between which values nine in ten micrographs of the training's kind lie; a day beyond them has drifted."""
+
+    confidence: tuple[float, float] | None = None
+    novelty: tuple[float, float] | None = None
+    contrast: tuple[float, float] | None = None
+    pixel_size_nm: tuple[float, float] | None = None
+
+
+class NoveltyFacts(_Part):
+    """How the output `novelty` is computed, and from what its unit was measured."""
+
+    tensor: str
+    """The feature map whose mean and spread over the field it reads."""
+    components: int
+    """Principal components that are kept."""
+    micrographs: int
+    """Training micrographs behind the statistics."""
+    true_acceptance: float = Field(gt=0, le=1)
+    """Share of held-out micrographs of its classes whose novelty is at most 1."""
+    description: str = ""
 
 
 class Network(_Part):
@@ -198,6 +245,9 @@ class Manifest(_Part):
     saturated_fraction: float = Field(default=0.25, gt=0, le=1)
     """A micrograph with more than this fraction of its pixels at the largest value abstains as `saturated`."""
     training_ranges: TrainingRanges = TrainingRanges()
+    guards: Guards = Guards()
+    usual: Usual = Usual()
+    novelty: NoveltyFacts | None = None
     network: Network
     dataset_fingerprint: str
     seed: int
@@ -215,8 +265,10 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        fault = _map_fault(self.tensors, self.cam) or _size_fault(
-            self.tensors.input.shape, self.preprocessing
+        fault = (
+            _map_fault(self.tensors, self.cam)
+            or _size_fault(self.tensors.input.shape, self.preprocessing)
+            or _novelty_fault(self)
         )
         if fault:
             raise ValueError(fault)
@@ -232,6 +284,15 @@ def _map_fault(tensors: Tensors, cam: Cam) -> str:
         return "tensors.cam is of one class only, and tensors.cam_every_class is missing"
     if tensors.cam_every_class is not None and not one_class:
         return "tensors.cam_every_class belongs beside a tensors.cam of shape [n, 1, h, w] only"
+    return ""
+
+
+def _novelty_fault(manifest: Manifest) -> str:
+    there = manifest.tensors.novelty is not None
+    if there != (manifest.novelty is not None):
+        return "tensors.novelty and novelty belong together, and one of them is missing"
+    if manifest.thresholds is not None and manifest.thresholds.novelty is not None and not there:
+        return "thresholds.novelty needs tensors.novelty: without it nothing would ever be novel"
     return ""
 
 

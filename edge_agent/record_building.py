@@ -9,18 +9,26 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.sidecar import CamRecord, InstrumentRecord, MicrographRecord, PredictionRecord, TileRecord
+from edge_agent.sidecar import (
+    CamRecord,
+    FieldRecord,
+    InstrumentRecord,
+    MicrographRecord,
+    PredictionRecord,
+    TileRecord,
+)
 
 if TYPE_CHECKING:
     from edge_agent.classifier import Prediction
     from edge_agent.decision import Decision
     from edge_agent.micrograph import Micrograph
+    from edge_agent.model_bundle import Thresholds
 
 _DIGITS: Final = 7
 """Significant digits kept of probabilities and map values: all that float32 has."""
 
 
-def micrograph_record(micrograph: Micrograph) -> MicrographRecord:
+def micrograph_record(micrograph: Micrograph, prediction: Prediction) -> MicrographRecord:
     """Return the record's part on the picture that was classified."""
     instrument = {key: _known(value) for key, value in asdict(micrograph.instrument).items()}
     rows, columns = micrograph.pixels.shape
@@ -34,11 +42,24 @@ def micrograph_record(micrograph: Micrograph) -> MicrographRecord:
         acquired=micrograph.acquired,
         acquired_text=micrograph.acquired_text,
         instrument=InstrumentRecord(**instrument),
+        field=_field_record(prediction),
+    )
+
+
+def _field_record(prediction: Prediction) -> FieldRecord:
+    field, look = prediction.field, prediction.look
+    measured = {} if look is None else {key: _shortened(value) for key, value in asdict(look).items()}
+    names = ("sharpness", "streaks", "diffraction", "contrast", "skewness")
+    return FieldRecord(
+        blank=field.blank,
+        saturated_fraction=_shortened(field.saturated_fraction),
+        hot_pixels=field.hot_pixels,
+        **{name: measured.get(name) for name in names},
     )
 
 
 def prediction_record(
-    prediction: Prediction, decision: Decision, novelty_threshold: float | None
+    prediction: Prediction, decision: Decision, thresholds: Thresholds | None
 ) -> PredictionRecord:
     """Return the record's part on the answer."""
     tiles = (
@@ -51,8 +72,10 @@ def prediction_record(
         reasons=decision.reasons,
         probabilities=_named(prediction, prediction.probabilities),
         novelty=None if prediction.novelty is None else _shortened(prediction.novelty),
-        novelty_threshold=novelty_threshold,
+        novelty_threshold=thresholds.novelty if thresholds else None,
         tiles=tuple(tiles),
+        confidence_threshold=thresholds.confidence if thresholds else None,
+        tile_disagreement=_shortened(prediction.tile_disagreement) if len(prediction.tiles) > 1 else None,
     )
 
 

@@ -96,6 +96,19 @@ class InstrumentRecord(_Part):
     device: Text | None
 
 
+class FieldRecord(_Part):
+    """What was measured of the field before and beside the network; see `field_look.Look`."""
+
+    blank: bool
+    saturated_fraction: FiniteFloat
+    hot_pixels: int
+    sharpness: FiniteFloat | None
+    streaks: FiniteFloat | None
+    diffraction: FiniteFloat | None
+    contrast: FiniteFloat | None
+    skewness: FiniteFloat | None
+
+
 class MicrographRecord(_Part):
     """The picture that was classified. `shape` and `pixel_size_nm` are (rows, columns)."""
 
@@ -108,6 +121,8 @@ class MicrographRecord(_Part):
     acquired: Utc | None
     acquired_text: Text | None
     instrument: InstrumentRecord
+    field: FieldRecord | None = None
+    """None in records of scopewatch 0.4 and before."""
 
 
 class TileRecord(_Part):
@@ -127,6 +142,9 @@ class PredictionRecord(_Part):
     novelty: float | None
     novelty_threshold: float | None
     tiles: tuple[TileRecord, ...]
+    confidence_threshold: float | None = None
+    tile_disagreement: FiniteFloat | None = None
+    """None for one tile, whose answer is the whole's, and in records of scopewatch 0.4 and before."""
 
 
 class CamRecord(_Part):

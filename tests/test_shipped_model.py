@@ -80,7 +80,8 @@ def test_decisions_on_simulated_fields(
     classifier: Classifier, tmp_path: Path, drawn: str, decision: str, reasons: tuple[str, ...]
 ) -> None:
     field = draw_field(drawn, np.random.default_rng(3), size_px=512)
-    decided = decide(classifier.classify(micrograph(field, tmp_path)), classifier.bundle.manifest)
+    seen = micrograph(field, tmp_path)
+    decided = decide(classifier.classify(seen), seen, classifier.bundle.manifest)
     assert (decided.decision, decided.reasons) == (decision, reasons)
 
 
@@ -92,7 +93,7 @@ def test_all_zero_micrograph_is_classified_and_abstains(classifier: Classifier, 
         Instrument(None, None, None, None, None, None),
     )  # fmt: skip
     prediction = classifier.classify(empty)
-    assert decide(prediction, classifier.bundle.manifest).reasons == ("blank",)
+    assert decide(prediction, empty, classifier.bundle.manifest).reasons == ("blank",)
     assert np.isfinite(prediction.cam.values).all()
 
 

@@ -29,12 +29,17 @@ CONTRACT = {
             "voltage_kv": 200.0, "magnification": 40000.0, "imaging_mode": "IMAGING", "operation_mode": "TEM",
             "signal": "HAADF", "device": "camera",
         },
+        "field": {
+            "blank": False, "saturated_fraction": 0.001, "hot_pixels": 3, "sharpness": 0.2, "streaks": 1.1,
+            "diffraction": 0.1, "contrast": 0.21, "skewness": 0.9,
+        },
     },
     "prediction": {
         "label": "round", "decision": "accept", "reasons": [],
         "probabilities": {"faceted": 0.02, "rod": 0.01, "round": 0.97}, "novelty": 0.31,
         "novelty_threshold": 1.0,
         "tiles": [{"box_px": [0, 0, 1024, 2048], "probabilities": {"round": 1.0}}],
+        "confidence_threshold": 0.5, "tile_disagreement": None,
     },
     "cam": {
         "label": "round", "method": "cam", "box_px": [0, 0, 1024, 2048], "grid": [1, 2],

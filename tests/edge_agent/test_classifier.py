@@ -19,7 +19,7 @@ from bundles import LABELS, tiny_model
 from onnx import numpy_helper
 
 from edge_agent import classifier as classifier_module
-from edge_agent.classifier import Classifier
+from edge_agent.classifier import Classifier, Outputs
 from edge_agent.files import FileStamp, SourceFile
 from edge_agent.micrograph import Instrument, Micrograph
 from edge_agent.model_bundle import GOLDEN, MANIFEST, MODEL, Bundle, BundleRefused, open_bundle
@@ -93,11 +93,11 @@ def test_the_winner_of_the_average_wins_though_no_box_is_sure(tiny: Path, monkey
     rows = iter([[0.6, 0.4, 0.0], [0.0, 0.4, 0.6], [0.6, 0.4, 0.0], [0.0, 0.4, 0.6]])
     network = Classifier(with_rule(tiny, tiles=TilePlan(divisions=2)))
 
-    def infer(inputs: np.ndarray, every_class: bool) -> tuple[np.ndarray, np.ndarray]:
+    def run(inputs: np.ndarray, every_class: bool) -> Outputs:
         answers = np.array([next(rows) for _ in inputs], np.float32)
-        return answers, np.broadcast_to(answers[:, :, None, None], (len(inputs), 3, 2, 2))
+        return Outputs(answers, np.broadcast_to(answers[:, :, None, None], (len(inputs), 3, 2, 2)), None)
 
-    monkeypatch.setattr(network, "infer", infer)
+    monkeypatch.setattr(network, "run", run)
 
     seen = network.classify(micrograph(FIELD))
 
@@ -109,8 +109,8 @@ def test_the_winner_of_the_average_wins_though_no_box_is_sure(tiny: Path, monkey
 def test_inputs_go_through_the_network_one_by_one(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     network = Classifier(with_rule(tiny, tiles=TilePlan(divisions=3), views=VIEWS))
     shapes: list[tuple[int, ...]] = []
-    infer = network.infer
-    monkeypatch.setattr(network, "infer", lambda inputs, _: (shapes.append(inputs.shape), infer(inputs))[1])
+    run = network.run
+    monkeypatch.setattr(network, "run", lambda inputs, _: (shapes.append(inputs.shape), run(inputs))[1])
 
     seen = network.classify(micrograph(FIELD))
 

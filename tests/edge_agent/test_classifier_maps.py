@@ -92,8 +92,8 @@ def test_every_classs_map_comes_of_one_pass(
     forms: dict[Form, Path], form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     network, passes = Classifier(open_bundle(forms[form])), []
-    infer = network.infer
-    monkeypatch.setattr(network, "infer", lambda *given: (passes.append(given), infer(*given))[1])
+    run = network.run
+    monkeypatch.setattr(network, "run", lambda *given: (passes.append(given), run(*given))[1])
 
     found = network.classify_every_class(micrograph(tmp_path))
 

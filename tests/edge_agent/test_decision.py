@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from bundles import LABELS, tiny_manifest
 
 from edge_agent.classifier import Prediction, TilePrediction
 from edge_agent.decision import Decision, decide
+from edge_agent.files import FileStamp, SourceFile
+from edge_agent.micrograph import Instrument, Micrograph
 from edge_agent.model_bundle import Thresholds
 from edge_agent.preprocessing import Box, CamMap, ContrastLimits, FieldStatistics
 
@@ -25,7 +28,15 @@ def predicted(
     rest = (1 - probability) / 2
     cam = CamMap("round", "cam", boxes[0], np.zeros((1, 1), np.float32), "mean_where_overlapping")
     tiles = tuple(TilePrediction(box, (rest, rest, probability)) for box in boxes)
-    return Prediction("round", LABELS, (rest, rest, probability), None, tiles, field, 0.0, 0.0, cam)
+    answer = (rest, rest, probability)
+    return Prediction("round", LABELS, answer, None, tiles, field, None, 0.0, 0.0, 0.0, cam)
+
+
+SOURCE = SourceFile(Path("/data/a.dm3"), FileStamp(1, 2, 3, 4), "ab" * 32, "1-2-3")
+PLAIN = Micrograph(
+    SOURCE, np.zeros((64, 64), np.uint16), None, 0, None, ("image",), None, None,
+    Instrument(None, None, None, None, None, None),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -41,7 +52,7 @@ def predicted(
 )
 def test_pictures_too_small_to_show_a_shape_abstain(boxes: tuple[Box, ...], reasons: tuple[str, ...]) -> None:
     decision = "abstain" if reasons else "ungated"
-    assert decide(predicted(CLEAR, 1.0, boxes), tiny_manifest()) == Decision(decision, reasons)
+    assert decide(predicted(CLEAR, 1.0, boxes), PLAIN, tiny_manifest()) == Decision(decision, reasons)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +90,10 @@ def test_decisions(field, probability, confidence, expected):
     thresholds = None if confidence is None else Thresholds(confidence=confidence)
     manifest = tiny_manifest().model_copy(update={"thresholds": thresholds})
 
-    assert decide(predicted(field, probability), manifest) == expected
+    assert decide(predicted(field, probability), PLAIN, manifest) == expected
 
 
 def test_the_bundle_says_how_much_saturation_is_too_much():
     manifest = tiny_manifest().model_copy(update={"saturated_fraction": 0.9})
 
-    assert decide(predicted(SATURATED, 1.0), manifest).decision == "ungated"
+    assert decide(predicted(SATURATED, 1.0), PLAIN, manifest).decision == "ungated"

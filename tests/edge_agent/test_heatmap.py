@@ -64,6 +64,8 @@ def a_prediction(
         tiles=(),
         cam=CamMap(label, method, box_px, values.astype(np.float32), "mean_where_overlapping"),
         field=FieldStatistics(ContrastLimits(0.0, 255.0), blank=False, saturated_fraction=0.0, hot_pixels=0),
+        look=None,
+        tile_disagreement=0.0,
         preprocess_ms=0.0,
         infer_ms=0.0,
     )

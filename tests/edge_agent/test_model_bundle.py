@@ -208,9 +208,36 @@ def test_a_model_without_the_manifests_tensors_is_refused(folder: Path):
 
 
 def test_a_named_novelty_must_be_in_the_graph(folder: Path):
-    edit(folder, lambda manifest: manifest["tensors"].update(novelty={"name": "novelty", "shape": [None]}))
+    facts = {"tensor": "map", "components": 4, "micrographs": 9, "true_acceptance": 0.95}
+
+    def named(manifest: dict[str, Any]) -> None:
+        manifest["tensors"].update(novelty={"name": "novelty", "shape": [None]})
+        manifest.update(novelty=facts)
+
+    edit(folder, named)
 
     assert "it has no output named novelty" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        pytest.param(
+            lambda manifest: manifest["tensors"].update(novelty={"name": "novelty", "shape": [None]}),
+            "tensors.novelty and novelty belong together",
+            id="the output without its facts",
+        ),
+        pytest.param(
+            lambda manifest: manifest.update(thresholds={"confidence": 0.5, "novelty": 1.0}),
+            "thresholds.novelty needs tensors.novelty",
+            id="a threshold for nothing",
+        ),
+    ],
+)
+def test_novelty_is_there_as_a_whole_or_not_at_all(folder: Path, change: Any, fault: str):
+    edit(folder, change)
+
+    assert fault in refusal(folder)
 
 
 # --- the manifest ---

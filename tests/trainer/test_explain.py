@@ -128,9 +128,10 @@ def test_the_answers_are_the_agents(toy_bundle: Path, dataset: DataSet, tmp_path
     classifier = Classifier(bundle)
     found = explain(toy_bundle, dataset, tmp_path, count=3)
     for one in found.shown:
-        prediction = classifier.classify(read_micrograph(dataset.raw / one.file))
+        micrograph = read_micrograph(dataset.raw / one.file)
+        prediction = classifier.classify(micrograph)
         assert (one.answer, one.probability) == (prediction.label, round(prediction.probability, 4))
-        assert one.decision == decide(prediction, bundle.manifest).decision
+        assert one.decision == decide(prediction, micrograph, bundle.manifest).decision
         assert one.right == (one.label == prediction.label)
     assert {one.right for one in found.shown} == {True, False}
 

@@ -209,14 +209,14 @@ def test_a_form_that_loses_accuracy_is_not_taken(
     shared_bundle: Path, dataset: DataSet, tmp_path: Path, taking: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taking(**FASTER)
-    infer = Classifier.infer
+    run = Classifier.run
 
     def worse(self: Classifier, *given: Any, **named: Any) -> Any:
-        probabilities, cam = infer(self, *given, **named)
+        outputs = run(self, *given, **named)
         broken = b"QuantizeLinear" in self.bundle.model_bytes
-        return (probabilities[:, ::-1] if broken else probabilities), cam
+        return outputs._replace(probabilities=outputs.probabilities[:, ::-1]) if broken else outputs
 
-    monkeypatch.setattr(Classifier, "infer", worse)
+    monkeypatch.setattr(Classifier, "run", worse)
     found = optimise(shared_bundle, dataset, tmp_path / "out", replace(ANY, most_loss=0.01))
     one = {measured.candidate.name: measured.candidate for measured in found.measured}
     assert one["float"].accuracy == 1.0

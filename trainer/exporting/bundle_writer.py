@@ -143,7 +143,11 @@ def _golden(model: bytes, manifest: Manifest) -> tuple[int, bytes]:
     names = {"probabilities": tensors.probabilities.name}
     names |= {
         role: tensor.name
-        for role, tensor in (("cam", tensors.cam), ("cam_every_class", tensors.cam_every_class))
+        for role, tensor in (
+            ("cam", tensors.cam),
+            ("cam_every_class", tensors.cam_every_class),
+            ("novelty", tensors.novelty),
+        )
         if tensor is not None
     }
     stored: dict[str, NDArray[Any]] = {}

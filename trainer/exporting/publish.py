@@ -81,7 +81,7 @@ def _fit(bundle_path: Path) -> tuple[Bundle, Evaluation]:
     replay = Classifier(bundle, without_map=bundle.manifest.tensors.cam is None).replay_golden()
     if not replay.passed:
         raise PublishError(
-            f"{bundle_path}: the golden replay is off by {max(replay.probabilities, replay.cam):.1e}, "
+            f"{bundle_path}: the golden replay is off by {replay.worst:.1e}, "
             f"more than {replay.tolerance:.0e}; export the run again on this machine"
         )
     return bundle, evaluation

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from edge_agent.decision import Decision
     from edge_agent.micrograph import Micrograph
     from edge_agent.preprocessing import Box
     from trainer.preparing.crops import Crop, DataSet
@@ -224,7 +225,8 @@ def score(
             unreadable[source.file] = micrograph
             continue
         prediction = answer(classifier, micrograph, source)
-        entry = _scored(source, micrograph, prediction, decide(prediction, bundle.manifest).decision)
+        decision = decide(prediction, micrograph, bundle.manifest)
+        entry = _scored(source, micrograph, prediction, decision)
         told = {} if table is None else _told(table, source)
         seen = _pointing(source, prediction, masks, micrograph)
         scored.append(entry.model_copy(update={**seen, "told": told}))
@@ -272,14 +274,17 @@ def answer(classifier: Classifier, micrograph: Micrograph, source: Source) -> An
     return classifier.answer_tiles(tiles) if without_map else classifier.classify_tiles(tiles, shape)
 
 
-def _scored(source: Source, micrograph: Micrograph, prediction: Answer, decision: str) -> Scored:
+def _scored(source: Source, micrograph: Micrograph, prediction: Answer, decision: Decision) -> Scored:
     return Scored(
         file=source.file,
         group=source.group,
         label=source.label,
         predicted=prediction.label,
         probability=round(prediction.probability, 4),
-        decision=decision,
+        decision=decision.decision,
+        reasons=decision.reasons,
+        novelty=None if prediction.novelty is None else float(f"{prediction.novelty:.6g}"),
+        tile_disagreement=round(prediction.tile_disagreement, 6),
         probabilities={
             label: float(f"{value:.6g}")
             for label, value in zip(prediction.labels, prediction.probabilities, strict=True)

@@ -56,6 +56,11 @@ class Scored(_Part):
     """Cluster of near-duplicates that it belongs to."""
     box_px: Box | None = None
     """Which crop was scored; None: the whole micrograph."""
+    reasons: tuple[str, ...] = ()
+    """Why it abstained."""
+    novelty: float | None = None
+    """In the bundle's own unit; None where its graph gives none."""
+    tile_disagreement: float = 0.0
     told: dict[str, str] = Field(default_factory=dict)
     """What a labels table says of it, by column."""
 

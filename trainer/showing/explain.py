@@ -267,7 +267,7 @@ def _exhibit(
     plain, shades = _painted(
         predictions, grey_field(micrograph.pixels, first.field.contrast, shape), (rows, columns)
     )
-    decision = decide(first, maker.classifier.bundle.manifest)
+    decision = decide(first, micrograph, maker.classifier.bundle.manifest)
     return Exhibit(
         file=crop.source,
         label=crop.label,
