@@ -31,7 +31,16 @@ if TYPE_CHECKING:
 
     from edge_agent.micrograph import Micrograph
 
-__all__ = ["Answer", "Classifier", "Prediction", "Replay", "TilePrediction", "with_map"]
+__all__ = [
+    "Answer",
+    "Classifier",
+    "Outputs",
+    "Prediction",
+    "Replay",
+    "TilePrediction",
+    "answer_of",
+    "with_map",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,22 +299,15 @@ class Classifier:
         return tuple(found)
 
     def _answer(self, tiles: Tiles, answers: Sequence[Outputs]) -> Answer:
-        probabilities = np.concatenate([one.probabilities for one in answers])
         novelties = [one.novelty for one in answers if one.novelty is not None]
-        mean = probabilities.mean(axis=0)
-        by_box = _by_box(tiles, probabilities)
-        return Answer(
-            label=self.labels[int(mean.argmax())],
-            labels=self.labels,
-            probabilities=tuple(float(value) for value in mean),
-            novelty=float(np.mean(novelties)) if novelties else None,
-            tiles=by_box,
-            field=tiles.field,
-            look=look_at(tiles, self.bundle.manifest.preprocessing.value_range),
-            tile_disagreement=_disagreement(np.array([tile.probabilities for tile in by_box])),
-            preprocess_ms=0.0,
-            infer_ms=0.0,
+        outputs = Outputs(
+            np.concatenate([one.probabilities for one in answers]),
+            None,
+            np.concatenate(novelties) if novelties else None,
         )
+        boxes = tuple(tile.box_px for tile in tiles.tiles)
+        look = look_at(tiles, self.bundle.manifest.preprocessing.value_range)
+        return answer_of(self.labels, boxes, outputs, tiles.field, look)
 
     def _with_map(self, answer: Answer, place: int, box_px: Box, values: NDArray[np.float32]) -> Prediction:
         manifest = self.bundle.manifest
@@ -384,10 +386,34 @@ def _entropy(probabilities: NDArray[np.float64]) -> float:
     return -float((present * np.log(present)).sum())
 
 
-def _by_box(tiles: Tiles, probabilities: NDArray[np.float32]) -> tuple[TilePrediction, ...]:
+def answer_of(
+    labels: tuple[str, ...],
+    boxes: Sequence[Box],
+    outputs: Outputs,
+    field: FieldStatistics,
+    look: Look | None,
+) -> Answer:
+    """Join what the graph gave for each network input, whose box is in `boxes`; times are 0."""
+    mean = outputs.probabilities.mean(axis=0)
+    tiles = _by_box(boxes, outputs.probabilities)
+    return Answer(
+        label=labels[int(mean.argmax())],
+        labels=labels,
+        probabilities=tuple(float(value) for value in mean),
+        novelty=None if outputs.novelty is None else float(outputs.novelty.mean()),
+        tiles=tiles,
+        field=field,
+        look=look,
+        tile_disagreement=_disagreement(np.array([tile.probabilities for tile in tiles])),
+        preprocess_ms=0.0,
+        infer_ms=0.0,
+    )
+
+
+def _by_box(boxes: Sequence[Box], probabilities: NDArray[np.float32]) -> tuple[TilePrediction, ...]:
     rows: dict[Box, list[NDArray[np.float32]]] = {}
-    for tile, row in zip(tiles.tiles, probabilities, strict=True):
-        rows.setdefault(tile.box_px, []).append(row)
+    for box, row in zip(boxes, probabilities, strict=True):
+        rows.setdefault(box, []).append(row)
     return tuple(
         TilePrediction(box, tuple(float(value) for value in np.mean(same, axis=0)))
         for box, same in rows.items()

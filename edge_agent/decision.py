@@ -7,6 +7,7 @@ Every limit is the bundle's; what the bundle does not know is not judged.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 SMALLEST_SIDE_PX: Final = 32
 """Fewer pixels than this on the shorter side show no shape; a network answers all the same."""
+_SMALLEST: Final = 1e-7
+"""Probabilities are single precision: nearer to 0 or 1 they say no more."""
 VOLTAGE_MARGIN: Final = 1.1
 """Nominal voltages are steps (80, 120, 200, 300 kV); within this factor it is the same step."""
 
@@ -42,6 +45,7 @@ REASONS: Final = {
     "tiles_disagree": "parts of the field are answered differently",
     "novel": "unlike the training micrographs, to the network",
     "low_confidence": "no class is probable enough",
+    "unusual_and_unsure": "rather novel and rather unsure: each would do, both together do not",
 }
 """Why an answer abstains, with what each reason means."""
 
@@ -119,12 +123,41 @@ def _unsure(answer: Answer, thresholds: Thresholds | None) -> Iterator[str]:
     limit = thresholds.tile_disagreement
     if limit is not None and not answer.tile_disagreement <= limit:
         yield "tiles_disagree"
-    if thresholds.novelty is not None and not (
-        answer.novelty is not None and answer.novelty <= thresholds.novelty
-    ):
+    by_novelty, by_confidence = doubts(answer.novelty, answer.probability, thresholds)
+    if not by_novelty <= 1:
         yield "novel"
-    if not answer.probability >= thresholds.confidence:
+    if not by_confidence <= 1:
         yield "low_confidence"
+    if by_novelty <= 1 and by_confidence <= 1 and by_novelty + by_confidence > 1:
+        yield "unusual_and_unsure"
+
+
+def doubts(novelty: float | None, probability: float, thresholds: Thresholds) -> tuple[float, float]:
+    """How much of the limits on novelty and on confidence an answer uses up: 0 is usual, 1 is at the limit.
+
+    Novelty is taken by its logarithm, the probability by that of its odds. What is not a number uses up all.
+    """
+    by_novelty = 0.0
+    if thresholds.novelty is not None:
+        seen = -math.inf if novelty is None or not novelty >= 0 else -math.log(max(novelty, _SMALLEST))
+        usual = None if thresholds.novelty_usual is None else -math.log(thresholds.novelty_usual)
+        by_novelty = _used_up(seen, -math.log(thresholds.novelty), usual)
+    usual = None if thresholds.confidence_usual is None else _log_odds(thresholds.confidence_usual)
+    return by_novelty, _used_up(_log_odds(probability), _log_odds(thresholds.confidence), usual)
+
+
+def _used_up(seen: float, limit: float, usual: float | None) -> float:
+    """Part of the way from the usual down to the limit; all or nothing where the usual is not above the limit."""
+    if usual is None or usual <= limit:
+        return 0.0 if seen >= limit else math.inf
+    return max(0.0, (usual - seen) / (usual - limit)) if seen > -math.inf else math.inf
+
+
+def _log_odds(probability: float) -> float:
+    if not probability >= 0:  # NaN too
+        return -math.inf
+    held = min(max(probability, _SMALLEST), 1 - _SMALLEST)
+    return math.log(held / (1 - held))
 
 
 def _is_another(seen: str | None, known: tuple[str, ...] | None) -> bool:

@@ -122,6 +122,11 @@ class Thresholds(_Part):
     """A micrograph that is more novel abstains as `novel`; None where the graph gives no novelty."""
     tile_disagreement: float | None = Field(default=None, ge=0)
     """Tiles that disagree more make the answer abstain as `tiles_disagree`; None: not judged."""
+    confidence_usual: float | None = Field(default=None, ge=0, le=1)
+    novelty_usual: float | None = Field(default=None, gt=0)
+    """Medians of held-out micrographs. Where both are known, an answer may not use up more than one limit in all:
+    half way from the usual novelty to its limit and half way from the usual confidence to its limit is the most
+    (`decision.doubts`). Where they are not, each limit holds by itself."""
     acceptance: float | None = Field(default=None, ge=0, le=1)
     """Share of held-out micrographs of its classes that was accepted when this was measured."""
 
