@@ -1,0 +1,1 @@
+"""What a bundle carries so that it knows when not to answer: temperature, novelty, limits, operating point."""
