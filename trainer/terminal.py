@@ -80,6 +80,7 @@ def figures_table(figures: Figures) -> str:
             "".join(cell.ljust(width) for cell in (label, str(one.micrographs), *cells))
             + " ".join(map(str, row))
         )
+    lines += _abstaining_lines(figures)
     if figures.cam is not None:
         lines.append(
             f"map: peak on a particle in {figures.cam.peak_on_particle:.2f} of {figures.cam.micrographs} correct "
@@ -87,6 +88,28 @@ def figures_table(figures: Figures) -> str:
             f"particles ({figures.cam.particle_share:.2f} of the area)"
         )
     return "\n".join(lines)
+
+
+def _abstaining_lines(figures: Figures) -> Iterator[str]:
+    """How far probabilities hold, and what abstaining buys."""
+    known, kept, curve = figures.calibration, figures.accepted, figures.selective
+    if known is not None and known.debiased_error is not None:
+        yield f"calibration error {_with_interval(known.debiased_error, known.debiased_error_interval)}, debiased"
+    if kept is not None:
+        given = "" if kept.accuracy is None else f"; accuracy {_with_interval(kept.accuracy, kept.interval)}"
+        yield f"accepted: {kept.micrographs} of {figures.micrographs} ({100 * kept.coverage:.0f} %){given}"
+    if figures.reasons:
+        each = ", ".join(f"{reason} {number}" for reason, number in figures.reasons.items())
+        yield f"abstained: {each}"
+    if curve is not None:
+        at = curve.at_80
+        yield f"the surest 80 %: accuracy {_with_interval(at.accuracy, at.interval)}"
+
+
+def _with_interval(value: float, interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} (95 % interval by group {interval[0]:.3f} to {interval[1]:.3f})"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from answered import THREE, drawn_scored
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from trainer.scoring.calibration import ANSWERS_A_BIN, ENOUGH, MOST_BINS, calibration
+from trainer.scoring.calibration import ANSWERS_A_BIN, ENOUGH, MOST_BINS, Calibration, calibration
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
@@ -109,3 +109,67 @@ def test_a_certain_wrong_answer_costs_much_and_not_everything() -> None:
         true=np.array([0, 1]),
     )
     assert seen.log_loss == pytest.approx(-np.log(1e-12) / 2, rel=1e-3)
+
+
+# --- the debiased error -----------------------------------------------------------------------------
+
+
+def in_groups(count: int, error: float, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Answers, right less often than promised by `error`; 300 in about 200 groups, which half err together."""
+    random = np.random.default_rng(seed)
+    confidence = 1 - random.beta(1, 4, count) * 2 / 3
+    member = random.integers(0, round(1.2 * count), count)
+    together = random.random(round(1.2 * count))[member]
+    luck = np.where(random.random(count) < 0.5, together, random.random(count))
+    return confidence, luck < confidence - error, [str(one) for one in member]
+
+
+@pytest.mark.parametrize("error", [0.0, 0.05, 0.1])
+def test_the_debiased_error_is_the_true_one_on_average_and_the_interval_covers_it(error: float) -> None:
+    seen = [calibration(*in_groups(300, error, seed), seed) for seed in range(60)]
+    squares = [one.debiased_error**2 for one in seen if one.debiased_error is not None]
+    intervals = [one.debiased_error_interval for one in seen if one.debiased_error_interval is not None]
+    assert len(squares) == len(intervals) == 60
+    # Squares are right on average; those below 0 are cut, which lifts the mean where there is no error.
+    assert np.mean(squares) == pytest.approx(error**2, abs=0.0012)
+    assert np.mean([low <= error <= high for low, high in intervals]) >= 0.9
+    assert all(low <= one.debiased_error <= high for one, (low, high) in zip(seen, intervals, strict=True))  # type: ignore[operator]
+    plain = np.mean([one.error for one in seen])
+    assert plain > np.sqrt(np.mean(squares)), "the plain error takes scatter for error"
+
+
+def test_a_gross_error_is_not_covered_by_nothing() -> None:
+    seen = calibration(*in_groups(300, 0.2, 0), 0)
+    assert seen.debiased_error_interval is not None
+    assert seen.debiased_error_interval[0] > 0.05
+
+
+def test_the_debiased_error_is_that_of_kumar_liang_and_ma() -> None:
+    """Two bins by hand: 0.5 promised and 3 of 10 kept, 0.9 promised and 8 of 10 kept."""
+    confidence = np.repeat([0.5, 0.9], 10)
+    right = np.array([True] * 3 + [False] * 7 + [True] * 8 + [False] * 2)
+    seen = calibration(confidence, right, [str(index) for index in range(20)], 0)
+    by_hand = 0.5 * (0.2**2 - 0.3 * 0.7 / 9) + 0.5 * (0.1**2 - 0.8 * 0.2 / 9)
+    assert seen.debiased_error == pytest.approx(by_hand**0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("groups", "error", "interval"),
+    [
+        pytest.param(["a"], None, None, id="one answer"),
+        pytest.param(["a", "a"], 0.0, None, id="one group"),
+        pytest.param(["a", "b"], 0.0, (0.0, 0.0), id="two groups"),
+    ],
+)
+def test_what_is_not_known_is_not_stated(
+    groups: list[str], error: float | None, interval: tuple[float, float] | None
+) -> None:
+    count = len(groups)
+    seen = calibration(np.full(count, 1.0), np.ones(count, dtype=bool), groups, 0)
+    assert (seen.debiased_error, seen.debiased_error_interval) == (error, interval)
+
+
+def test_a_calibration_of_an_older_version_is_read() -> None:
+    seen = calibration(*in_groups(40, 0, 0), 0)
+    old = seen.model_dump(exclude={"debiased_error", "debiased_error_interval"})
+    assert Calibration.model_validate(old).debiased_error is None

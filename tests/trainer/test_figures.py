@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from answered import THREE, drawn_scored, scored
 from sklearn import metrics
 
 from trainer.scoring.figures import MICROGRAPHS_A_SIZE_BIN, Scored, balanced_accuracy, figures, slices
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -44,6 +49,63 @@ def test_decisions_are_counted() -> None:
     entries = scored(["rod"] * 3, ["rod"] * 3)
     entries[0] = entries[0].model_copy(update={"decision": "abstain"})
     assert figures(entries, THREE, 0).decisions == {"abstain": 1, "ungated": 2}
+
+
+# --- abstaining -------------------------------------------------------------------------------------
+
+
+def gated(given: Sequence[tuple[str, float, tuple[str, ...]]]) -> list[Scored]:
+    """A rod each: (answer, probability, reasons) under a bundle with thresholds."""
+    return [
+        entry.model_copy(
+            update={"probability": sure, "reasons": why, "decision": "abstain" if why else "accept"}
+        )
+        for entry, (_, sure, why) in zip(
+            scored(["rod"] * len(given), [answer for answer, _, _ in given]), given, strict=True
+        )
+    ]
+
+
+def test_what_is_accepted_is_judged_by_itself() -> None:
+    seen = figures(
+        gated(
+            [
+                ("rod", 0.9, ()),
+                ("rod", 0.8, ()),
+                ("round", 0.7, ()),
+                ("round", 0.4, ("low_confidence",)),
+                ("round", 0.99, ("blurred", "novel")),
+            ]
+        ),
+        THREE,
+        0,
+    )
+    assert seen.accepted is not None
+    assert (seen.accepted.micrographs, seen.accepted.coverage) == (3, 0.6)
+    assert seen.accepted.accuracy == pytest.approx(2 / 3, abs=1e-4)
+    assert seen.accepted.interval[0] < 2 / 3 < seen.accepted.interval[1]
+    assert seen.reasons == {"blurred": 1, "low_confidence": 1, "novel": 1}
+    assert seen.selective is not None
+    assert [one.threshold for one in seen.selective.points] == [0.9, 0.8, 0.7, 0.4, None]
+    assert seen.selective.points[2].accuracy == seen.accepted.accuracy, (
+        "the operating point lies on the curve"
+    )
+
+
+def test_where_nothing_is_accepted_there_is_no_accuracy() -> None:
+    seen = figures(gated([("rod", 0.3, ("low_confidence",))] * 2), THREE, 0).accepted
+    assert seen is not None
+    assert (seen.micrographs, seen.coverage, seen.accuracy, seen.interval) == (0, 0, None, (0, 1))
+
+
+def test_without_thresholds_there_is_a_curve_and_no_operating_point() -> None:
+    seen = figures(scored(["rod"] * 3, ["rod", "rod", "round"]), THREE, 0)
+    assert seen.accepted is None
+    assert seen.selective is not None
+    assert seen.selective.at_80.accuracy == pytest.approx(2 / 3, abs=1e-4)
+
+
+# --- intervals --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -15,16 +15,11 @@ from trainer.scoring.evaluation import Evaluation, Scored, figures
 LABELS = ("disc", "stripes", "neither")
 
 
-def scored(label: str, predicted: str, **more: float | bool) -> Scored:
-    return Scored(
-        file=f"{label}.png",
-        group=label,
-        label=label,
-        predicted=predicted,
-        probability=1,
-        decision="ungated",
-        **more,
-    )  # type: ignore[arg-type]
+def scored(label: str, predicted: str, **more: object) -> Scored:
+    entry = Scored(
+        file=f"{label}.png", group=label, label=label, predicted=predicted, probability=1, decision="ungated"
+    )
+    return entry.model_copy(update=more)
 
 
 @pytest.mark.parametrize(
@@ -50,12 +45,33 @@ def test_figures_are_a_table() -> None:
     assert lines[0].startswith(
         "3 micrographs in 2 groups; class-balanced accuracy 0.750 (95 % interval by group "
     )
-    assert [line.split() for line in lines[1:]] == [
+    assert [line.split() for line in lines[1:5]] == [
         ["class", "count", "precision", "recall", "F1", "answered:", "disc,", "stripes,", "neither"],
         ["disc", "2", "1.000", "0.500", "0.667", "1", "1", "0"],
         ["stripes", "1", "0.500", "1.000", "0.667", "0", "1", "0"],
         ["neither", "0", "-", "-", "-", "0", "0", "0"],
     ]
+
+
+def test_what_abstaining_buys_stands_below_the_table() -> None:
+    entries = [
+        scored("disc", "disc", group="a", decision="accept"),
+        scored("disc", "disc", group="b", decision="accept"),
+        scored("disc", "stripes", group="c", decision="accept"),
+        scored("disc", "stripes", group="d", decision="abstain", reasons=("blurred", "novel")),
+    ]
+    assert terminal.figures_table(figures(entries, LABELS, 0)).splitlines()[-4:] == [
+        "calibration error 0.408 (95 % interval by group 0.000 to 0.645), debiased",
+        "accepted: 3 of 4 (75 %); accuracy 0.667 (95 % interval by group 0.000 to 1.000)",
+        "abstained: blurred 1, novel 1",
+        "the surest 80 %: accuracy 0.625 (95 % interval by group 0.000 to 1.000)",
+    ]
+
+
+def test_without_thresholds_nothing_is_said_of_accepted_ones() -> None:
+    lines = terminal.figures_table(figures([scored("disc", "disc")], LABELS, 0)).splitlines()
+    assert [line for line in lines if line.startswith(("accepted", "abstained"))] == []
+    assert lines[-1].startswith("the surest 80 %: accuracy 1.000 (")
 
 
 def test_the_map_is_held_against_chance() -> None:

@@ -2,10 +2,14 @@
 
 Of 100 answers given with 80 %, 80 should be right. What is held against the truth is the probability of the answer
 given (top-label calibration); Brier score and log loss look at all classes.
+
+On few answers a perfect network shows an error too, as bins scatter. The debiased error takes that scatter off:
+Kumar, Liang and Ma, "Verified Uncertainty Calibration", NeurIPS 2019.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -64,6 +68,11 @@ class Calibration(_Part):
     log_loss_interval: tuple[float, float] | None = None
     few: bool
     """Too few answers for a verdict."""
+    debiased_error: float | None = None
+    """Root mean square distance of confidence and accuracy over the bins, less what scatter alone gives.
+    None where no bin holds two answers, and in evaluations of scopewatch 0.4 and before."""
+    debiased_error_interval: tuple[float, float] | None = None
+    """95 %, from bootstrap samples drawn by group; None where one group says nothing of another."""
 
 
 def calibration(
@@ -92,6 +101,7 @@ def calibration(
         error_if_calibrated=round(float(by_chance.mean()), 4),
         error_if_calibrated_highest=round(float(np.percentile(by_chance, 95)), 4),
         few=len(right) < ENOUGH,
+        **_debiased(np.concatenate([member, counted], axis=1), groups, seed),
     )
     if probabilities is None or true is None:
         return result
@@ -130,6 +140,46 @@ def _error_interval(counted: NDArray[np.float64], groups: Sequence[str], seed: i
     with_number = np.concatenate([counted, np.ones((len(counted), 1))], axis=1)
     sums = resampled_sums(with_number, groups, seed)
     return (0.0, 1.0) if sums is None else middle_95(_error(sums[:, :-1], sums[:, -1]))
+
+
+def _debiased(
+    counted: NDArray[np.float64], groups: Sequence[str], seed: int
+) -> dict[str, float | tuple[float, float] | None]:
+    """`counted` [n, 3 x bins]: membership, confidence and right answers. The error and its pivotal interval.
+
+    A bootstrap sample scatters about the error of the answers at hand, which itself holds their scatter: its
+    percentiles would count that twice. So the samples' distance from the plain error is what is laid around the
+    debiased one, on squares, where the estimate is unbiased.
+    """
+    whole = counted.sum(axis=0)[None]
+    if whole[0, : counted.shape[1] // 3].max() < 2:
+        return {}
+    plain, squared = (float(values[0]) for values in _squared_errors(whole))
+    known: dict[str, float | tuple[float, float] | None] = {"debiased_error": _root(squared)}
+    sums = resampled_sums(counted, groups, seed)
+    if sums is not None:
+        low, high = np.percentile(_squared_errors(sums)[1], [2.5, 97.5])
+        lowest, highest = squared + plain - high, max(squared, squared + plain - low)
+        known["debiased_error_interval"] = (_root(lowest), _root(highest))
+    return known
+
+
+def _squared_errors(counted: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean squared error over bins, plain and debiased, of each row of sums [rounds, 3 x bins].
+
+    The variance of a bin's accuracy is estimated by a (1 - a) / (n - 1); a bin of one answer tells none.
+    """
+    number, promised, kept = np.split(counted, 3, axis=1)
+    there = np.maximum(number, 1)
+    accuracy = kept / there
+    distance = ((promised - kept) / there) ** 2
+    scatter = accuracy * (1 - accuracy) / np.maximum(number - 1, 1)
+    share = number / number.sum(axis=1, keepdims=True)
+    return (share * distance).sum(axis=1), (share * (distance - scatter)).sum(axis=1)
+
+
+def _root(squared: float) -> float:
+    return round(math.sqrt(max(0.0, squared)), 4)
 
 
 def _mean_interval(

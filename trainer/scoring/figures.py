@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from edge_agent.preprocessing import Box
 from trainer.scoring.calibration import Calibration, calibration
 from trainer.scoring.intervals import UNKNOWN, middle_95, resampled_sums, share_interval
+from trainer.scoring.selective import RiskCoverage, accuracy_interval, risk_coverage, sureness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +93,18 @@ class CamFigures(_Part):
     particle_share: float
 
 
+class Accepted(_Part):
+    """The answers that the agent gives at the bundle's own limits."""
+
+    micrographs: int
+    coverage: float
+    """Share of all scored micrographs."""
+    accuracy: float | None
+    """None where none was accepted."""
+    interval: tuple[float, float]
+    """95 % of the accuracy, groups drawn anew."""
+
+
 class Slice(_Part):
     """The micrographs that have something in common: a sample, a microscope, a range of pixel sizes."""
 
@@ -125,6 +138,12 @@ class Figures(_Part):
     calibration: Calibration | None = None
     slices: dict[str, tuple[Slice, ...]] = Field(default_factory=dict)
     """By what they differ ("pixel size", "group", "microscope" ...) -> the slices, where there are two or more."""
+    reasons: dict[str, int] = Field(default_factory=dict)
+    """Micrographs that abstained for each reason; one may have several."""
+    accepted: Accepted | None = None
+    """None where the bundle carries no thresholds."""
+    selective: RiskCoverage | None = None
+    """Along the limit of confidence; None in evaluations of scopewatch 0.4 and before."""
 
 
 def figures(scored: Sequence[Scored], labels: Sequence[str], seed: int) -> Figures:
@@ -149,6 +168,9 @@ def figures(scored: Sequence[Scored], labels: Sequence[str], seed: int) -> Figur
         cam=_cam_figures(scored),
         calibration=_calibration(scored, labels, true, seed),
         slices=slices(scored),
+        reasons=dict(sorted(Counter(reason for entry in scored for reason in entry.reasons).items())),
+        accepted=_accepted(scored, seed),
+        selective=_selective(scored, seed),
     )
 
 
@@ -210,6 +232,26 @@ def _calibration(
         return calibration(confidence, right, groups, seed)
     known = np.array([[entry.probabilities[label] for label in labels] for entry in scored])
     return calibration(confidence, right, groups, seed, probabilities=known, true=true)
+
+
+def _accepted(scored: Sequence[Scored], seed: int) -> Accepted | None:
+    if any(entry.decision == "ungated" for entry in scored):
+        return None
+    kept = np.array([float(entry.decision == "accept") for entry in scored])
+    right = np.array([entry.right for entry in scored])
+    count = int(kept.sum())
+    return Accepted(
+        micrographs=count,
+        coverage=round(count / len(scored), 4),
+        accuracy=round(float(kept @ right) / count, 4) if count else None,
+        interval=accuracy_interval(kept, right, [entry.group for entry in scored], seed),
+    )
+
+
+def _selective(scored: Sequence[Scored], seed: int) -> RiskCoverage:
+    score = np.array([sureness(entry.probability, entry.reasons) for entry in scored])
+    right = np.array([entry.right for entry in scored])
+    return risk_coverage(score, right, [entry.group for entry in scored], seed)
 
 
 def slices(scored: Sequence[Scored]) -> dict[str, tuple[Slice, ...]]:
