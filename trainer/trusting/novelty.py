@@ -66,29 +66,32 @@ class NoveltyStatistics:
 
 
 def novelty_statistics(
-    tensor: str, mean: NDArray[np.floating[Any]], spread: NDArray[np.floating[Any]]
+    tensor: str, mean: NDArray[np.floating[Any]], spread: NDArray[np.floating[Any]], *, micrographs: int
 ) -> NoveltyStatistics:
     """Measure the statistics of training pictures, of which `tensor` has this mean and spread, [n, channels].
+
+    `micrographs` is how many there are: several boxes or views of one are not so many pieces of evidence.
 
     Raises:
         TooFewMicrographs: fewer than `FEWEST_MICROGRAPHS`, or they do not differ.
     """
-    count = len(mean)
-    if count < FEWEST_MICROGRAPHS:
-        raise TooFewMicrographs(f"novelty needs {FEWEST_MICROGRAPHS} training micrographs, there are {count}")
+    if micrographs < FEWEST_MICROGRAPHS:
+        raise TooFewMicrographs(
+            f"novelty needs {FEWEST_MICROGRAPHS} training micrographs, there are {micrographs}"
+        )
     floor = max(_SPREAD_FLOOR * float(np.median(spread)), 1e-12)
     described = _described(mean, spread, floor)
     centre, scale = described.mean(axis=0), described.std(axis=0)
     scale = np.where(scale > 1e-6 * scale.max(), scale, np.inf)  # what never changes says nothing
     _, singular, axes = np.linalg.svd((described - centre) / scale, full_matrices=False)
-    deviation = singular / np.sqrt(count - 1)
+    deviation = singular / np.sqrt(len(mean) - 1)
     told = int((deviation > 1e-6 * deviation[0]).sum()) if deviation[0] > 0 else 0
-    kept = min(MOST_COMPONENTS, count // MICROGRAPHS_A_COMPONENT, told)
+    kept = min(MOST_COMPONENTS, micrographs // MICROGRAPHS_A_COMPONENT, told)
     if kept < 1:
         raise TooFewMicrographs("the training micrographs do not differ: their novelty has no measure")
     weight = np.sqrt(1 - np.arange(kept) / kept)
     projection = axes[:kept].T / scale[:, None] / deviation[:kept] * weight
-    return NoveltyStatistics(tensor, floor, centre, projection, count)
+    return NoveltyStatistics(tensor, floor, centre, projection, micrographs)
 
 
 def _described(

@@ -16,6 +16,8 @@ from edge_agent.field_look import look_at
 from edge_agent.preprocessing import Tiles, cut_tiles
 from trainer.exporting.bundle_writer import onnx_session
 from trainer.exporting.cam_head import PROBABILITIES
+from trainer.exporting.head_walk import find_logits
+from trainer.exporting.onnx_graph import OnnxGraph
 from trainer.trusting.feature_tap import MEAN, SPREAD, feature_tap, with_pooled_outputs
 from trainer.trusting.temperature import tempered
 from trainer.trusting.trusted_graph import bare_model
@@ -47,6 +49,8 @@ class Observation:
     boxes: tuple[Box, ...]
     probabilities: NDArray[np.float32]
     """[inputs, labels] at temperature 1."""
+    logits: NDArray[np.float32]
+    """[inputs, labels] before temperature and softmax."""
     mean: NDArray[np.float32]
     spread: NDArray[np.float32]
     """[inputs, channels] of the feature map over the field."""
@@ -67,18 +71,16 @@ class Observer:
         self.bundle = bundle
         model = bare_model(bundle)
         self.tensor = feature_tap(model, PROBABILITIES, bundle.manifest.preprocessing.input_px)
-        self._session = onnx_session(with_pooled_outputs(model, self.tensor, (PROBABILITIES,)))
+        self._outputs = (PROBABILITIES, find_logits(OnnxGraph(model)), MEAN, SPREAD)
+        self._session = onnx_session(with_pooled_outputs(model, self.tensor, self._outputs[:2]))
         self._input = bundle.manifest.tensors.input.name
 
     def observe(self, source: Source, micrograph: Micrograph) -> Observation:
         """Look at one micrograph, or at one crop of it."""
         manifest = self.bundle.manifest
         tiles = _tiles_of(micrograph, source, manifest.preprocessing)
-        answers = [
-            self._session.run([PROBABILITIES, MEAN, SPREAD], {self._input: tile.values[None]})
-            for tile in tiles.tiles
-        ]
-        rows, mean, spread = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        answers = [self._session.run(self._outputs, {self._input: tile.values[None]}) for tile in tiles.tiles]
+        rows, logits, mean, spread = (np.concatenate(parts) for parts in zip(*answers, strict=True))
         return Observation(
             source=source,
             micrograph=replace(micrograph, pixels=np.empty((0, 0), micrograph.pixels.dtype)),
@@ -87,6 +89,7 @@ class Observer:
             look=look_at(tiles, manifest.preprocessing.value_range),
             boxes=tuple(tile.box_px for tile in tiles.tiles),
             probabilities=rows,
+            logits=logits,
             mean=mean.reshape(len(mean), -1),
             spread=spread.reshape(len(spread), -1),
         )
@@ -103,13 +106,13 @@ def observe_all(
     observer: Observer,
     opened: Iterable[tuple[Source, Micrograph | str]],
     count: int,
-    progress: Callable[[str, int, int], None] = lambda *_: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Observation]:
     """Look at all micrographs that can be opened, in their order."""
     seen = []
     for index, (source, micrograph) in enumerate(opened):
-        progress("looked at", index, count)
+        progress(index, count)
         if not isinstance(micrograph, str):
             seen.append(observer.observe(source, micrograph))
-    progress("looked at", count, count)
+    progress(count, count)
     return seen

@@ -1,0 +1,143 @@
+"""What is learnt from training micrographs, and which micrographs a network did not see.
+
+Statistics, guards and ranges are a `Lesson` of the training micrographs of one network. A held-out micrograph goes
+with the lesson of the network that did not see it: the bundle's own, or that of the fold that held it out. So no
+limit is measured on a micrograph that had a part in the statistics it is judged by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from edge_agent.model_bundle import Bundle, Guards, TrainingRanges, Usual, open_bundle
+from trainer.exporting.onnx_graph import GraphError
+from trainer.fitting.run_folder import read_record
+from trainer.scoring.evaluation import Source, readable, sources_of
+from trainer.trusting.guard_limits import Taught, guard_limits, training_ranges
+from trainer.trusting.novelty import NoveltyStatistics, TooFewMicrographs, novelty_statistics
+from trainer.trusting.observing import Observation, Observer, observe_all
+from trainer.trusting.trust_record import TrustError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from trainer.preparing.crops import DataSet
+    from trainer.preparing.split import Part
+
+    Progress = Callable[[str, int, int], None]
+
+FEWEST: Final = 20
+"""Micrographs, below which the middle nine in ten are not known."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """What the training micrographs of one network say."""
+
+    statistics: NoveltyStatistics | None
+    guards: Guards
+    ranges: TrainingRanges
+    usual: Usual
+    """Contrast and pixel size; confidence and novelty need held-out micrographs."""
+    note: str = ""
+    """Why there are no statistics."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """A micrograph that a network did not see, what it made of it, and the lesson that it had had."""
+
+    seen: Observation
+    lesson: Lesson
+    part: str
+
+
+def observer_of(bundle: Bundle) -> Observer:
+    """Open a bundle to be looked into. Raises TrustError where its graph has no place for that."""
+    try:
+        return Observer(bundle)
+    except GraphError as error:
+        raise TrustError(f"{bundle.path}: {error}; it cannot be given limits") from error
+
+
+def learnt(
+    observer: Observer, dataset: DataSet, sources: Sequence[Source], progress: Progress, whose: str = ""
+) -> Lesson:
+    """Look at training micrographs and take down what they are like."""
+    seen = _observed(observer, dataset, sources, f"{whose}training", progress)
+    if not seen:
+        raise TrustError(
+            f"{dataset.raw}: none of the {len(sources)} training micrographs can be read any more"
+        )
+    taught = [Taught(one.micrograph, one.boxes, one.look) for one in seen]
+    looks = [one.look for one in seen if one.look is not None]
+    sizes = [one.micrograph.pixel_size_nm[1] for one in seen if one.micrograph.pixel_size_nm is not None]
+    statistics, note = _statistics(observer, seen)
+    return Lesson(
+        statistics=statistics,
+        guards=guard_limits(looks),
+        ranges=training_ranges(taught),
+        usual=Usual(contrast=middle([look.contrast for look in looks]), pixel_size_nm=middle(sizes)),
+        note=note,
+    )
+
+
+def _statistics(observer: Observer, seen: Sequence[Observation]) -> tuple[NoveltyStatistics | None, str]:
+    mean = np.concatenate([one.mean for one in seen])
+    spread = np.concatenate([one.spread for one in seen])
+    try:
+        return novelty_statistics(observer.tensor, mean, spread, micrographs=len(seen)), ""
+    except TooFewMicrographs as error:
+        return None, str(error)
+
+
+def held_out_part(
+    observer: Observer, lesson: Lesson, dataset: DataSet, part: Part, progress: Progress
+) -> tuple[HeldOut, ...]:
+    """The micrographs of a part that the bundle was not trained on."""
+    seen = _observed(observer, dataset, sources_of(dataset.part(part)), str(part), progress)
+    return tuple(HeldOut(one, lesson, str(part)) for one in seen)
+
+
+def held_out_by_folds(run: Path, dataset: DataSet, progress: Progress) -> tuple[HeldOut, ...]:
+    """The training micrographs, each by the fold that did not see it; validation and test are left alone."""
+    folders = sorted(run.glob("fold-*/bundle"))
+    if not folders:
+        raise TrustError(f"{run}: no folds here; run edge-trainer crossvalidate first")
+    return tuple(one for folder in folders for one in _held_out_by(folder, dataset, progress))
+
+
+def _held_out_by(folder: Path, dataset: DataSet, progress: Progress) -> list[HeldOut]:
+    fold, name = open_bundle(folder), folder.parent.name
+    if fold.manifest.dataset_fingerprint != dataset.fingerprint:
+        raise TrustError(f"{folder}: a fold of another data set than {dataset.root}; give the run made on it")
+    unseen = set(read_record(folder.parent).held_out)
+    observer = observer_of(fold)
+    known = [source for source in sources_of(dataset.kept) if source.group not in unseen]
+    lesson = learnt(observer, dataset, known, progress, f"{name}: ")
+    asked = [source for source in sources_of(dataset.train) if source.group in unseen]
+    seen = _observed(observer, dataset, asked, f"{name}: held-out", progress)
+    return [HeldOut(one, lesson, name) for one in seen]
+
+
+def _observed(
+    observer: Observer, dataset: DataSet, sources: Sequence[Source], which: str, progress: Progress
+) -> list[Observation]:
+    return observe_all(
+        observer,
+        readable(dataset, sources),
+        len(sources),
+        lambda at, total: progress(f"{which} micrographs", at, total),
+    )
+
+
+def middle(values: Sequence[float]) -> tuple[float, float] | None:
+    """Between which nine in ten lie; None for too few to tell."""
+    if len(values) < FEWEST:
+        return None
+    low, high = np.quantile(np.array(values), (0.05, 0.95))
+    return float(f"{low:.5g}"), float(f"{high:.5g}")

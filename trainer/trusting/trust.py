@@ -1,0 +1,240 @@
+"""A bundle -> a bundle that knows when not to answer: temperature, novelty, limits of its guards, operating point.
+
+Answers for what is fitted on what. Statistics, guards and training ranges come from the training micrographs;
+temperature and limits from micrographs that the network did not see: those of a held-out part, or, with the folds
+of a cross-validation, each training micrograph as the fold that held it out answers it. The second leaves validation
+and test untouched, so that they can measure the decision. What was found stands in the bundle's `trust.json`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from edge_agent.classifier import Classifier
+from edge_agent.model_bundle import GOLDEN, MODEL, UNKNOWN_DATASET, Bundle, open_bundle
+from trainer.exporting.bundle_writer import BundleFiles, write_bundle
+from trainer.exporting.front_matter import with_front_matter
+from trainer.scoring.calibration import calibration
+from trainer.scoring.evaluation import EVALUATION, readable, sources_of
+from trainer.scoring.faithfulness_record import FAITHFULNESS
+from trainer.scoring.selective import risk_coverage
+from trainer.trusting.fitted import Fitted, fit
+from trainer.trusting.held_out import HeldOut, held_out_by_folds, held_out_part, learnt, observer_of
+from trainer.trusting.operating_point import Goal
+from trainer.trusting.strangers import Strangers, measured_strangers
+from trainer.trusting.trust_card import with_trust
+from trainer.trusting.trust_record import TRUST, Held, TrustError, TrustRecord
+from trainer.trusting.trusted_graph import trusted_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from edge_agent.classifier import Answer
+    from trainer.preparing.crops import DataSet
+    from trainer.scoring.calibration import Calibration
+    from trainer.trusting.observing import Observer
+
+    Progress = Callable[[str, int, int], None]
+
+__all__ = ["FEWEST_HELD", "Goal", "Strangers", "TrustError", "TrustOrder", "trust"]
+
+FEWEST_HELD: Final = 20
+"""Held-out micrographs, below which no limit can be measured."""
+ALIKE: Final = 1e-3
+"""How far the written bundle may be from what was fitted: in probabilities, and of the novelty."""
+_COMPARED: Final = 5
+_CARD: Final = "MODEL_CARD.md"
+_OUTDATED: Final = (MODEL, GOLDEN, EVALUATION, FAITHFULNESS, TRUST)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustOrder:
+    """What to fit on, and what the operating point is for."""
+
+    part: Literal["validation", "test"] = "validation"
+    folds: Path | None = None
+    """Run folder of a cross-validation of the same data set; takes the place of `part`."""
+    goal: Goal = field(default_factory=Goal)
+    strangers: Strangers = field(default_factory=Strangers)
+    version: str | None = None
+    """Of the new bundle; by default the old one's."""
+    seed: int = 0
+
+
+def trust(
+    bundle_path: Path,
+    dataset: DataSet,
+    out: Path,
+    order: TrustOrder | None = None,
+    *,
+    progress: Progress = lambda *_: None,
+) -> tuple[Bundle, TrustRecord]:
+    """Write a bundle of the same network that knows when not to answer into the new folder `out`.
+
+    An earlier evaluation does not go along: probabilities and decisions are others now.
+
+    Raises:
+        BundleRefused: the bundle is not as its manifest says.
+        FileExistsError: `out` is there already.
+        TrustError: there are too few held-out micrographs, they are not the network's, or the written bundle does
+            not answer as what was fitted.
+
+    """
+    order = order or TrustOrder()
+    if out.exists():
+        raise FileExistsError(f"{out} exists; choose another folder or remove it first")
+    bundle = open_bundle(bundle_path)
+    _require_own(bundle, dataset)
+    observer = observer_of(bundle)
+    lesson = learnt(observer, dataset, sources_of(dataset.train), progress)
+    held = (
+        held_out_part(observer, lesson, dataset, order.part, progress)
+        if order.folds is None
+        else held_out_by_folds(order.folds, dataset, progress)
+    )
+    _require_enough(bundle, held)
+    fitted = fit(bundle.manifest, lesson, held, order.goal, order.version)
+    kinds, unread = measured_strangers(observer, fitted, order.strangers, order.seed, progress)
+    notes = (*_notes(fitted, lesson.note), *unread)
+    record = _record(fitted, order).model_copy(update={"strangers": kinds, "notes": notes})
+    progress("golden cases and manifest", 0, 1)
+    written = _write(bundle, out, fitted, record)
+    _compare(written, dataset, observer, fitted)
+    progress("golden cases and manifest", 1, 1)
+    return written, record
+
+
+def _require_own(bundle: Bundle, dataset: DataSet) -> None:
+    if bundle.manifest.dataset_fingerprint not in (UNKNOWN_DATASET, dataset.fingerprint):
+        raise TrustError(
+            f"{bundle.path}: was trained on another data set than {dataset.root}; give its own, or limits would be "
+            "measured on micrographs that it may have seen"
+        )
+    strange = sorted(set(dataset.labels) - set(bundle.manifest.labels))
+    if strange:
+        raise TrustError(f"{bundle.path}: does not know the classes {', '.join(strange)} of {dataset.root}")
+
+
+def _require_enough(bundle: Bundle, held: Sequence[HeldOut]) -> None:
+    labels = {one.seen.source.label for one in held}
+    if len(held) < FEWEST_HELD or len(labels) < 2:
+        raise TrustError(
+            f"{bundle.path}: {len(held)} held-out micrographs of {len(labels)} classes are too few for limits "
+            f"({FEWEST_HELD} of two classes at the least); label more, or give --folds of edge-trainer crossvalidate"
+        )
+
+
+def _record(fitted: Fitted, order: TrustOrder) -> TrustRecord:
+    held, manifest = fitted.held, fitted.manifest
+    groups, right = [one.seen.source.group for one in held], np.array(fitted.right)
+    accepted = np.array([one.decision == "accept" for one in fitted.decisions])
+    doubt = [fitted.doubt(answer, why) for answer, why in zip(fitted.answers, fitted.guards, strict=True)]
+    thresholds = manifest.thresholds
+    return TrustRecord(
+        made=datetime.now(UTC).replace(microsecond=0),
+        source=_source(order, len(held)),
+        temperature=manifest.temperature,
+        before=_calibration([one.seen.answered(1.0, None) for one in held], held, order.seed),
+        after=_calibration(fitted.answers, held, order.seed),
+        held=tuple(
+            _held(one, answer, why)
+            for one, answer, why in zip(held, fitted.answers, fitted.guards, strict=True)
+        ),
+        selective=risk_coverage(-np.array(doubt), right, groups, order.seed),
+        acceptance=order.goal.acceptance,
+        thresholds={} if thresholds is None else thresholds.model_dump(),
+        accepted=round(float(accepted.mean()), 4),
+        accepted_accuracy=round(float(right[accepted].mean()), 4) if accepted.any() else 0.0,
+    )
+
+
+def _source(order: TrustOrder, count: int) -> str:
+    if order.folds is None:
+        return f"the {count} micrographs of the part {order.part}, which the network was not trained on"
+    return (
+        f"the {count} training micrographs, each as a network of the same recipe answers it that saw none of its "
+        "group (grouped folds)"
+    )
+
+
+def _held(held: HeldOut, answer: Answer, guards: tuple[str, ...]) -> Held:
+    before = held.seen.answered(1.0, None)
+    return Held(
+        file=held.seen.source.file,
+        group=held.seen.source.group,
+        label=held.seen.source.label,
+        predicted=answer.label,
+        probabilities={
+            label: float(f"{value:.6g}")
+            for label, value in zip(answer.labels, answer.probabilities, strict=True)
+        },
+        probability_before=float(f"{before.probabilities[before.labels.index(answer.label)]:.6g}"),
+        novelty=None if answer.novelty is None else float(f"{answer.novelty:.6g}"),
+        tile_disagreement=round(answer.tile_disagreement, 6),
+        guards=guards,
+        part=held.part,
+    )
+
+
+def _calibration(answers: Sequence[Answer], held: Sequence[HeldOut], seed: int) -> Calibration:
+    true = np.array(
+        [one.labels.index(seen.seen.source.label) for one, seen in zip(answers, held, strict=True)]
+    )
+    told = np.array([one.probabilities for one in answers], float)
+    groups = [one.seen.source.group for one in held]
+    return calibration(
+        told.max(axis=1), told.argmax(axis=1) == true, groups, seed, probabilities=told, true=true
+    )
+
+
+def _notes(fitted: Fitted, no_novelty: str) -> list[str]:
+    """What a reader of the limits has to know."""
+    found = [f"no novelty is computed: {no_novelty}"] if fitted.statistics is None else []
+    refused = sum(bool(why) for why in fitted.guards)
+    if refused:
+        found.append(
+            f"{refused} of {len(fitted.held)} held-out micrographs are refused by guards (tags or look), which no "
+            "threshold moves"
+        )
+    groups = len({one.seen.source.group for one in fitted.held})
+    if groups < FEWEST_HELD:
+        found.append(
+            f"the held-out micrographs are of {groups} groups only: limits may be off for another sample or session"
+        )
+    return found
+
+
+def _write(bundle: Bundle, out: Path, fitted: Fitted, record: TrustRecord) -> Bundle:
+    others = {
+        name: (bundle.path / name).read_bytes() for name in bundle.manifest.sha256 if name not in _OUTDATED
+    }
+    others[TRUST] = (record.model_dump_json(indent=1, by_alias=True) + "\n").encode()
+    if _CARD in others:
+        card = with_trust(others[_CARD].decode("utf-8"), record)
+        others[_CARD] = with_front_matter(card, fitted.manifest).encode()
+    model = trusted_model(bundle, fitted.manifest.temperature, fitted.statistics)
+    return write_bundle(out, BundleFiles(model, others), fitted.manifest)
+
+
+def _compare(written: Bundle, dataset: DataSet, observer: Observer, fitted: Fitted) -> None:
+    """Hold the written bundle, through the agent's classifier, against what was fitted, on training micrographs."""
+    classifier = Classifier(written, without_map=written.manifest.tensors.cam is None)
+    for source, micrograph in readable(dataset, sources_of(dataset.train)[:_COMPARED]):
+        if isinstance(micrograph, str):
+            continue
+        expected = observer.observe(source, micrograph).answered(
+            fitted.manifest.temperature, fitted.statistics
+        )
+        seen = classifier.answer(micrograph)
+        apart = float(np.abs(np.subtract(seen.probabilities, expected.probabilities)).max())
+        if expected.novelty is not None and seen.novelty is not None:
+            apart = max(apart, abs(seen.novelty / max(expected.novelty, 1e-9) - 1))
+        if not apart <= ALIKE:
+            raise TrustError(
+                f"{written.path}: answers {source.file} otherwise than was fitted (by {apart:.1e}); do not use it"
+            )
