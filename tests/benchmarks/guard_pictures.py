@@ -72,7 +72,7 @@ class Case:
     caption: str
     draw: Callable[[], Subject]
     limit: tuple[str, str] | None = None
-    made: Callable[[Prediction, Subject], Any] = lambda seen, subject: None
+    made: Callable[[Prediction], Any] = lambda seen: None
     divisions: int = 1
 
 
@@ -111,7 +111,7 @@ def drawn(case: Case, bundle: Bundle) -> tuple[Image.Image, tuple[str, ...], str
         own = getattr(getattr(bundle.manifest, part), name, None)
         found, said = with_limit(found, part, name, own), f"the bundle's {name} {own}"
         if own is None or decide(prediction, micrograph, found.manifest).decision == "accept":
-            made = case.made(prediction, subject)
+            made = case.made(prediction)
             found, said = with_limit(found, part, name, made), f"{name} made for the picture: {made}"
     decision = decide(prediction, micrograph, found.manifest)
     png = draw_heatmap(micrograph, prediction, decision)
@@ -223,57 +223,57 @@ CASES = (
     Case("too_small", "28 x 21 pixels show no shape", small),
     Case(
         "blurred", "far out of focus", lambda: a_stranger("blurred", 1),
-        ("guards", "least_sharpness"), lambda seen, subject: above(seen.look.sharpness),
+        ("guards", "least_sharpness"), lambda seen: above(seen.look.sharpness),
     ),
     Case(
         "drifted", "the specimen moved during the exposure", lambda: a_stranger("drifted", 5),
-        ("guards", "most_streaks"), lambda seen, subject: below(seen.look.streaks),
+        ("guards", "most_streaks"), lambda seen: below(seen.look.streaks),
     ),
     Case(
         "looks_like_diffraction", "exported without its 1/nm", lambda: a_stranger("diffraction", 2),
-        ("guards", "most_diffraction"), lambda seen, subject: below(seen.look.diffraction),
+        ("guards", "most_diffraction"), lambda seen: below(seen.look.diffraction),
     ),
     Case(
         "pixel_size_out_of_range", "atoms, where training had particles",
         lambda: replace(a_stranger("lattice", 5), pixel_size_nm=0.02),
-        ("training_ranges", "pixel_size_nm"), lambda seen, subject: (0.1, 2.0),
+        ("training_ranges", "pixel_size_nm"), lambda seen: (0.1, 2.0),
     ),
     Case(
         "field_of_view_out_of_range", "an overview of a whole grid square",
         lambda: Subject(cropped(draw_field("overfull", np.random.default_rng(5), SIDE_PX).pixels), 20.0),
-        ("training_ranges", "field_of_view_nm"), lambda seen, subject: (100.0, 2000.0),
+        ("training_ranges", "field_of_view_nm"), lambda seen: (100.0, 2000.0),
     ),
     Case(
         "uncalibrated", "the file has no pixel size", lambda: Subject(a_field("round", 7), None),
-        ("training_ranges", "all_calibrated"), lambda seen, subject: True,
+        ("training_ranges", "all_calibrated"), lambda seen: True,
     ),
     Case(
         "voltage_out_of_range", "60 kV, where training had 200 and 300",
         lambda: Subject(a_field("faceted", 8, voltage_kv=60.0), 0.5, LOW_VOLTAGE),
-        ("training_ranges", "voltage_kv"), lambda seen, subject: (200.0, 300.0),
+        ("training_ranges", "voltage_kv"), lambda seen: (200.0, 300.0),
     ),
     Case(
         "detector_unlike_training", "HAADF, where training had TEM",
         lambda: Subject(a_field("round", 9, dark_field=True), 0.5, SCANNED),
-        ("training_ranges", "detector"), lambda seen, subject: ("TEM",),
+        ("training_ranges", "detector"), lambda seen: ("TEM",),
     ),
     Case(
         "polarity_unlike_training", "bright, where training was dark",
         lambda: Subject(a_field("faceted", 11, dark_field=True)),
-        ("training_ranges", "polarity"), lambda seen, subject: ("dark on bright",),
+        ("training_ranges", "polarity"), lambda seen: ("dark on bright",),
     ),
     Case(
         "tiles_disagree", "quarters with different particles",
         lambda: Subject(quarters("round", "rod", "rod", "round")),
-        ("thresholds", "tile_disagreement"), lambda seen, subject: below(seen.tile_disagreement), 2,
+        ("thresholds", "tile_disagreement"), lambda seen: below(seen.tile_disagreement), 2,
     ),
     Case(
         "novel", "the network has seen nothing like it", lambda: a_stranger("lattice", 8),
-        ("thresholds", "novelty"), lambda seen, subject: below(seen.novelty),
+        ("thresholds", "novelty"), lambda seen: below(seen.novelty),
     ),
     Case(
         "low_confidence", "every shape in one field", lambda: Subject(a_field("mixed", 12)),
-        ("thresholds", "confidence"), lambda seen, subject: (1 + seen.probability) / 2,
+        ("thresholds", "confidence"), lambda seen: (1 + seen.probability) / 2,
     ),
 )  # fmt: skip
 
