@@ -5,8 +5,8 @@
 Every micrograph goes through the agent's classifier, decision and figure; of the figure the left half is shown. To
 show one reason each, a bundle keeps the one limit that the picture is about: its own where it has one that the
 picture passes, otherwise one made for the picture. Prints which, and ends with 1 where another reason comes out.
-Without a novelty in the bundle's graph, that picture is left out and said so. `pixel_size_unknown` has no picture of
-its own: it looks as `uncalibrated` does.
+Without a novelty in the bundle's graph, that picture is left out and said so. `pixel_size_unknown` has no picture
+of its own: it looks as `uncalibrated` does.
 """
 
 from __future__ import annotations
