@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,20 +84,21 @@ def classify_all(
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of what was found."""
+    """Counts of what was found. `labels` are those of answers; an abstention counts in `reasons` instead."""
 
-    outcomes: Counter[str]
-    labels: Counter[str]
-
-    @classmethod
-    def empty(cls) -> Tally:
-        """Return a tally of nothing."""
-        return cls(Counter(), Counter())
+    outcomes: Counter[str] = field(default_factory=Counter)
+    decisions: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, finding: Finding) -> None:
         """Count one finding."""
         self.outcomes[finding.outcome] += 1
-        if finding.label is not None:
+        if finding.label is None or finding.decision is None:
+            return
+        self.decisions[finding.decision] += 1
+        self.reasons.update(finding.reasons)
+        if finding.decision != "abstain":
             self.labels[finding.label] += 1
 
     @property

@@ -162,13 +162,13 @@ def classify(
     from edge_agent.classifier import Classifier
     from edge_agent.model_bundle import open_bundle
 
-    classifier, tally = Classifier(open_bundle(model)), Tally.empty()
+    classifier, tally = Classifier(open_bundle(model)), Tally()
     with progress(len(batch.files), "files") as advance:
         for finding in classify_all(batch, classifier, heatmap=not no_heatmap):
             tally.add(finding)
             _tell_classified(finding, as_json=as_json)
             advance()
-    say(f"{len(batch.files)} files: {counts_text(tally.outcomes, tally.labels)}", sys.stderr)
+    say(f"{len(batch.files)} files: {counts_text(tally)}", sys.stderr)
     if batch.folders_left_out:
         say(f"{batch.folders_left_out} folders inside were left out; --recursive enters them", sys.stderr)
     if not tally.all_read:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,7 @@ from edge_agent.config import AgentConfig
 from edge_agent.journal import JOURNALED
 from edge_agent.service import Service
 from edge_agent.simulation import SHAPES, SavedFile, run_microscope
-from edge_agent.terminal import finding_text, say
+from edge_agent.terminal import finding_text, reasons_text, say
 
 if TYPE_CHECKING:
     from edge_agent.protocol import Ready
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS: Final = 120.0
 """How long the demo waits for the last findings after the last file was saved."""
+NOVEL_TO_IT: Final = (
+    "novel: these pictures are drawn by a program, and a model that was trained on real micrographs "
+    "has never seen such"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class _Session:
         """Print a file's line once both sides have spoken: the agent may be the quicker one."""
         if path in self.saved and path in self.found and path not in self.told:
             self.told.add(path)
-            say(f"{path.name:<28} drawn {self.saved[path].drawn:<12} -> {finding_text(self.found[path])}")
+            say(f"{path.name:<29} drawn {self.saved[path].drawn:<12} -> {finding_text(self.found[path])}")
         if self.all_saved and self.saved.keys() <= self.found.keys():
             self.complete.set()
 
@@ -146,20 +151,65 @@ def _summarise(session: _Session, folder: Path, files: int) -> bool:
     heatmaps = [
         finding.heatmap for finding in classified if finding.heatmap is not None and finding.heatmap.is_file()
     ]
-    clear = [finding for finding in classified if _is_clear_shape(session.saved[finding.path])]
-    agreeing = sum(finding.label == session.saved[finding.path].drawn for finding in clear)
+    pairs = [(session.saved[finding.path], finding) for finding in classified]
     say("")
     say(
         f"{len(session.saved)} simulated files: {len(sidecars)} sidecars, {len(classified)} classified, "
         f"{len(heatmaps)} heatmaps"
     )
-    if clear:
-        say(f"label agrees with what was drawn in {agreeing} of {len(clear)} clear fields of particles")
+    for line in (*_clear_lines(pairs), *_other_lines(pairs)):
+        say(line)
     for path in sorted(session.saved.keys() - session.found.keys()):
         say(f"no sidecar: {path}")
     say(f"sidecars: {folder}/*.dm3.json")
     say(f"heatmaps: {folder}/*.dm3.heatmap.png")
     return len(sidecars) == len(session.saved) == files and len(heatmaps) == len(classified)
+
+
+def _clear_lines(pairs: list[tuple[SavedFile, Finding]]) -> list[str]:
+    """What became of the fields about whose shape a person has no doubt."""
+    clear = [(saved, found) for saved, found in pairs if _is_clear_shape(saved)]
+    if not clear:
+        return []
+    answered = [(saved, found) for saved, found in clear if found.decision != "abstain"]
+    silent = [(saved, found) for saved, found in clear if found.decision == "abstain"]
+    right, leaning = _agreeing(answered), _agreeing(silent)
+    word = "accepted" if any(found.decision == "accept" for _, found in clear) else "answered"
+    lines = [
+        f"{len(clear)} clear fields of particles: {right} {word} and right, "
+        f"{len(answered) - right} {word} and wrong, {len(silent)} without an answer{_because(silent)}",
+        f"label agrees with what was drawn in {right} of {len(answered)} answers"
+        + (f"; without an answer, {leaning} of {len(silent)} lean to it" if silent else ""),
+    ]
+    if any("novel" in found.reasons for _, found in silent):
+        lines.append(NOVEL_TO_IT)
+    return lines
+
+
+def _other_lines(pairs: list[tuple[SavedFile, Finding]]) -> list[str]:
+    """Of everything else, by kind: how many got no answer, and why."""
+    kinds: dict[str, list[tuple[SavedFile, Finding]]] = {}
+    for saved, found in pairs:
+        if not _is_clear_shape(saved):
+            kind = f"crowded or noisy {saved.drawn}" if saved.drawn in SHAPES else saved.drawn
+            kinds.setdefault(kind, []).append((saved, found))
+    lines = []
+    for kind, members in sorted(kinds.items()):
+        silent = [(saved, found) for saved, found in members if found.decision == "abstain"]
+        lines.append(
+            f"other fields, {kind}: {len(silent)} of {len(members)} without an answer{_because(silent)}"
+        )
+    return lines
+
+
+def _because(silent: list[tuple[SavedFile, Finding]]) -> str:
+    """In how many of these abstentions each reason stands, in brackets."""
+    reasons = Counter(reason for _, found in silent for reason in found.reasons)
+    return f" ({reasons_text(reasons)})" if reasons else ""
+
+
+def _agreeing(pairs: list[tuple[SavedFile, Finding]]) -> int:
+    return sum(found.label == saved.drawn for saved, found in pairs)
 
 
 def _is_clear_shape(saved: SavedFile) -> bool:

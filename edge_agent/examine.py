@@ -212,7 +212,13 @@ def _picture(job: _Job, micrograph: Micrograph, prediction: Prediction, decision
     if not job.request.heatmap:
         return None
     manifest = job.classifier.bundle.manifest
-    return draw_heatmap(micrograph, prediction, decision, model=f"{manifest.name} {manifest.version}")
+    return draw_heatmap(
+        micrograph,
+        prediction,
+        decision,
+        model=f"{manifest.name} {manifest.version}",
+        novelty_limit=manifest.thresholds.novelty if manifest.thresholds else None,
+    )
 
 
 def _renamed(job: _Job) -> _Seen | None:

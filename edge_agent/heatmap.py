@@ -57,7 +57,7 @@ FAINT_INK: Final = (165, 170, 176)
 DECISION_COLOURS: Final = {"accept": (86, 180, 233), "abstain": (230, 159, 0), "ungated": FAINT_INK}
 DECISION_WORDS: Final = {
     "accept": "accepted",
-    "abstain": "abstained",
+    "abstain": "no answer",
     "ungated": "not gated (model has no thresholds)",
 }
 
@@ -65,6 +65,8 @@ LABEL_SIZE: Final = 34
 DECISION_SIZE: Final = 21
 TEXT_SIZE: Final = 17
 SMALL_SIZE: Final = 14
+MOST_REASONS: Final = 2
+"""As many reasons are spelled out on the figure; the rest are counted, and stand in the text chunks."""
 
 
 class Verdict(Protocol):
@@ -80,9 +82,17 @@ class Verdict(Protocol):
 
 
 def draw_heatmap(
-    micrograph: Micrograph, prediction: Prediction, decision: Verdict, *, model: str | None = None
+    micrograph: Micrograph,
+    prediction: Prediction,
+    decision: Verdict,
+    *,
+    model: str | None = None,
+    novelty_limit: float | None = None,
 ) -> bytes:
     """Draw the figure for one classified micrograph; `model` is the name to print.
+
+    An abstention must not look like an answer: it has no large label. `novelty_limit` is the bundle's threshold,
+    printed beside the novelty where there are both.
 
     Returns a PNG (RGB, at most 1024 px on its longest side) whose text chunks carry Title, Description,
     Software, Source (the file's name) and, where it is known, the SHA-256 of the source. Equal arguments give
@@ -100,8 +110,11 @@ def draw_heatmap(
     room = (right - left - MARGIN_PX) // 2
     _draw_scale_bar(pen, (left, top + 17), room, micrograph, arrangement.panel_shape[1])
     _draw_colour_bar(pen, (right - room, top + 17), room, evidence, prediction.cam)
-    _write_verdict(pen, arrangement, prediction, decision)
-    _write_small_print(pen, arrangement, micrograph, model)
+    if decision.decision == "abstain":
+        _write_abstention(pen, arrangement, prediction, decision)
+    else:
+        _write_answer(pen, arrangement, prediction, decision)
+    _write_small_print(pen, arrangement, micrograph, _facts(micrograph, prediction, model, novelty_limit))
     return _png(np.asarray(image), _texts(micrograph, prediction, decision, model))
 
 
@@ -218,7 +231,7 @@ def _draw_colour_bar(pen: Lettering, at: tuple[int, int], room: int, evidence: E
     pen.write((x, y + 23), words, SMALL_SIZE, FAINT_INK, room=room)
 
 
-def _write_verdict(
+def _write_answer(
     pen: Lettering, arrangement: _Arrangement, prediction: Prediction, decision: Verdict
 ) -> None:
     """Write label and probability, the decision, and the other classes where there is room left."""
@@ -229,27 +242,70 @@ def _write_verdict(
     colour = DECISION_COLOURS[decision.decision]
     pen.draw.rectangle((x, y - 14, x + 13, y - 1), fill=colour)
     x += 22
-    x = pen.write((x, y), _in_words(decision), DECISION_SIZE, colour, room=right - x, anchor="ls")
+    words = DECISION_WORDS[decision.decision]
+    x = pen.write((x, y), words, DECISION_SIZE, colour, room=right - x, anchor="ls")
     ranked = sorted(zip(prediction.probabilities, prediction.labels, strict=True), reverse=True)
     others = "    ".join(f"{label} {_percent(value)}" for value, label in ranked if label != prediction.label)
     if width_px(others, TEXT_SIZE) < right - x - 30:
         pen.write((right, y), others, TEXT_SIZE, FAINT_INK, anchor="rs")
 
 
-def _write_small_print(
-    pen: Lettering, arrangement: _Arrangement, micrograph: Micrograph, model: str | None
+def _write_abstention(
+    pen: Lettering, arrangement: _Arrangement, prediction: Prediction, decision: Verdict
 ) -> None:
+    """Write that there is no answer, and why; what the network leans to only small and faint."""
     left, right, top = arrangement.caption
+    y, colour = top + 93, DECISION_COLOURS["abstain"]
+    pen.draw.rectangle((left, y - 24, left + 23, y - 1), fill=colour)
+    x = pen.write((left + 34, y), DECISION_WORDS["abstain"], LABEL_SIZE, colour, anchor="ls") + 18
+    leaning = _leaning(prediction)
+    leaning_px = min(math.ceil(width_px(leaning, SMALL_SIZE)), (right - left) // 3)
+    pen.write((right, y), leaning, SMALL_SIZE, FAINT_INK, room=leaning_px, anchor="rs")
+    room = right - leaning_px - 20 - x
+    words, size = _reasons_to_fit(decision.reasons, room)
+    pen.write((x, y), words, size, colour, room=room, anchor="ls")
+
+
+def _reasons_to_fit(reasons: tuple[str, ...], room: int) -> tuple[str, int]:
+    """Say as many reasons (the first ones) as large as `room` allows: the words, and their size."""
+    counts = range(min(MOST_REASONS, len(reasons)), 0, -1)
+    tries = [
+        (_first_reasons(reasons, count), size) for count in counts for size in (DECISION_SIZE, TEXT_SIZE)
+    ]
+    return next(
+        (found for found in tries if width_px(*found) <= room), (_first_reasons(reasons, 1), SMALL_SIZE)
+    )
+
+
+def _first_reasons(reasons: tuple[str, ...], count: int) -> str:
+    rest = len(reasons) - count
+    return ", ".join(map(_reason, reasons[:count])) + (f", +{rest} more" if rest > 0 else "")
+
+
+def _reason(reason: str) -> str:
+    return reason.replace("_", " ")
+
+
+def _leaning(prediction: Prediction) -> str:
+    return f"leans to {prediction.label} {_percent(prediction.probability)}"
+
+
+def _facts(
+    micrograph: Micrograph, prediction: Prediction, model: str | None, novelty_limit: float | None
+) -> str:
     rows, columns = micrograph.pixels.shape
-    facts = f"{columns} × {rows} px" + (f" · {model}" if model else "")
-    room, y = (right - left) // 2 - MARGIN_PX, top + 114
+    facts = [f"{columns} × {rows} px", *([model] if model else [])]
+    if prediction.novelty is not None and novelty_limit is not None:
+        facts.insert(0, f"novelty {prediction.novelty:.2f} (limit {novelty_limit:.2f})")
+    return " · ".join(facts)
+
+
+def _write_small_print(pen: Lettering, arrangement: _Arrangement, micrograph: Micrograph, facts: str) -> None:
+    left, right, top = arrangement.caption
+    y, most = top + 114, (right - left) * 2 // 3
+    pen.write((right, y), facts, SMALL_SIZE, FAINT_INK, room=most, anchor="rm")
+    room = right - left - min(most, math.ceil(width_px(facts, SMALL_SIZE))) - 2 * MARGIN_PX
     pen.write((left, y), micrograph.source.path.name, SMALL_SIZE, FAINT_INK, room=room)
-    pen.write((right, y), facts, SMALL_SIZE, FAINT_INK, room=room, anchor="rm")
-
-
-def _in_words(decision: Verdict) -> str:
-    reasons = ", ".join(reason.replace("_", " ") for reason in decision.reasons)
-    return DECISION_WORDS[decision.decision] + (f": {reasons}" if reasons else "")
 
 
 def _percent(probability: float) -> str:
@@ -262,7 +318,10 @@ def _texts(
     micrograph: Micrograph, prediction: Prediction, decision: Verdict, model: str | None
 ) -> dict[str, str]:
     name, sha256 = micrograph.source.path.name, micrograph.source.sha256
-    verdict = f"{prediction.label} {_percent(prediction.probability)}, {_in_words(decision)}"
+    verdict = f"{prediction.label} {_percent(prediction.probability)}, {DECISION_WORDS[decision.decision]}"
+    if decision.decision == "abstain":
+        reasons = ", ".join(map(_reason, decision.reasons))
+        verdict = f"{DECISION_WORDS['abstain']}: {reasons} ({_leaning(prediction)})"
     by_model = f" Classified by {model}." if model else ""
     cam = prediction.cam
     texts = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -29,6 +29,7 @@ _WORDS: Final = {
     "interrupted": "POSTPONED",
     "quarantined": "QUARANTINED",
 }
+_DECIDED: Final = {"accept": "accepted", "abstain": "no answer"}
 _ALWAYS_COUNTED: Final = ("classified", "not_an_image", "unreadable", "quarantined")
 
 
@@ -55,10 +56,17 @@ def finding_text(finding: Finding) -> str:
     if finding.outcome != "classified" or finding.label is None:
         word = _WORDS.get(finding.outcome, finding.outcome)
         return f"{word}: {finding.reason}" if finding.reason else word
-    decision = finding.decision or ""
-    because = f" ({', '.join(finding.reasons)})" if finding.reasons else ""
+    return f"{_answer_text(finding)}  {finding.milliseconds:.0f} ms"
+
+
+def _answer_text(finding: Finding) -> str:
+    """An answer leads with its label, an abstention with its reasons."""
     probability = "" if finding.probability is None else f" {finding.probability:.2f}"
-    return f"{finding.label}{probability}  {decision}{because}  {finding.milliseconds:.0f} ms"
+    answer, decided = f"{finding.label}{probability}", _DECIDED.get(finding.decision or "", finding.decision)
+    if finding.decision != "abstain":
+        return f"{answer}  {decided}" if decided else answer
+    because = ", ".join(map(_words, finding.reasons)) or "no reason was kept"
+    return f"{decided}: {because} (leans to {answer})"
 
 
 def finding_line(finding: Finding, name: Path | str) -> str:
@@ -66,15 +74,43 @@ def finding_line(finding: Finding, name: Path | str) -> str:
     return f"{name}  {finding_text(finding)}"
 
 
-def counts_text(outcomes: Counter[str], labels: Counter[str]) -> str:
-    """Return for example `5 classified (3 round, 2 rod), 1 not an image`."""
+class Counted(Protocol):
+    """What is told of a `Tally`: the module that keeps it stands above this one."""
+
+    outcomes: Counter[str]
+    decisions: Counter[str]
+    labels: Counter[str]
+    reasons: Counter[str]
+
+
+def counts_text(tally: Counted) -> str:
+    """Return for example `5 classified (3 accepted: 2 round, 1 rod; 2 without an answer: 2 novel), 1 failed`."""
     parts = []
-    for outcome in sorted(outcomes, key=lambda key: (key != "classified", key)):
-        text = f"{outcomes[outcome]} {_WORDS.get(outcome, outcome).lower()}"
-        if outcome == "classified":
-            text += f" ({', '.join(f'{count} {label}' for label, count in labels.most_common())})"
-        parts.append(text)
+    for outcome in sorted(tally.outcomes, key=lambda key: (key != "classified", key)):
+        text = f"{tally.outcomes[outcome]} {_WORDS.get(outcome, outcome).lower()}"
+        parts.append(f"{text} ({_decisions_text(tally)})" if outcome == "classified" else text)
     return ", ".join(parts) or "none"
+
+
+def _decisions_text(tally: Counted) -> str:
+    """Answers with their labels, then the abstentions with their reasons, of which one can have several."""
+    decided, parts = tally.decisions, []
+    answered = [
+        f"{decided[key]} {_DECIDED.get(key, key)}"
+        for key in sorted(decided)
+        if decided[key] and key != "abstain"
+    ]
+    if answered:
+        labels = ", ".join(f"{count} {label}" for label, count in tally.labels.most_common())
+        parts.append(f"{', '.join(answered)}: {labels}")
+    if decided["abstain"]:
+        parts.append(f"{decided['abstain']} without an answer: {reasons_text(tally.reasons)}")
+    return "; ".join(parts)
+
+
+def reasons_text(counts: Counter[str]) -> str:
+    """Return for example `2 low confidence, 1 novel`."""
+    return ", ".join(f"{count} {_words(name)}" for name, count in counts.most_common())
 
 
 def status_lines(numbers: AgentStatus) -> list[str]:

@@ -128,10 +128,28 @@ def test_each_file_is_examined_and_a_fault_in_one_is_its_finding(
     ],
 )
 def test_a_tally_knows_whether_every_file_was_read(outcomes, all_read):
-    tally = Tally.empty()
+    tally = Tally()
     for outcome in outcomes:
-        tally.add(Finding(Path("a.dm3"), outcome, label="rod" if outcome == "classified" else None))
+        answer = {"label": "rod", "decision": "accept"} if outcome == "classified" else {}
+        tally.add(Finding(Path("a.dm3"), outcome, **answer))
 
     assert tally.all_read is all_read
     assert sum(tally.outcomes.values()) == len(outcomes)
     assert tally.labels["rod"] == outcomes.count("classified")
+
+
+def test_a_tally_keeps_the_labels_of_answers_and_the_reasons_of_abstentions():
+    tally = Tally()
+    for decision, reasons in (
+        ("accept", ()),
+        ("ungated", ()),
+        ("abstain", ("novel", "blurred")),
+        ("abstain", ("novel",)),
+    ):
+        finding = Finding(Path("a.dm3"), "classified", label="rod", decision=decision, reasons=reasons)
+        tally.add(finding)
+
+    assert tally.outcomes == {"classified": 4}
+    assert tally.decisions == {"accept": 1, "ungated": 1, "abstain": 2}
+    assert tally.labels == {"rod": 2}
+    assert tally.reasons == {"novel": 2, "blurred": 1}

@@ -151,7 +151,7 @@ def test_classify_writes_beside_the_files_and_says_what_it_found(run, tiny, scop
         "a.dm3.json",
         "sub",
     ]
-    assert err.splitlines()[0].startswith("1 files: 1 classified (1 ")
+    assert err.splitlines()[0].startswith("1 files: 1 classified (1 ungated: 1 ")
     assert err.splitlines()[1] == "1 folders inside were left out; --recursive enters them"
 
 

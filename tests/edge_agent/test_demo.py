@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 from edge_agent import demo as demo_module
-from edge_agent.demo import DemoPlan, run_demo
+from edge_agent.demo import NOVEL_TO_IT, DemoPlan, run_demo
+from edge_agent.sidecar import Finding
+from edge_agent.simulation import SavedFile
 from edge_agent.supervisor import ModelRefused
+
+PATH = Path("/d/a.dm3")
 
 
 @pytest.fixture
@@ -28,6 +36,97 @@ def test_every_file_gets_its_outputs_and_its_line(plan, capsys):
     classified = sum(" -> not an image" not in line for line in told)
     assert f"6 simulated files: 6 sidecars, {classified} classified, {classified} heatmaps" in lines
     assert any("clear fields of particles" in line for line in lines)
+
+
+def test_a_demo_that_abstains_throughout_passes_and_says_what_was_leant_to(plan, capsys, tiny, tmp_path):
+    """The exit code tells of sidecars and heatmaps; whether a model dares to answer is no fault of the agent."""
+    demanding = shutil.copytree(tiny, tmp_path / "demanding-1")
+    manifest = json.loads((demanding / "manifest.json").read_text()) | {"thresholds": {"confidence": 1.0}}
+    (demanding / "manifest.json").write_text(json.dumps(manifest))
+
+    assert run_demo(DemoPlan(files=6, rate_hz=20, size_px=128, folder=plan.folder, model=str(demanding)))
+
+    lines = capsys.readouterr().out.splitlines()
+    told = [line for line in lines if " -> " in line and "not an image" not in line]
+    assert all(" -> no answer: " in line and "low confidence" in line for line in told)
+    summary = next(line for line in lines if "clear fields of particles: 0 " in line)
+    assert "without an answer (" in summary
+    assert any(
+        line.startswith("label agrees with what was drawn in 0 of 0 answers; without") for line in lines
+    )
+
+
+def saved(drawn: str, clear: bool = True) -> SavedFile:
+    return SavedFile(PATH, drawn, clear)
+
+
+def found(label: str, decision: str, *reasons: str) -> Finding:
+    return Finding(PATH, "classified", label=label, probability=0.5, decision=decision, reasons=reasons)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "lines"),
+    [
+        pytest.param([], [], id="nothing classified"),
+        pytest.param([(saved("empty", clear=False), found("rod", "accept"))], [], id="no clear field"),
+        pytest.param(
+            [(saved("rod"), found("rod", "ungated")), (saved("rod"), found("round", "ungated"))],
+            [
+                "2 clear fields of particles: 1 answered and right, 1 answered and wrong, 0 without an answer",
+                "label agrees with what was drawn in 1 of 2 answers",
+            ],
+            id="without thresholds",
+        ),
+        pytest.param(
+            [
+                (saved("rod"), found("rod", "accept")),
+                (saved("rod"), found("round", "accept")),
+                (saved("rod"), found("rod", "abstain", "low_confidence")),
+                (saved("round"), found("faceted", "abstain", "low_confidence")),
+            ],
+            [
+                "4 clear fields of particles: 1 accepted and right, 1 accepted and wrong, "
+                "2 without an answer (2 low confidence)",
+                "label agrees with what was drawn in 1 of 2 answers; without an answer, 1 of 2 lean to it",
+            ],
+            id="with thresholds",
+        ),
+        pytest.param(
+            [
+                (saved("rod"), found("rod", "accept")),
+                (saved("rod"), found("rod", "abstain", "novel", "low_confidence")),
+            ],
+            [
+                "2 clear fields of particles: 1 accepted and right, 0 accepted and wrong, "
+                "1 without an answer (1 novel, 1 low confidence)",
+                "label agrees with what was drawn in 1 of 1 answers; without an answer, 1 of 1 lean to it",
+                NOVEL_TO_IT,
+            ],
+            id="a clear field that is novel to the model is explained",
+        ),
+    ],
+)
+def test_what_is_said_of_clear_fields(pairs, lines):
+    assert demo_module._clear_lines(pairs) == lines
+
+
+def test_all_other_fields_are_told_by_kind():
+    lines = demo_module._other_lines(
+        [
+            (saved("rod"), found("rod", "abstain", "novel")),
+            (saved("round", clear=False), found("round", "accept")),
+            (saved("empty", clear=False), found("faceted", "abstain", "novel", "low_confidence")),
+            (saved("empty", clear=False), found("faceted", "abstain", "novel")),
+            (saved("empty", clear=False), found("faceted", "accept")),
+            (saved("blank", clear=False), found("faceted", "abstain", "blank")),
+        ]
+    )
+
+    assert lines == [
+        "other fields, blank: 1 of 1 without an answer (1 blank)",
+        "other fields, crowded or noisy round: 0 of 1 without an answer",
+        "other fields, empty: 2 of 3 without an answer (2 novel, 1 low confidence)",
+    ]
 
 
 def test_files_that_were_there_before_are_not_counted(plan, capsys, micrograph_bytes):

@@ -22,7 +22,7 @@ from edge_agent.dm_tags import read_tags
 from edge_agent.examine import Request, examine
 from edge_agent.files import FileLayer, SourceChanged, stamp_of
 from edge_agent.micrograph import read_micrograph
-from edge_agent.model_bundle import open_bundle
+from edge_agent.model_bundle import Thresholds, open_bundle
 from edge_agent.output_places import OutputPlan
 from edge_agent.sidecar import Twin, finding_on_record, read_record
 
@@ -81,6 +81,27 @@ def test_a_micrograph_is_classified_with_sidecar_and_heatmap(saved, classifier, 
     assert record.agent.version == __version__
     assert record.agent.settled == settled
     assert None not in record.agent.milliseconds.model_dump().values()
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "limit"),
+    [
+        pytest.param(None, None, id="no thresholds"),
+        pytest.param(Thresholds(confidence=0.5), None, id="none of novelty"),
+        pytest.param(Thresholds(confidence=0.5, novelty=1.5), 1.5, id="one of novelty"),
+    ],
+)
+def test_the_figure_is_given_the_bundles_novelty_threshold(saved, tiny, monkeypatch, thresholds, limit):
+    bundle = open_bundle(tiny)
+    changed = bundle.manifest.model_copy(update={"thresholds": thresholds})
+    given = []
+    monkeypatch.setattr(
+        examine_module, "draw_heatmap", lambda *_, novelty_limit, **__: given.append(novelty_limit) or b"png"
+    )
+
+    examine(saved, Classifier(replace(bundle, manifest=changed)), BESIDE)
+
+    assert given == [limit]
 
 
 def test_a_spectrum_is_no_image_and_says_which(tmp_path, classifier, spectrum_bytes):

@@ -33,6 +33,7 @@ from edge_agent.preprocessing import (
 )
 
 ACCEPT = Decision("accept", ())
+FOUR_REASONS = ("pixel_size_out_of_range", "field_of_view_out_of_range", "novel", "low_confidence")
 INK = (236, 238, 240)
 
 
@@ -69,6 +70,10 @@ def a_prediction(
         preprocess_ms=0.0,
         infer_ms=0.0,
     )
+
+
+GREY_FIELD = a_micrograph(np.full((50, 50), 128, dtype=np.uint8))
+WHOLE_FIELD = (0, 0, 50, 50)
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,28 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(lettering.Lettering, "write", recording)
     return lines
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, float]]:
+    """Every line as it was given, and the columns where what was drawn of it begins and ends."""
+    lines: list[tuple[str, float, float]] = []
+    write = lettering.Lettering.write
+
+    def recording(
+        pen: lettering.Lettering, at: tuple[int, int], words: str, *how: object, **more: object
+    ) -> int:
+        end = write(pen, at, words, *how, **more)  # type: ignore[arg-type]
+        left = 2 * at[0] - end if str(more.get("anchor", "lm")).startswith("r") else at[0]
+        lines.append((words, left, left + end - at[0]))
+        return end
+
+    monkeypatch.setattr(lettering.Lettering, "write", recording)
+    return lines
+
+
+def caption_of(figure: Figure) -> np.ndarray:
+    return figure.whole[-heatmap.CAPTION_PX :]
 
 
 class TestGeometry:
@@ -483,21 +510,102 @@ class TestWords:
     @pytest.mark.parametrize(
         ("decision", "words"),
         [
-            pytest.param(Decision("accept", ()), "accepted", id="accept"),
-            pytest.param(Decision("abstain", ("blank",)), "abstained: blank", id="one reason"),
+            pytest.param(
+                Decision("accept", ()), ["round 56 %", "accepted", "faceted 44 %"], id="an accepted answer"
+            ),
+            pytest.param(
+                Decision("ungated", ()),
+                ["round 56 %", "not gated (model has no thresholds)", "faceted 44 %"],
+                id="an answer without thresholds",
+            ),
+            pytest.param(
+                Decision("abstain", ("blank",)),
+                ["no answer", "leans to round 56 %", "blank"],
+                id="one reason",
+            ),
             pytest.param(
                 Decision("abstain", ("low_confidence", "novel")),
-                "abstained: low confidence, novel",
+                ["no answer", "leans to round 56 %", "low confidence, novel"],
                 id="two reasons",
             ),
-            pytest.param(Decision("ungated", ()), "not gated (model has no thresholds)", id="ungated"),
+            pytest.param(
+                Decision("abstain", FOUR_REASONS),
+                [
+                    "no answer",
+                    "leans to round 56 %",
+                    "pixel size out of range, field of view out of range, +2 more",
+                ],
+                id="four reasons",
+            ),
         ],
     )
-    def test_the_decision_is_said_in_words(self, decision: Decision, words: str, written: list[str]) -> None:
-        field = a_micrograph(np.zeros((50, 50), dtype=np.uint8))
-        drawn(field, a_prediction(np.zeros((2, 2)), (0, 0, 50, 50)), decision)
+    def test_the_headline_is_the_answer_or_that_there_is_none(
+        self, decision: Decision, words: list[str], written: list[str]
+    ) -> None:
+        drawn(GREY_FIELD, a_prediction(np.zeros((2, 2)), WHOLE_FIELD, probability=0.56), decision)
 
-        assert words in written
+        # Above it stand the scale bar and the colour bar, below it the small print.
+        assert written[2:-2] == words
+
+    def test_an_abstention_shows_its_label_only_small_and_faint(self) -> None:
+        prediction = a_prediction(hot((3, 3), (7, 7)), WHOLE_FIELD, probability=0.999)
+        sizes = {
+            decision: caption_of(drawn(GREY_FIELD, prediction, Decision(decision, reasons)))
+            for decision, reasons in (("accept", ()), ("abstain", ("novel",)), ("ungated", ()))
+        }
+
+        def large(caption: np.ndarray, colour: tuple[int, int, int]) -> int:
+            """Pixels of a colour, of the headline's height, where labels and "no answer" begin."""
+            return int(np.all(caption[66:96, :220] == colour, axis=2).sum())
+
+        orange, blue = (230, 159, 0), (86, 180, 233)
+        assert large(sizes["abstain"], orange) > 24 * 24
+        assert large(sizes["abstain"], INK) == 0
+        assert large(sizes["accept"], INK) > 100
+        assert large(sizes["ungated"], INK) > 100
+        assert np.any(np.all(sizes["accept"] == blue, axis=2))
+        assert not np.any(np.all(sizes["accept"] == orange, axis=2))
+
+    @pytest.mark.parametrize(
+        ("reasons", "label", "words"),
+        [
+            pytest.param(("blurred",), "round", "blurred", id="room for one"),
+            pytest.param(("novel", "low_confidence"), "round", "novel, low confidence", id="room for two"),
+            pytest.param(FOUR_REASONS, "round", "pixel size out of range, +3 more", id="no room for two"),
+            pytest.param(("novel",), "x" * 255, "novel", id="a label of any length"),
+        ],
+    )
+    def test_on_a_narrow_figure_reasons_and_leaning_stand_beside_each_other(
+        self, reasons: tuple[str, ...], label: str, words: str, places: list[tuple[str, float, float]]
+    ) -> None:
+        field = a_micrograph(np.full((800, 100), 128, dtype=np.uint8))
+        figure = drawn(
+            field, a_prediction(np.zeros((2, 2)), (0, 0, 100, 800), label=label), Decision("abstain", reasons)
+        )
+
+        assert figure.image.size[0] == 640
+        found = {line: (left, right) for line, left, right in places}
+        leaning = next(line for line in found if line.startswith("leans to "))
+        assert found["no answer"][1] < found[words][0]
+        assert found[words][1] < found[leaning][0]
+        assert found[leaning][1] <= 640 - heatmap.MARGIN_PX
+
+    @pytest.mark.parametrize(
+        ("novelty", "limit", "facts"),
+        [
+            pytest.param(1.8, 1.0, "novelty 1.80 (limit 1.00) · 50 × 50 px", id="both"),
+            pytest.param(None, None, "50 × 50 px", id="neither"),
+            pytest.param(1.8, None, "50 × 50 px", id="a novelty without a limit"),
+            pytest.param(None, 1.0, "50 × 50 px", id="a limit without a novelty"),
+        ],
+    )
+    def test_novelty_stands_in_the_small_print(
+        self, novelty: float | None, limit: float | None, facts: str, written: list[str]
+    ) -> None:
+        prediction = replace(a_prediction(np.zeros((2, 2)), WHOLE_FIELD), novelty=novelty)
+        draw_heatmap(GREY_FIELD, prediction, ACCEPT, novelty_limit=limit)
+
+        assert facts in written
 
     @pytest.mark.parametrize(
         ("probability", "label", "other"),
@@ -570,6 +678,15 @@ class TestFile:
             "Source": "a.dm3",
             "Source SHA-256": "ab" * 32,
         }
+
+    def test_the_title_of_an_abstention_gives_every_reason(self) -> None:
+        prediction = a_prediction(np.zeros((2, 2)), WHOLE_FIELD, probability=0.56)
+        png = draw_heatmap(GREY_FIELD, prediction, Decision("abstain", FOUR_REASONS))
+
+        assert Image.open(io.BytesIO(png)).text["Title"] == (
+            "a.dm3: no answer: pixel size out of range, field of view out of range, novel, low confidence "
+            "(leans to round 56 %)"
+        )
 
     def test_every_chunk_of_the_png_is_sound(self) -> None:
         png, kinds = with_cam(hot((3, 3), (7, 7))).png, []

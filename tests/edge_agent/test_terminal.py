@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent import terminal
+from edge_agent.batch import Tally
 from edge_agent.sidecar import Finding
 from edge_agent.terminal import counts_text, finding_line, finding_text, printable, progress, say
 
@@ -49,7 +49,12 @@ def test_what_is_printed_is_always_printable_and_encodable(text):
                 PATH, "classified", label="round", probability=0.974, decision="ungated", milliseconds=212.4
             ),
             "round 0.97  ungated  212 ms",
-            id="classified",
+            id="without thresholds",
+        ),
+        pytest.param(
+            Finding(PATH, "classified", label="round", probability=0.974, decision="accept"),
+            "round 0.97  accepted  0 ms",
+            id="accepted",
         ),
         pytest.param(
             Finding(
@@ -60,8 +65,26 @@ def test_what_is_printed_is_always_printable_and_encodable(text):
                 decision="abstain",
                 reasons=("blank", "novel"),
             ),
-            "rod 0.50  abstain (blank, novel)  0 ms",
+            "no answer: blank, novel (leans to rod 0.50)  0 ms",
             id="abstained",
+        ),
+        pytest.param(
+            Finding(
+                PATH,
+                "classified",
+                label="round",
+                probability=0.561,
+                decision="abstain",
+                reasons=("pixel_size_out_of_range", "low_confidence"),
+                milliseconds=99.9,
+            ),
+            "no answer: pixel size out of range, low confidence (leans to round 0.56)  100 ms",
+            id="reasons in words",
+        ),
+        pytest.param(
+            Finding(PATH, "classified", label="my_class", probability=0.9, decision="abstain"),
+            "no answer: no reason was kept (leans to my_class 0.90)  0 ms",
+            id="abstained, nobody says why",
         ),
         pytest.param(Finding(PATH, "not_an_image", "a spectrum"), "not an image: a spectrum", id="no image"),
         pytest.param(Finding(PATH, "unreadable", "cut off"), "UNREADABLE: cut off", id="unreadable"),
@@ -76,21 +99,48 @@ def test_a_finding_in_words(finding, text):
     assert finding_line(finding, PATH) == f"/d/a.dm3  {text}"
 
 
+def answered(decision: str, label: str, *reasons: str) -> Finding:
+    return Finding(PATH, "classified", label=label, probability=0.5, decision=decision, reasons=reasons)
+
+
 @pytest.mark.parametrize(
-    ("outcomes", "labels", "text"),
+    ("findings", "text"),
     [
-        pytest.param({}, {}, "none", id="nothing"),
-        pytest.param({"not_an_image": 1}, {}, "1 not an image", id="one"),
+        pytest.param([], "none", id="nothing"),
+        pytest.param([Finding(PATH, "not_an_image")], "1 not an image", id="one"),
         pytest.param(
-            {"unreadable": 1, "not_an_image": 2, "classified": 5},
-            {"rod": 2, "round": 3},
-            "5 classified (3 round, 2 rod), 2 not an image, 1 unreadable",
+            [
+                Finding(PATH, "unreadable"),
+                Finding(PATH, "not_an_image"),
+                answered("ungated", "my_rod"),
+                answered("ungated", "round"),
+                answered("ungated", "round"),
+            ],
+            "3 classified (3 ungated: 2 round, 1 my_rod), 1 not an image, 1 unreadable",
             id="classified first",
+        ),
+        pytest.param(
+            [
+                answered("accept", "round"),
+                answered("abstain", "round", "novel"),
+                answered("abstain", "rod", "low_confidence", "novel"),
+            ],
+            "3 classified (1 accepted: 1 round; 2 without an answer: 2 novel, 1 low confidence)",
+            id="an abstention is counted by its reasons, not by its label",
+        ),
+        pytest.param(
+            [answered("abstain", "round", "blank")],
+            "1 classified (1 without an answer: 1 blank)",
+            id="no answer at all",
         ),
     ],
 )
-def test_counts_in_words(outcomes, labels, text):
-    assert counts_text(Counter(outcomes), Counter(labels)) == text
+def test_counts_in_words(findings, text):
+    tally = Tally()
+    for finding in findings:
+        tally.add(finding)
+
+    assert counts_text(tally) == text
 
 
 def test_a_reader_that_went_away_stops_nothing():
