@@ -207,9 +207,8 @@ class Drift:
         except OSError as error:
             self._unsaved = True
             if not self._failing:
-                _log.warning(
-                    "%s: cannot be written (%s); the work goes on, and so do the tries", self._file, error
-                )
+                why = error.strerror or error
+                _log.warning("%s: cannot be written (%s); the work and the tries go on", self._file, why)
             self._failing = True
 
 
