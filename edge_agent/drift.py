@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.files import FileLayer, read_whole, write_durably
 from edge_agent.protocol import Range, UsualRanges
@@ -66,15 +66,16 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-_Count = Annotated[int, Field(ge=0)]
+# Bounds for what is read from the disk: with more, counting on could leave the range of floats.
+_Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class Tally(_Part):
     """One quantity over the files of a day; `squares` is the sum of squared deviations from the mean."""
 
     files: _Count = 0
-    mean: FiniteFloat = 0.0
-    squares: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    mean: float = Field(default=0.0, ge=-_LARGEST, le=_LARGEST)
+    squares: float = Field(default=0.0, ge=0, le=_LARGEST**2 * 10**12)
     below: _Count = 0
     above: _Count = 0
 
@@ -82,12 +83,14 @@ class Tally(_Part):
         """Count one file (Welford's recurrence, Technometrics 4, 419, 1962)."""
         files = self.files + 1
         mean = self.mean + (value - self.mean) / files
-        return Tally(
-            files=files,
-            mean=mean,
-            squares=self.squares + (value - self.mean) * (value - mean),
-            below=self.below + (usual is not None and value < usual[0]),
-            above=self.above + (usual is not None and value > usual[1]),
+        return self.model_copy(
+            update={
+                "files": files,
+                "mean": mean,
+                "squares": self.squares + (value - self.mean) * (value - mean),
+                "below": self.below + (usual is not None and value < usual[0]),
+                "above": self.above + (usual is not None and value > usual[1]),
+            }
         )
 
     @property

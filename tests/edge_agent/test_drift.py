@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import random
 import statistics
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from edge_agent.drift import DRIFT_NAME, LEAST_FILES, MOST_DAYS, Drift
+from edge_agent.drift import DRIFT_NAME, LEAST_FILES, MOST_DAYS, Drift, Tally
 from edge_agent.files import FileLayer
 from edge_agent.logs import StandingFaults
 from edge_agent.protocol import Ready, UsualRanges
@@ -155,6 +159,17 @@ def test_statistics_are_those_of_the_files(bench):
     assert seen.mean == pytest.approx(statistics.mean(values))
     assert seen.standard_deviation == pytest.approx(statistics.stdev(values))
     assert (seen.usual, seen.left) == ((0.05, 0.25), None)
+
+
+@given(st.lists(st.floats(-1e100, 1e100), min_size=1, max_size=30))
+def test_any_measured_numbers_are_counted_and_can_be_kept(values):
+    tally = Tally()
+    for value in values:
+        tally = tally.plus(value, (-1.0, 1.0))
+
+    assert Tally.model_validate_json(tally.model_dump_json()) == tally
+    assert (tally.files, tally.below) == (len(values), sum(value < -1.0 for value in values))
+    assert tally.mean == pytest.approx(statistics.mean(values), rel=1e-6, abs=1e-6 * max(map(abs, values)))
 
 
 def test_a_quantity_without_a_usual_range_is_averaged_and_not_judged(bench):
@@ -325,6 +340,23 @@ def test_a_file_that_cannot_be_read_is_begun_anew_and_told_once(bench, change):
     ]
     bench.note(UNSURE, 30)
     assert bench.warned() == ["confidence"]
+
+
+def test_whatever_is_damaged_counting_goes_on(bench):
+    chance = random.Random(0)
+    bench.note(replace(UNSURE, contrast=0.01), 30)
+    bench.drift.save(at_once=True)
+    file = bench.state / DRIFT_NAME
+    sound = file.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(sound)
+        damaged[chance.randrange(len(sound))] = chance.choice(b'0123456789eE.-+,"{}[]: \xff\0')
+        file.write_bytes(damaged)
+        bench.start()
+        bench.note(UNSURE, 21)
+
+        assert bench.of("confidence")[0].files >= 21
+        assert all(math.isfinite(seen.mean) for seen in bench.drift.numbers())
 
 
 def test_it_is_written_at_most_once_a_minute_and_at_the_end(bench):
