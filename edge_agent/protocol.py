@@ -9,7 +9,7 @@ knows a parser or ONNX Runtime, so both processes can import it.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -65,6 +65,19 @@ class Job:
     """Whether zeros in the file are content; else they may be parts that its writer has not come to."""
 
 
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class UsualRanges:
+    """The bundle's `usual`: where nine in ten micrographs of the training's kind lie; None where not known."""
+
+    confidence: Range | None = None
+    novelty: Range | None = None
+    contrast: Range | None = None
+    pixel_size_nm: Range | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Ready:
     """The bundle is verified, loaded and warm."""
@@ -74,6 +87,7 @@ class Ready:
     sha256: str
     pid: int | None = field(default=None, compare=False)
     """The worker itself: on Windows the process that was started can be a launcher (that of a venv)."""
+    usual: UsualRanges = UsualRanges()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +142,29 @@ def read_finding(line: str, job: Job) -> Finding:
 def _is_well_typed(finding: Finding) -> bool:
     """Journal and status take a finding as it is, so nothing else may come through here."""
     texts = (finding.reason, finding.label, finding.decision, finding.sha256, finding.fingerprint)
-    numbers = (finding.probability, finding.milliseconds)
+    numbers = (
+        finding.probability,
+        finding.milliseconds,
+        finding.novelty,
+        finding.contrast,
+        finding.pixel_size_nm,
+    )
     stamp = finding.stamp
     counts = () if stamp is None else (stamp.size_bytes, stamp.modified_ns, stamp.device, stamp.inode)
     return (
         isinstance(finding.outcome, str)
         and all(text is None or isinstance(text, str) for text in (*texts, finding.model_sha256))
         and all(isinstance(text, str) for text in finding.reasons)
-        and all(n is None or (isinstance(n, int | float) and math.isfinite(n)) for n in numbers)
+        and all(n is None or _is_finite(n) for n in numbers)
         and finding.milliseconds is not None
+        and isinstance(finding.inferred, bool)
         and all(isinstance(count, int) for count in counts)
     )
+
+
+def _is_finite(number: object) -> bool:
+    # Not math.isfinite, which raises for an integer that no float holds.
+    return isinstance(number, int | float) and abs(number) <= sys.float_info.max
 
 
 def _understood(read: Callable[[str], _Message], line: str) -> _Message:
@@ -172,7 +198,19 @@ def _job(line: str) -> Job:
 
 def _greeting(line: str) -> Ready | Refused:
     values = json.loads(line)
-    return Ready(**values) if values.pop("ready") else Refused(**values)
+    if not values.pop("ready"):
+        return Refused(**values)
+    usual = {key: _range(ends) for key, ends in values.pop("usual", {}).items()}
+    return Ready(usual=UsualRanges(**usual), **values)
+
+
+def _range(ends: Any) -> Range | None:  # noqa: ANN401 - whatever JSON holds
+    if ends is None:
+        return None
+    low, high = ends
+    if not (_is_finite(low) and _is_finite(high)):
+        raise ValueError(f"{ends} is no range")
+    return low, high
 
 
 def _line(values: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_agent import __version__
 from edge_agent.clerk import Clerk
 from edge_agent.desk import Desk, Errand
+from edge_agent.drift import Drift
 from edge_agent.journal import Journal
 from edge_agent.protocol import WorkerSettings
 from edge_agent.room import Room
@@ -77,6 +78,7 @@ class _Agent:
     journal: Journal
     supervisor: Supervisor
     room: Room
+    drift: Drift
     desk: Desk
     watchers: tuple[Watcher, ...]
     clerks: tuple[Clerk, ...]
@@ -138,6 +140,7 @@ class Service:
             self._main_loop(agent)
         finally:
             self._shutdown(threads)
+            agent.drift.save(at_once=True)
             self._publish(self._status(agent))
 
     def _assemble(self, journal: Journal) -> _Agent:
@@ -164,6 +167,7 @@ class Service:
             yield_above_percent=config.yield_above_cpu_percent,
             worker_pid=lambda: supervisor.health().pid,
         )
+        drift = Drift(config.state)
         watchers = tuple(self._watcher_of(folder, journal) for folder in config.folders)
         desk = Desk(
             config,
@@ -171,14 +175,24 @@ class Service:
             journal,
             room,
             watchers,
-            on_finding=self._on_finding,
-            on_ready=self._on_ready,
+            on_finding=partial(self._hear, drift, supervisor),
+            on_ready=partial(self._greet, drift),
         )
         clerks = tuple(
             Clerk(folder, watcher, journal, self._plan, room, owner=self._owner)
             for watcher, folder in zip(watchers, config.folders, strict=True)
         )
-        return _Agent(journal, supervisor, room, desk, watchers, clerks)
+        return _Agent(journal, supervisor, room, drift, desk, watchers, clerks)
+
+    def _greet(self, drift: Drift, model: Ready) -> None:
+        drift.meet(model)
+        self._on_ready(model)
+
+    def _hear(self, drift: Drift, supervisor: Supervisor, finding: Finding) -> None:
+        model = supervisor.health().model
+        if model is not None:
+            drift.note(finding, model)
+        self._on_finding(finding)
 
     def _watcher_of(self, folder: Path, journal: Journal) -> Watcher:
         config = self._config
@@ -219,6 +233,7 @@ class Service:
             if now < next_look:
                 continue
             agent.journal.flush()
+            agent.drift.save()
             numbers = self._status(agent)
             next_look = now + (_PUBLISH_SECONDS if numbers.waiting else _PUBLISH_IDLE_SECONDS)
             unchanged = numbers.model_copy(update={"updated": self._started, "oldest_waiting_seconds": None})
@@ -315,6 +330,7 @@ class Service:
             journal=agent.journal.state,
             last=desk.last,
             troubles=desk.troubles,
+            drift=agent.drift.numbers(),
         )
 
 

@@ -229,6 +229,12 @@ class Finding:
     fingerprint: str | None = None
     model_sha256: str | None = None
     milliseconds: float = 0.0
+    novelty: float | None = None
+    contrast: float | None = None
+    pixel_size_nm: float | None = None
+    """Along a row."""
+    inferred: bool = True
+    """False where the answer is that of the same content under an earlier name."""
 
     def to_json(self) -> str:
         """Return one line; names that are no UTF-8 survive, because JSON's escapes carry lone surrogates."""
@@ -344,8 +350,9 @@ def finding_of(
     path: Path, stamp: FileStamp, place: Place, record: Sidecar, milliseconds: float = 0.0
 ) -> Finding:
     """Return the short form of a record that stands, or is about to stand, at `place`."""
-    prediction = record.prediction
+    prediction, micrograph = record.prediction, record.micrograph
     has_heatmap = record.cam is not None and record.cam.heatmap is not None
+    size_nm = micrograph.pixel_size_nm if micrograph else None
     return Finding(
         path=path,
         outcome=record.outcome,
@@ -361,4 +368,8 @@ def finding_of(
         fingerprint=record.source.fingerprint,
         model_sha256=record.model.sha256,
         milliseconds=milliseconds,
+        novelty=prediction.novelty if prediction else None,
+        contrast=micrograph.field.contrast if micrograph and micrograph.field else None,
+        pixel_size_nm=size_nm[1] if size_nm else None,
+        inferred=prediction is None or record.agent.milliseconds.infer is not None,
     )

@@ -11,6 +11,7 @@ import contextlib
 import os
 import tempfile
 from contextlib import contextmanager
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -95,14 +96,32 @@ class LastFile(_Part):
     finished: AwareDatetime
 
 
+class DriftStatus(_Part):
+    """One quantity over the files of one day (UTC), beside the range that the model calls usual.
+
+    `left`: more than half of at least twenty files lie beyond one end of it. Null: too few files, or no range.
+    """
+
+    quantity: str
+    day: date
+    files: int
+    mean: float
+    standard_deviation: float | None
+    below: int
+    above: int
+    usual: tuple[float, float] | None
+    left: bool | None
+
+
 class AgentStatus(_Part):
     """Everything `edge-agent status` prints. `done` counts the journal, `since_start` this run.
 
     `journal` says where the rows come from: "kept", "new" (there was none), or "moved aside" (it could not be
     used); the last two are filled from the sidecars. `orphaned` counts sidecars whose micrograph is gone.
+    `drift` is of the last day with files and, when that is today, of the one before.
     """
 
-    schema_name: Literal["scopewatch.status/2"] = "scopewatch.status/2"
+    schema_name: Literal["scopewatch.status/3"] = "scopewatch.status/3"
     version: str
     pid: int
     started: AwareDatetime
@@ -128,6 +147,7 @@ class AgentStatus(_Part):
     journal: str
     last: LastFile | None
     troubles: tuple[Trouble, ...]
+    drift: tuple[DriftStatus, ...]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.sidecar import Finding
-    from edge_agent.status import AgentStatus, DiskStatus, FolderStatus
+    from edge_agent.status import AgentStatus, DiskStatus, DriftStatus, FolderStatus
     from edge_agent.tidy import Untidy
 
 _PLAIN_PROGRESS_SECONDS: Final = 30.0
@@ -128,6 +128,7 @@ def status_lines(numbers: AgentStatus) -> list[str]:
         f"stalled       {numbers.stalled}",
         f"failing       {numbers.failing}",
         f"orphaned      {numbers.orphaned}{'  (see `edge-agent tidy`)' if numbers.orphaned else ''}",
+        *_drift_lines(numbers.drift),
     ]
     if numbers.paused is not None:
         lines.append(f"PAUSED        {numbers.paused}")
@@ -166,6 +167,31 @@ def _folder_text(folder: FolderStatus) -> str:
 def _disk_text(disk: DiskStatus) -> str:
     low = "  LOW: nothing is written there" if disk.low else ""
     return f"{disk.folder}  {disk.free_mib / 1024:.1f} GiB free{low}"
+
+
+def _drift_lines(drift: tuple[DriftStatus, ...]) -> list[str]:
+    """One line for each quantity that has left its usual range by its latest day that can be judged, else one."""
+    latest: dict[str, DriftStatus] = {}
+    for number in drift:
+        if number.left is not None:
+            latest.setdefault(number.quantity, number)
+    left = [f"DRIFT         {_left_text(number)}" for number in latest.values() if number.left]
+    if left or not drift:
+        return left or ["drift         no files yet"]
+    day = [number for number in drift if number.day == drift[0].day]
+    means = ", ".join(f"{_words(number.quantity)} {number.mean:.3g}" for number in day)
+    is_unknown = all(number.usual is None for number in day)
+    verdict = "none" if latest else "the model knows no usual range" if is_unknown else "too few files yet"
+    return [f"drift         {verdict}; {max(number.files for number in day)} files of {day[0].day}: {means}"]
+
+
+def _left_text(number: DriftStatus) -> str:
+    count, side = max((number.below, "below"), (number.above, "above"))
+    usual = "" if number.usual is None else f" {number.usual[0]:.3g} to {number.usual[1]:.3g}"
+    return (
+        f"{_words(number.quantity)}: {count} of {number.files} files of {number.day} {side} the usual{usual}, "
+        f"mean {number.mean:.3g}"
+    )
 
 
 def _age_text(seconds: float | None) -> str:

@@ -26,6 +26,7 @@ from edge_agent.protocol import (
     NotUnderstood,
     Ready,
     Refused,
+    UsualRanges,
     WorkerSettings,
     greeting_line,
     read_job,
@@ -124,7 +125,8 @@ def _load(settings: WorkerSettings, answers: TextIO) -> Classifier | None:
         _say(answers, greeting_line(Refused(str(error))))
         return None
     bundle = classifier.bundle
-    ready = Ready(bundle.manifest.name, bundle.manifest.version, bundle.sha256, os.getpid())
+    manifest, usual = bundle.manifest, UsualRanges(**bundle.manifest.usual.model_dump())
+    ready = Ready(manifest.name, manifest.version, bundle.sha256, os.getpid(), usual)
     _say(answers, greeting_line(ready))
     return classifier
 

@@ -1,7 +1,7 @@
 """A worker that speaks the protocol and does what the examined file's name says.
 
 die, hang (sleeps), spin (computes for ever), bomb (ran out of memory), babble, mistaken, flood, litter, slow,
-last (dies after its answer), deaf (reads no further job), unasked (speaks once more than asked).
+last (dies after its answer), deaf (reads no further job), unasked (speaks once more than asked), unsure.
 How it starts is the name of the model, or the text of the file that the model names.
 """
 
@@ -31,6 +31,8 @@ def main() -> None:
     if behaviour == "never ready":
         time.sleep(60)
     told = {"pid": 4711} if behaviour == "in a launcher" else {}
+    if behaviour == "with usual ranges":
+        told = {"usual": {"confidence": [0.5, 1.0], "novelty": None}}
     say({"ready": True, "name": behaviour, "version": "1", "sha256": "ab" * 32} | told)
     for line in sys.stdin:
         if not line.strip():
@@ -107,7 +109,7 @@ def finding(job: dict, path: Path) -> dict:
         outcome = "vanished"
     return {
         "path": str(path), "outcome": outcome, "reason": reason, "label": "rod",
-        "probability": 0.9,
+        "probability": 0.2 if "unsure" in path.name else 0.9,
         "decision": "ungated", "reasons": [], "sidecar": None, "heatmap": None,
         "stamp": stamp, "sha256": None,
         "fingerprint": str(os.getpid()), "model_sha256": "ab" * 32, "milliseconds": 1.0,

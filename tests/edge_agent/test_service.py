@@ -372,6 +372,53 @@ def test_the_numbers_say_what_is_going_on(config, scope, fake_worker, publishing
     assert not missing.exists()
 
 
+def drift_of(status):
+    return [(seen.quantity, seen.files, seen.below, seen.usual, seen.left) for seen in status.drift]
+
+
+def test_a_day_of_unsure_answers_is_warned_of_once_also_after_a_restart(
+    config, scope, fake_worker, publishing_often, caplog
+):
+    config = config.model_copy(update={"model": "with usual ranges"})
+    for number in range(25):
+        (scope / f"unsure {number:02}.dm3").write_bytes(b"1")
+    with running(config, fake_worker) as agent:
+        first = agent.until(lambda status: status.done == {"classified": 25} and status.waiting == 0)
+    (scope / "unsure 25.dm3").write_bytes(b"1")
+    with running(config, fake_worker) as agent:
+        agent.next()
+        second = agent.until(lambda status: status.done == {"classified": 26})
+
+    assert [text[:42] for text in caplog.messages if "usual range" in text] == [
+        "confidence has left the usual range: 20 of"
+    ]
+    assert drift_of(first) == [("confidence", 25, 25, (0.5, 1.0), True)]
+    assert drift_of(second) == [("confidence", 26, 26, (0.5, 1.0), True)]
+
+
+def test_answers_taken_over_count_for_no_day_and_renamed_files_only_once(
+    config, scope, micrograph_bytes, publishing_often
+):
+    (scope / "a.dm3").write_bytes(micrograph_bytes)
+    with running(config) as agent:
+        agent.next()
+        (scope / "a.dm3").rename(scope / "b.dm3")
+        agent.next()
+        once = agent.until(lambda status: status.drift)
+    for path in (*config.state.glob("journal.sqlite*"), config.state / "drift.json"):
+        path.unlink()
+
+    with running(config) as agent:
+        after = agent.until(lambda status: status.done == {"classified": 1})
+
+    assert {seen.quantity: seen.files for seen in once.drift} == {
+        "confidence": 1,
+        "contrast": 1,
+        "pixel_size_nm": 1,
+    }
+    assert after.drift == ()
+
+
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [

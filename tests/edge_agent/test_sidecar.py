@@ -18,6 +18,7 @@ from edge_agent.output_places import NameTooLong, OutputPlan, Place, is_own_outp
 from edge_agent.sidecar import (
     Finding,
     Sidecar,
+    finding_of,
     finding_on_record,
     modified_utc,
     read_record,
@@ -41,6 +42,9 @@ FINDING = Finding(
     fingerprint="fp1:1",
     model_sha256="ef" * 32,
     milliseconds=12.5,
+    novelty=0.31,
+    contrast=0.21,
+    pixel_size_nm=0.12,
 )
 
 
@@ -339,6 +343,53 @@ def test_a_finding_survives_json_as_one_line(finding):
     assert line.isascii()
     assert "\n" not in line
     assert Finding.from_json(line) == finding
+
+
+def test_a_finding_of_an_earlier_version_is_read_with_the_rest_unknown():
+    values = json.loads(FINDING.to_json())
+    for key in ("novelty", "contrast", "pixel_size_nm", "inferred"):
+        del values[key]
+
+    assert Finding.from_json(json.dumps(values)) == replace(
+        FINDING, novelty=None, contrast=None, pixel_size_nm=None
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "figures"),
+    [
+        pytest.param({}, (0.31, 0.21, 0.12, True), id="all known"),
+        pytest.param(
+            {"micrograph": CONTRACT["micrograph"] | {"pixel_size_nm": [0.5, 0.25]}},
+            (0.31, 0.21, 0.25, True),
+            id="pixels that are no squares",
+        ),
+        pytest.param(
+            {
+                "micrograph": CONTRACT["micrograph"] | {"pixel_size_nm": None, "field": None},
+                "prediction": CONTRACT["prediction"] | {"novelty": None},
+            },
+            (None, None, None, True),
+            id="uncalibrated, by an earlier version",
+        ),
+        pytest.param(
+            {"agent": CONTRACT["agent"] | {"milliseconds": {"read": 1.0}}},
+            (0.31, 0.21, 0.12, False),
+            id="an answer that was known",
+        ),
+        pytest.param(
+            {"outcome": "not_an_image", "micrograph": None, "prediction": None, "cam": None},
+            (None, None, None, True),
+            id="no image",
+        ),
+    ],
+)
+def test_a_finding_has_the_figures_of_its_record(changes, figures):
+    path = Path("/data/a.dm3")
+
+    found = finding_of(path, STAMP, OutputPlan().place(path), record(**changes))
+
+    assert (found.novelty, found.contrast, found.pixel_size_nm, found.inferred) == figures
 
 
 @given(name=st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=60))

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from edge_agent.status import (
     AgentStatus,
     AlreadyRunning,
+    DriftStatus,
     WorkerStatus,
     is_running,
     publish,
@@ -48,6 +49,19 @@ NUMBERS = AgentStatus(
     journal="kept",
     last=None,
     troubles=(),
+    drift=(
+        DriftStatus(
+            quantity="contrast",
+            day=date(2026, 5, 4),
+            files=1,
+            mean=0.2,
+            standard_deviation=None,
+            below=0,
+            above=0,
+            usual=(0.1, 0.3),
+            left=None,
+        ),
+    ),
 )
 
 
@@ -87,7 +101,7 @@ def test_numbers_that_cannot_be_read_are_told_apart_from_no_agent(tmp_path, cont
 def test_numbers_are_json_with_a_version(tmp_path):
     publish(tmp_path, NUMBERS)
 
-    assert json.loads((tmp_path / "status.json").read_text())["schema_name"] == "scopewatch.status/2"
+    assert json.loads((tmp_path / "status.json").read_text())["schema_name"] == "scopewatch.status/3"
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 from edge_agent import terminal
 from edge_agent.batch import Tally
 from edge_agent.sidecar import Finding
-from edge_agent.terminal import counts_text, finding_line, finding_text, printable, progress, say
+from edge_agent.status import AgentStatus, DriftStatus, WorkerStatus
+from edge_agent.terminal import (
+    counts_text,
+    finding_line,
+    finding_text,
+    printable,
+    progress,
+    say,
+    status_lines,
+)
 
 PATH = Path("/d/a.dm3")
 
@@ -141,6 +151,110 @@ def test_counts_in_words(findings, text):
         tally.add(finding)
 
     assert counts_text(tally) == text
+
+
+def seen(quantity, day, files, below=0, above=0, *, mean=0.2, usual=(0.05, 0.25), left=False):
+    return DriftStatus(
+        quantity=quantity,
+        day=date(2026, 5, day),
+        files=files,
+        mean=mean,
+        standard_deviation=0.01,
+        below=below,
+        above=above,
+        usual=usual,
+        left=left,
+    )
+
+
+def numbers(drift):
+    return AgentStatus(
+        version="0.5.0",
+        pid=1,
+        started=datetime(2026, 5, 4, tzinfo=UTC),
+        updated=datetime(2026, 5, 4, 1, tzinfo=UTC),
+        state="/state",
+        folders=(),
+        output=None,
+        disks=(),
+        paused=None,
+        model=None,
+        worker=WorkerStatus(pid=None, starts=0, deaths=0, recycled=0, interrupted=0, trouble=None),
+        seen=0,
+        waiting=0,
+        oldest_waiting_seconds=None,
+        done={},
+        since_start={},
+        incomplete=0,
+        stalled=0,
+        failing=0,
+        orphaned=0,
+        scans=0,
+        last_scan_seconds=None,
+        journal="kept",
+        last=None,
+        troubles=(),
+        drift=drift,
+    )
+
+
+CONTRAST_LEFT = "contrast: 18 of 25 files of 2026-05-03 above the usual 0.05 to 0.25, mean 0.41"
+
+
+@pytest.mark.parametrize(
+    ("drift", "lines"),
+    [
+        pytest.param([], ["drift         no files yet"], id="no files"),
+        pytest.param(
+            [
+                seen("contrast", 4, 3, left=None),
+                seen("pixel_size_nm", 4, 2, mean=0.12345, usual=None, left=None),
+            ],
+            ["drift         too few files yet; 3 files of 2026-05-04: contrast 0.2, pixel size nm 0.123"],
+            id="few files",
+        ),
+        pytest.param(
+            [seen("contrast", 4, 30, usual=None, left=None)],
+            ["drift         the model knows no usual range; 30 files of 2026-05-04: contrast 0.2"],
+            id="nothing known",
+        ),
+        pytest.param(
+            [seen("contrast", 4, 30, 2), seen("contrast", 3, 30, 2, mean=0.1)],
+            ["drift         none; 30 files of 2026-05-04: contrast 0.2"],
+            id="as usual",
+        ),
+        pytest.param(
+            [seen("confidence", 3, 25), seen("contrast", 3, 25, 0, 18, mean=0.41, left=True)],
+            [f"DRIFT         {CONTRAST_LEFT}"],
+            id="one has left",
+        ),
+        pytest.param(
+            [seen("contrast", 4, 5, left=None), seen("contrast", 3, 25, 0, 18, mean=0.41, left=True)],
+            [f"DRIFT         {CONTRAST_LEFT}"],
+            id="yesterday, and today is too young",
+        ),
+        pytest.param(
+            [seen("contrast", 4, 25), seen("contrast", 3, 25, 0, 18, mean=0.41, left=True)],
+            ["drift         none; 25 files of 2026-05-04: contrast 0.2"],
+            id="yesterday, but not today",
+        ),
+        pytest.param(
+            [
+                seen("confidence", 4, 20, 20, usual=(0.8, 1.0), mean=0.3, left=True),
+                seen("contrast", 3, 25, 0, 18, mean=0.41, left=True),
+            ],
+            [
+                "DRIFT         confidence: 20 of 20 files of 2026-05-04 below the usual 0.8 to 1, mean 0.3",
+                f"DRIFT         {CONTRAST_LEFT}",
+            ],
+            id="two have left",
+        ),
+    ],
+)
+def test_drift_is_a_line_for_each_quantity_that_has_left_and_else_one_line(drift, lines):
+    shown = status_lines(numbers(tuple(drift)))
+
+    assert [line for line in shown if line.lower().startswith("drift")] == lines
 
 
 def test_a_reader_that_went_away_stops_nothing():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from edge_agent.protocol import (
     Job,
     Ready,
     Refused,
+    UsualRanges,
     WorkerSettings,
     job_line,
     read_greeting,
@@ -88,7 +91,7 @@ def test_it_greets_examines_and_ends_when_its_stdin_does(start, tmp_path, microg
     process.stdin.close()
 
     assert isinstance(greeting, Ready)
-    assert (greeting.name, greeting.pid) == ("tiny", process.pid)
+    assert (greeting.name, greeting.pid, greeting.usual) == ("tiny", process.pid, UsualRanges())
     assert [finding.outcome for finding in findings] == ["classified", "not_an_image", "vanished"]
     assert findings[0].model_sha256 == greeting.sha256
     assert (tmp_path / "a.dm3.json").is_file()
@@ -103,6 +106,17 @@ def test_it_works_off_what_it_was_given_when_it_has_no_supervisor(start, tmp_pat
     output, _ = process.communicate(timeout=20)
 
     assert Finding.from_json(output.splitlines()[1]).outcome == "classified"
+
+
+def test_it_tells_the_usual_ranges_that_its_model_knows(start, tmp_path, tiny):
+    bundle = shutil.copytree(tiny, tmp_path / "tiny-1")
+    manifest = json.loads((bundle / "manifest.json").read_bytes())
+    usual = {"confidence": [0.5, 1.0], "novelty": None, "contrast": [0.1, 0.3]}
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"usual": usual}))
+
+    greeting = read_greeting(start(model=bundle).stdout.readline())
+
+    assert greeting.usual == UsualRanges(confidence=(0.5, 1.0), contrast=(0.1, 0.3))
 
 
 def test_a_model_that_cannot_be_used_is_refused_with_the_reason(start, tmp_path):

@@ -29,6 +29,7 @@ from edge_agent.protocol import (  # noqa: E402
     NotUnderstood,
     Ready,
     Refused,
+    UsualRanges,
     WorkerSettings,
     greeting_line,
     job_line,
@@ -235,13 +236,15 @@ def sidecar_as_read(folder: Path) -> dict[str, object]:
 
 JOB = Job(Path("/data/a\udce9.dm3"), twins=(Twin(Path("/data/b.dm3"), "ab" * 32),))
 _FINDING = Finding(
-    JOB.path, "classified", label="round", probability=0.9, sidecar=Path("/data/a.json"), stamp=STAMP
-)
+    JOB.path, "classified", label="round", probability=0.9, sidecar=Path("/data/a.json"), stamp=STAMP,
+    novelty=0.3, contrast=0.2, pixel_size_nm=0.12,
+)  # fmt: skip
+_READY = Ready("m", "1", "ab", 7, UsualRanges(confidence=(0.5, 1.0)))
 _SETTINGS = WorkerSettings("m", OutputPlan(Path("/o"), (Path("/a"),)))
 READERS: dict[str, tuple[str, Callable[[str], object], type[Exception] | tuple[type[Exception], ...]]] = {
     "finding": (_FINDING.to_json(), lambda line: read_finding(line, JOB), NotUnderstood),
     "finding alone": (_FINDING.to_json(), Finding.from_json, (ValueError, KeyError, TypeError)),
-    "greeting": (greeting_line(Ready("m", "1", "ab", 7)), read_greeting, NotUnderstood),
+    "greeting": (greeting_line(_READY), read_greeting, NotUnderstood),
     "refusal": (greeting_line(Refused("no")), read_greeting, NotUnderstood),
     "settings": (settings_line(_SETTINGS), read_settings, NotUnderstood),
     "job": (job_line(JOB), read_job, NotUnderstood),
@@ -283,7 +286,9 @@ def _of_another_type(finding: Finding) -> str | None:
     kinds: dict[str, tuple[type, ...]] = {
         "outcome": (str,), "reason": (str, type(None)), "label": (str, type(None)), "decision": (str, type(None)),
         "probability": (int, float, type(None)), "milliseconds": (int, float), "sha256": (str, type(None)),
-        "fingerprint": (str, type(None)), "model_sha256": (str, type(None)), "reasons": (tuple,),
+        "novelty": (int, float, type(None)), "contrast": (int, float, type(None)),
+        "pixel_size_nm": (int, float, type(None)), "inferred": (bool,), "fingerprint": (str, type(None)),
+        "model_sha256": (str, type(None)), "reasons": (tuple,),
     }  # fmt: skip
     for name, allowed in kinds.items():
         value = getattr(finding, name)
