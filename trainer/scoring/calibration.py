@@ -151,30 +151,43 @@ def _debiased(
     percentiles would count that twice. So the samples' distance from the plain error is what is laid around the
     debiased one, on squares, where the estimate is unbiased.
     """
-    whole = counted.sum(axis=0)[None]
-    if whole[0, : counted.shape[1] // 3].max() < 2:
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2:
+        names, member = np.arange(len(counted)), np.arange(len(counted))
+    by_group = np.zeros((len(names), counted.shape[1]))
+    np.add.at(by_group, member, counted)
+    number, _, kept = np.split(by_group, 3, axis=1)
+    products = np.concatenate([by_group, kept * kept, kept * number, number * number, number > 0], axis=1)
+    whole = products.sum(axis=0)[None]
+    if whole[0, : number.shape[1]].max() < 2:
         return {}
     plain, squared = (float(values[0]) for values in _squared_errors(whole))
     known: dict[str, float | tuple[float, float] | None] = {"debiased_error": _root(squared)}
-    sums = resampled_sums(counted, groups, seed)
-    if sums is not None:
+    if len(set(groups)) > 1:
+        sums = resampled_sums(products, [str(name) for name in names], seed)
+        assert sums is not None  # noqa: S101 - there are several groups
         low, high = np.percentile(_squared_errors(sums)[1], [2.5, 97.5])
         lowest, highest = squared + plain - high, max(squared, squared + plain - low)
         known["debiased_error_interval"] = (_root(lowest), _root(highest))
     return known
 
 
-def _squared_errors(counted: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean squared error over bins, plain and debiased, of each row of sums [rounds, 3 x bins].
+def _squared_errors(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean squared error over bins, plain and debiased, of each row of sums over groups [rounds, 7 x bins].
 
-    The variance of a bin's accuracy is estimated by a (1 - a) / (n - 1); a bin of one answer tells none.
+    The variance of a bin's accuracy a is estimated from its groups, which may err together: the sum of the squares
+    of (right - a x number), times G / (G - 1). Where each of n answers is its own group that is a (1 - a) / (n - 1),
+    as Kumar et al. have it, and this is taken for a bin of one group too; a bin of one answer tells none.
     """
-    number, promised, kept = np.split(counted, 3, axis=1)
+    number, promised, kept, kept_kept, kept_number, number_number, groups = np.split(sums, 7, axis=1)
     there = np.maximum(number, 1)
     accuracy = kept / there
-    distance = ((promised - kept) / there) ** 2
-    scatter = accuracy * (1 - accuracy) / np.maximum(number - 1, 1)
+    residuals = kept_kept - 2 * accuracy * kept_number + accuracy**2 * number_number
+    by_group = residuals / there**2 * groups / np.maximum(groups - 1, 1)
+    by_answer = accuracy * (1 - accuracy) / np.maximum(number - 1, 1)
+    scatter = np.where(groups > 1, by_group, by_answer)
     share = number / number.sum(axis=1, keepdims=True)
+    distance = ((promised - kept) / there) ** 2
     return (share * distance).sum(axis=1), (share * (distance - scatter)).sum(axis=1)
 
 
