@@ -8,10 +8,10 @@ origin's rule also trains on more pictures, one crop in four of the pictures tha
 Each rule is turned six times, so that under each every crop is held out equally often; what differs is only which
 crops are trained on. Prints class-balanced accuracy per held-out crop: mean and standard deviation over the six
 turns, and how much each rule flatters against the split by article, with a bootstrap interval over articles. Then
-calibration: mean probability minus accuracy, expected calibration error and the debiased one, of the held-out crops of
-all turns together, intervals over articles; as the network answers, and after the temperature that fits each turn's
-own validation crops, a sixth of all, drawn by the same rule. The last column takes that temperature to where it would
-be used: to the networks of the split by article, on articles that they have not seen. Asserts nothing.
+calibration: mean probability minus accuracy, expected calibration error and the debiased one, of the held-out crops
+of all turns together, intervals over articles; as the network answers, and after the temperature that fits each
+turn's own validation crops, a sixth of all, drawn by the same rule. The last columns take that temperature to where
+it would be used: to the networks of the split by article, on articles that they have not seen. Asserts nothing.
 
 Without options, a logistic regression on the pooled features of the frozen pretrained network (six minutes of one
 core; seconds, once the features are kept in --work). With --fine-tune, the whole training of `edge-trainer train`
