@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trainer.trusting.trust_record import StrangerKind
 
 _DASHED: Final = (0, (4, 3))
+_LOOKS: Final[Any] = ((RIGHT, "-", "o"), (WRONG, (0, (5, 1.5)), "s"))
 _BARS: Final = 36
 _WIDE_RANGE: Final = 30
 """Of the largest novelty over the smallest: beyond it the axis is logarithmic."""
@@ -48,24 +49,17 @@ class Curve(NamedTuple):
 def risk_coverage_chart(curves: Sequence[Curve]) -> str:
     """Accuracy of the answers kept against the share that is kept, the bundle's operating point marked."""
     words = "Risk and coverage: accuracy of the answers that are kept against the share kept"
-    looks = (
-        {"color": RIGHT, "linestyle": "-", "marker": "o"},
-        {"color": WRONG, "linestyle": (0, (5, 1.5)), "marker": "s"},
-    )
     with drawn(WIDE_INCHES, 3.4, "risk-coverage", words) as (_, axes, taken):
         lowest = 1.0
-        for one, look in zip(curves, looks, strict=False):
-            line = {key: value for key, value in look.items() if key != "marker"}
+        for one, (colour, line, marker) in zip(curves, _LOOKS, strict=False):
             coverage = [point.coverage for point in one.curve.points]
             accuracy = [point.accuracy for point in one.curve.points]
-            axes.plot(coverage, accuracy, label=short(one.name, 60), drawstyle="default", **line)
+            axes.plot(coverage, accuracy, label=short(one.name, 60), color=colour, linestyle=line)
             lowest = min(lowest, *_settled(one.curve))
             if one.at is not None:
                 label = f"operating point: {percent(one.at[1])} right of {percent(one.at[0])} kept"
-                mark = {"color": look["color"], "marker": look["marker"], "markersize": 9}
-                axes.plot(
-                    *one.at, linestyle="", label=label, markeredgecolor=INK, clip_on=False, zorder=5, **mark
-                )
+                mark = {"color": colour, "marker": marker, "markeredgecolor": INK, "markersize": 9}
+                axes.plot(*one.at, linestyle="", label=label, clip_on=False, zorder=5, **mark)
                 lowest = min(lowest, one.at[1])
         floor = max(0.0, math.floor(20 * (lowest - 0.02)) / 20)
         _shares(axes, "x", 0)
@@ -103,12 +97,13 @@ def temperature_chart(before: Calibration, after: Calibration) -> str:
                     (one.confidence, one.confidence), one.interval, color=colour, alpha=0.55, linewidth=2.2
                 )
             at = [(one.confidence, one.accuracy) for one in known.bins]
-            axes.plot(*zip(*at, strict=True), color=colour, marker=marker, linewidth=1)
+            axes.plot(*zip(*at, strict=True), color=colour, marker=marker, linewidth=1, clip_on=False)
             axes.set_title(title)
             axes.text(0.04, 0.95, _error_text(known), va="top", size=8.5, transform=axes.transAxes)
             _shares(axes, "x", 0)
             _shares(axes, "y", 0)
-            axes.set_xlabel("probability of the answer")
+            axes.set_xticks(np.linspace(0, 1, 6), [f"{at:.0f}" for at in np.linspace(0, 100, 6)])
+            axes.set_xlabel("probability of the answer (%)")
             axes.grid()
         both[0].set_ylabel("right answers")
     return taken[0]
@@ -196,7 +191,8 @@ def strangers_chart(strangers: Sequence[StrangerKind], wanted: float) -> str:
         for at, one in enumerate(strangers):
             share = one.abstained / one.pictures if one.pictures else 0.0
             axes.barh(at, 1, height=0.62, color="none", edgecolor=RULE, linewidth=0.8)
-            axes.barh(at, share, height=0.62, color=RIGHT if share >= wanted else WRONG)
+            look = {"color": RIGHT} if share >= wanted else {"color": WRONG, "hatch": "////"}
+            axes.barh(at, share, height=0.62, edgecolor="white", linewidth=0, **look)
             axes.annotate(
                 f"{one.abstained} of {one.pictures}",
                 (1.02, at),
