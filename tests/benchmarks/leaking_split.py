@@ -7,8 +7,11 @@ each class, drawn four ways: every third crop to test (the origin's rule), by mi
 origin's rule also trains on more pictures, one crop in four of the pictures that the split by article trains on.
 Each rule is turned six times, so that under each every crop is held out equally often; what differs is only which
 crops are trained on. Prints class-balanced accuracy per held-out crop: mean and standard deviation over the six
-turns, and how much each rule flatters against the split by article, with a bootstrap interval over articles.
-Asserts nothing.
+turns, and how much each rule flatters against the split by article, with a bootstrap interval over articles. Then
+calibration: mean probability minus accuracy, expected calibration error and the debiased one, of the held-out crops
+of all turns together, intervals over articles; as the network answers, and after the temperature that fits each
+turn's own validation crops, a sixth of all, drawn by the same rule. The last columns take that temperature to where
+it would be used: to the networks of the split by article, on articles that they have not seen. Asserts nothing.
 
 Without options, a logistic regression on the pooled features of the frozen pretrained network (six minutes of one
 core; seconds, once the features are kept in --work). With --fine-tune, the whole training of `edge-trainer train`
@@ -35,6 +38,8 @@ from trainer.fitting.run_folder import Recipe
 from trainer.preparing.crops import DataSet, Order, prepare
 from trainer.preparing.screening import ScreeningRule
 from trainer.preparing.split import SplitRule, assign_parts, grouped_folds, read_labels_table
+from trainer.scoring.calibration import calibration
+from trainer.scoring.intervals import middle_95, resampled_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,8 +48,10 @@ if TYPE_CHECKING:
 
     from trainer.preparing.crops import Crop
     from trainer.preparing.split import LabelsTable
+    from trainer.scoring.calibration import Calibration
 
-    Fitted = Callable[[str, Sequence[int], Sequence[int]], NDArray[np.intp]]
+    Fitted = Callable[[str, Sequence[int], Sequence[int]], NDArray[np.float64]]
+    """(name, places that are fitted, places that are asked about) -> logits [asked, classes]."""
 
 CLASSES = ("round", "rod", "faceted")
 RULES = ("every-third", "one-in-four", "micrograph", "column:paper_doi")
@@ -60,10 +67,19 @@ RECIPE = Recipe(views=4, epochs=4, batch=16, keep="last")
 
 @dataclass(frozen=True)
 class Turn:
-    """Which crops (by their place in the data set) are fitted, which are asked about."""
+    """Which crops (by their place in the data set) are fitted, which are asked about, which set the temperature."""
 
     fitted: tuple[int, ...]
     held_out: tuple[int, ...]
+    validation: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the network of one turn says: logits [crops, classes]."""
+
+    held_out: NDArray[np.float64]
+    validation: NDArray[np.float64]
 
 
 def main() -> None:
@@ -82,11 +98,19 @@ def main() -> None:
     turns = with_equal_counts(dataset, turns)
     fit = fine_tuned(dataset, given.work) if given.fine_tune else on_frozen_features(dataset, given.work)
     answers = {
-        rule: [fit(f"{rule}-{at}", turn.fitted, turn.held_out) for at, turn in enumerate(turns[rule])]
-        for rule in RULES
+        rule: [asked(fit, f"{rule}-{at}", turn) for at, turn in enumerate(turns[rule])] for rule in RULES
     }
     articles = [table.value(crop.source, "paper_doi") or crop.sha256 or "" for crop in dataset.kept]
     print(report(dataset, turns, answers, articles, given.fine_tune))
+    targets = np.array([dataset.labels.index(crop.label) for crop in dataset.kept])
+    print(calibration_report(targets, turns, answers, articles))
+    print(f"\n`python {shlex.join(sys.argv)}`")
+
+
+def asked(fit: Fitted, name: str, turn: Turn) -> Answers:
+    """Fit one turn's network and ask it about what it has not seen."""
+    logits = fit(name, turn.fitted, (*turn.held_out, *turn.validation))
+    return Answers(logits[: len(turn.held_out)], logits[len(turn.held_out) :])
 
 
 def quadrants(emps: Path, out: Path, input_px: int) -> DataSet:
@@ -111,8 +135,7 @@ def turned(crops: Sequence[Crop], rule: str, table: LabelsTable) -> list[Turn]:
     if rule == "every-third":
         split = SplitRule(by=rule)
         parts = [assign_parts(crops, split, turn) for turn in range(TURNS)]
-        # What the rule calls validation is left out: nothing is chosen here.
-        return [Turn(places(part, "train"), places(part, "test")) for part in parts]
+        return [Turn(*(places(part, name) for name in ("train", "test", "validation"))) for part in parts]
     if rule == "one-in-four":
         return one_in_four(crops, turned(crops, RULES[-1], table))
     column = SplitRule(by=rule).group_column
@@ -121,11 +144,14 @@ def turned(crops: Sequence[Crop], rule: str, table: LabelsTable) -> list[Turn]:
         for crop in crops
     ]
     at = {crop.crop_id: place for place, crop in enumerate(crops)}
-    return [
-        Turn(tuple(at[name] for name in fold.train_ids), tuple(at[name] for name in fold.held_out_ids))
-        for seed in range(TURNS // 3)
-        for fold in grouped_folds(named, 3, seed)
-    ]
+    turns = []
+    for seed in range(TURNS // 3):
+        for fold in grouped_folds(named, 3, seed):
+            # A quarter of the other two thirds validates: a sixth of all, as under the origin's rule.
+            inner = grouped_folds([named[at[name]] for name in fold.train_ids], 4, seed)[0]
+            ids = (inner.train_ids, fold.held_out_ids, inner.held_out_ids)
+            turns.append(Turn(*(tuple(at[name] for name in part) for part in ids)))
+    return turns
 
 
 def one_in_four(crops: Sequence[Crop], by_article: Sequence[Turn]) -> list[Turn]:
@@ -134,11 +160,12 @@ def one_in_four(crops: Sequence[Crop], by_article: Sequence[Turn]) -> list[Turn]
     turns = []
     for turn in by_article:
         by_picture: defaultdict[str, list[int]] = defaultdict(list)
-        for at in turn.fitted:
+        for at in (*turn.fitted, *turn.validation):
             by_picture[crops[at].source].append(at)
         held = {mine[seen[picture] % len(mine)] for picture, mine in by_picture.items()}
         seen.update(by_picture.keys())
-        turns.append(Turn(tuple(at for at in turn.fitted if at not in held), tuple(sorted(held))))
+        every = sorted((*turn.fitted, *turn.validation))
+        turns.append(Turn(tuple(at for at in every if at not in held), tuple(sorted(held))))
     return turns
 
 
@@ -159,7 +186,7 @@ def with_equal_counts(dataset: DataSet, turns: dict[str, list[Turn]]) -> dict[st
         for label in CLASSES:
             mine = [at for at in turn.fitted if labels[at] == label]
             chosen += draw.choice(mine, fewest[label], replace=False).tolist()
-        return Turn(tuple(sorted(chosen)), turn.held_out)
+        return replace(turn, fitted=tuple(sorted(chosen)))
 
     return {rule: [trimmed(turn) for turn in turns[rule]] for rule in RULES}
 
@@ -173,13 +200,13 @@ def on_frozen_features(dataset: DataSet, work: Path) -> Fitted:
     features = pooled_features(dataset, work)
     targets = np.array([dataset.labels.index(crop.label) for crop in dataset.kept])
 
-    def fitted(name: str, fit: Sequence[int], held_out: Sequence[int]) -> NDArray[np.intp]:
+    def fitted(name: str, fit: Sequence[int], ask: Sequence[int]) -> NDArray[np.float64]:
         del name
         model = make_pipeline(
             StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
         )
         model.fit(features[list(fit)], targets[list(fit)])
-        return np.asarray(model.predict(features[list(held_out)]), dtype=np.intp)
+        return np.asarray(model.decision_function(features[list(ask)]), dtype=np.float64)
 
     return fitted
 
@@ -210,7 +237,7 @@ def fine_tuned(dataset: DataSet, work: Path) -> Fitted:
     loose = replace(dataset, crops=crops)
     whole: list[tuple[NDArray[np.float16], ...]] = []
 
-    def fitted(name: str, fit: Sequence[int], held_out: Sequence[int]) -> NDArray[np.intp]:
+    def fitted(name: str, fit: Sequence[int], ask: Sequence[int]) -> NDArray[np.float64]:
         fits = set(fit)
         without = frozenset(crop.crop_id for at, crop in enumerate(crops) if at not in fits)
         run = work / "runs" / name.replace(":", "-")
@@ -219,11 +246,12 @@ def fine_tuned(dataset: DataSet, work: Path) -> Fitted:
         if not whole:  # the frozen part is the same in every run
             whole.append(whole_features(loose, crops, network, work / "whole"))
         answers = [
-            int(np.argmax(network.trainable(whole[0][at][None].astype(np.float32), training=False)))
-            for at in held_out
+            np.asarray(network.trainable(whole[0][at][None].astype(np.float32), training=False))[0]
+            for at in ask
         ]
         print(f"{name}: fitted and asked", file=sys.stderr)
-        return np.array(answers, dtype=np.intp)
+        # The network ends in a softmax; its logarithm is the logits but for a constant, which changes nothing.
+        return np.log(np.maximum(np.array(answers, dtype=np.float64), 1e-12))
 
     return fitted
 
@@ -231,11 +259,11 @@ def fine_tuned(dataset: DataSet, work: Path) -> Fitted:
 def report(
     dataset: DataSet,
     turns: dict[str, list[Turn]],
-    answers: dict[str, list[NDArray[np.intp]]],
+    answers: dict[str, list[Answers]],
     articles: Sequence[str],
     fine_tune: bool,
 ) -> str:
-    """The table in Markdown, with the command that made it."""
+    """The table of accuracies in Markdown."""
     targets = np.array([dataset.labels.index(crop.label) for crop in dataset.kept])
     hits = {rule: hit_rate(targets, turns[rule], answers[rule]) for rule in RULES}
     network = "fine-tuned" if fine_tune else "frozen, logistic regression"
@@ -251,7 +279,9 @@ def report(
     ]
     for rule in RULES:
         by_turn = [
-            class_mean(targets[list(turn.held_out)], seen == targets[list(turn.held_out)])
+            class_mean(
+                targets[list(turn.held_out)], seen.held_out.argmax(axis=1) == targets[list(turn.held_out)]
+            )
             for turn, seen in zip(turns[rule], answers[rule], strict=True)
         ]
         pictures = [crop.source for crop in dataset.kept]
@@ -263,18 +293,112 @@ def report(
         )
         accuracy = f"{np.mean(by_turn):.3f} ± {np.std(by_turn, ddof=1):.3f}"
         lines.append(f"| {NAMES[rule]} | {same[0]} | {same[1]} | {accuracy} | {flatters} |")
-    return "\n".join([*lines, "", f"`python {shlex.join(sys.argv)}`"])
+    return "\n".join(lines)
+
+
+def calibration_report(
+    targets: NDArray[np.intp],
+    turns: dict[str, list[Turn]],
+    answers: dict[str, list[Answers]],
+    articles: Sequence[str],
+) -> str:
+    """The table of calibrations in Markdown, before and after temperature."""
+    plain = {rule: [1.0] * TURNS for rule in RULES}
+    fitted = {
+        rule: [
+            temperature(seen.validation, targets[list(turn.validation)])
+            for turn, seen in zip(turns[rule], answers[rule], strict=True)
+        ]
+        for rule in RULES
+        if all(turn.validation for turn in turns[rule])
+    }
+    by_article = turns[RULES[-1]], answers[RULES[-1]]
+    lines = [
+        "",
+        "| split | temperature | accuracy per crop | mean probability minus accuracy | calibration error "
+        "| debiased | by article, at this temperature: probability minus accuracy | debiased |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for rule in RULES:
+        for temperatures in (plain[rule], fitted.get(rule)):
+            if temperatures is None:
+                continue
+            own = pooled(targets, turns[rule], answers[rule], temperatures, articles)
+            moved = pooled(targets, *by_article, temperatures, articles)
+            name = f"{np.mean(temperatures):.2f}" if temperatures is not plain[rule] else "-"
+            cells = (f"{own.accuracy:.3f}", own.gap, own.error, own.debiased, moved.gap, moved.debiased)
+            lines.append(f"| {NAMES[rule]} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Calibration of the held-out crops of all turns, each figure with its interval over articles."""
+
+    accuracy: float
+    gap: str
+    error: str
+    debiased: str
+
+
+def pooled(
+    targets: NDArray[np.intp],
+    turns: Sequence[Turn],
+    answers: Sequence[Answers],
+    temperatures: Sequence[float],
+    articles: Sequence[str],
+) -> Pooled:
+    """Every held-out answer of every turn at its temperature; those of one article are one group."""
+    places_asked = [at for turn in turns for at in turn.held_out]
+    scaled = [
+        softmax(seen.held_out / temperature) for seen, temperature in zip(answers, temperatures, strict=True)
+    ]
+    probabilities = np.concatenate(scaled)
+    right = probabilities.argmax(axis=1) == targets[places_asked]
+    confidence, groups = probabilities.max(axis=1), [articles[at] for at in places_asked]
+    found: Calibration = calibration(confidence, right, groups, 0)
+    gaps = np.stack([confidence - right, np.ones(len(right))], axis=1)
+    sums = resampled_sums(gaps, groups, 0)
+    assert sums is not None
+    assert found.debiased_error is not None
+    low, high = middle_95(sums[:, 0] / sums[:, 1])
+    return Pooled(
+        accuracy=float(right.mean()),
+        gap=f"{gaps[:, 0].mean():+.3f} ({low:+.3f} to {high:+.3f})",
+        error=ranged(found.error, found.error_interval),
+        debiased=ranged(found.debiased_error, found.debiased_error_interval),
+    )
+
+
+def ranged(value: float, limits: tuple[float, float] | None) -> str:
+    """A figure with its interval."""
+    return f"{value:.3f}" if limits is None else f"{value:.3f} ({limits[0]:.3f} to {limits[1]:.3f})"
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def temperature(logits: NDArray[np.float64], targets: NDArray[np.intp]) -> float:
+    """The one of the lowest negative log-likelihood, among 600 from 0.1 to 20."""
+    tried = np.geomspace(0.1, 20, 600)
+    losses = [
+        -np.log(softmax(logits / one)[np.arange(len(targets)), targets] + 1e-12).mean() for one in tried
+    ]
+    return float(tried[int(np.argmin(losses))])
 
 
 def hit_rate(
-    targets: NDArray[np.intp], turns: Sequence[Turn], answers: Sequence[NDArray[np.intp]]
+    targets: NDArray[np.intp], turns: Sequence[Turn], answers: Sequence[Answers]
 ) -> NDArray[np.float64]:
     """How often each crop was answered rightly, of the times that it was held out."""
     asked, right = np.zeros(len(targets)), np.zeros(len(targets))
     for turn, seen in zip(turns, answers, strict=True):
         held = np.array(turn.held_out)
         asked[held] += 1
-        right[held] += seen == targets[held]
+        right[held] += seen.held_out.argmax(axis=1) == targets[held]
     return right / asked
 
 

@@ -61,7 +61,7 @@ def test_what_abstaining_buys_stands_below_the_table() -> None:
         scored("disc", "stripes", group="d", decision="abstain", reasons=("blurred", "novel")),
     ]
     assert terminal.figures_table(figures(entries, LABELS, 0)).splitlines()[-4:] == [
-        "calibration error 0.408 (95 % interval by group 0.000 to 0.645), debiased",
+        "calibration error 0.408 (95 % interval by group 0.000 to 1.000), debiased",
         "accepted: 3 of 4 (75 %); accuracy 0.667 (95 % interval by group 0.000 to 1.000)",
         "abstained: blurred 1, novel 1",
         "the surest 80 %: accuracy 0.625 (95 % interval by group 0.000 to 1.000)",

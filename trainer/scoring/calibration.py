@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from trainer.scoring.intervals import middle_95, resampled_sums, share_interval
+from trainer.scoring.intervals import NORMAL_95, middle_95, resampled_sums, share_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,7 @@ class Calibration(_Part):
     """Root mean square distance of confidence and accuracy over the bins, less what scatter alone gives.
     None where no bin holds two answers, and in evaluations of scopewatch 0.4 and before."""
     debiased_error_interval: tuple[float, float] | None = None
-    """95 %, from bootstrap samples drawn by group; None where one group says nothing of another."""
+    """95 %, groups drawn anew; None where one group says nothing of another."""
 
 
 def calibration(
@@ -145,41 +145,65 @@ def _error_interval(counted: NDArray[np.float64], groups: Sequence[str], seed: i
 def _debiased(
     counted: NDArray[np.float64], groups: Sequence[str], seed: int
 ) -> dict[str, float | tuple[float, float] | None]:
-    """`counted` [n, 3 x bins]: membership, confidence and right answers. The error and its pivotal interval.
-
-    A bootstrap sample scatters about the error of the answers at hand, which itself holds their scatter: its
-    percentiles would count that twice. So the samples' distance from the plain error is what is laid around the
-    debiased one, on squares, where the estimate is unbiased.
-    """
-    whole = counted.sum(axis=0)[None]
-    if whole[0, : counted.shape[1] // 3].max() < 2:
+    """`counted` [n, 3 x bins]: membership, confidence and right answers. The error and its interval."""
+    several = len(set(groups)) > 1
+    names, member = np.unique(np.asarray(groups) if several else np.arange(len(counted)), return_inverse=True)
+    by_group = np.zeros((len(names), counted.shape[1]))
+    np.add.at(by_group, member, counted)
+    number, promised, kept = np.split(by_group, 3, axis=1)
+    if number.sum(axis=0).max() < 2:
         return {}
-    plain, squared = (float(values[0]) for values in _squared_errors(whole))
-    known: dict[str, float | tuple[float, float] | None] = {"debiased_error": _root(squared)}
-    sums = resampled_sums(counted, groups, seed)
-    if sums is not None:
-        low, high = np.percentile(_squared_errors(sums)[1], [2.5, 97.5])
-        lowest, highest = squared + plain - high, max(squared, squared + plain - low)
-        known["debiased_error_interval"] = (_root(lowest), _root(highest))
-    return known
+    products = np.concatenate([by_group, kept * kept, kept * number, number * number, number > 0], axis=1)
+    squared = float(_squared_error(products.sum(axis=0)[None])[0])
+    drawn = resampled_sums(products, [str(name) for name in names], seed) if several else None
+    if drawn is None:
+        return {"debiased_error": _root(squared)}
+    distance = (promised - kept).sum(axis=0) / number.sum(axis=0)
+    plain = float(number.sum(axis=0) @ distance**2 / number.sum())
+    interval = _squared_interval(squared, plain, _squared_error(drawn), _squared_error(drawn, distance))
+    return {"debiased_error": _root(squared), "debiased_error_interval": interval}
 
 
-def _squared_errors(counted: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean squared error over bins, plain and debiased, of each row of sums [rounds, 3 x bins].
+def _squared_error(sums: NDArray[np.float64], less: NDArray[np.float64] | float = 0.0) -> NDArray[np.float64]:
+    """Mean squared distance over bins, debiased, of each row of sums over groups [rounds, 7 x bins].
 
-    The variance of a bin's accuracy is estimated by a (1 - a) / (n - 1); a bin of one answer tells none.
+    The variance of a bin's accuracy a is estimated from its groups, which may err together: the sum of the squares
+    of (right - a x number), times G / (G - 1). Where each of n answers is its own group that is a (1 - a) / (n - 1)
+    as Kumar et al. have it, and this is taken for a bin of one group too; a bin of one answer tells none.
+    `less` is taken off the distance of each bin first.
     """
-    number, promised, kept = np.split(counted, 3, axis=1)
+    number, promised, kept, kept_kept, kept_number, number_number, groups = np.split(sums, 7, axis=1)
     there = np.maximum(number, 1)
     accuracy = kept / there
-    distance = ((promised - kept) / there) ** 2
-    scatter = accuracy * (1 - accuracy) / np.maximum(number - 1, 1)
-    share = number / number.sum(axis=1, keepdims=True)
-    return (share * distance).sum(axis=1), (share * (distance - scatter)).sum(axis=1)
+    residuals = kept_kept - 2 * accuracy * kept_number + accuracy**2 * number_number
+    by_group = residuals / there**2 * groups / np.maximum(groups - 1, 1)
+    by_answer = accuracy * (1 - accuracy) / np.maximum(number - 1, 1)
+    scatter = np.where(groups > 1, by_group, by_answer)
+    distance = (promised - kept) / there - less
+    return np.asarray((number * (distance**2 - scatter)).sum(axis=1) / number.sum(axis=1))
+
+
+def _squared_interval(
+    squared: float, plain: float, drawn: NDArray[np.float64], scatter: NDArray[np.float64]
+) -> tuple[float, float]:
+    """95 % of the error. `drawn` are bootstrap samples about the error `plain`; `scatter` has it taken off.
+
+    Percentiles of the samples would count the scatter of the bins twice: each sample scatters about distances that
+    hold it already. What the samples do tell is how the estimate varies: by v where there is no error (`scatter`),
+    and by v + k times the squared error where there is one. The interval holds, as Wilson's does for a share, every
+    squared error of which the estimate is less than 1.96 such deviations away; and 0 as well, unless scatter alone
+    gives so much in less than one case of 40.
+    """
+    v, z2 = float(scatter.var()), NORMAL_95**2
+    k = max(0.0, float(drawn.var()) - v) / max(plain, _SMALLEST)
+    middle = squared + z2 * k / 2
+    half = math.sqrt(z2 * k * max(0.0, squared) + (z2 * k / 2) ** 2 + z2 * v)
+    by_chance = squared <= float(np.percentile(scatter, 97.5))
+    return 0.0 if by_chance else _root(middle - half), _root(max(squared, middle + half))
 
 
 def _root(squared: float) -> float:
-    return round(math.sqrt(max(0.0, squared)), 4)
+    return round(math.sqrt(min(1.0, max(0.0, squared))), 4)
 
 
 def _mean_interval(

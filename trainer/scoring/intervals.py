@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 BOOTSTRAP_ROUNDS: Final = 2000
 _ROUNDS_AT_ONCE: Final = 100
-_NORMAL_95: Final = 1.959963984540054
+NORMAL_95: Final = 1.959963984540054
+"""Standard deviations of a normal distribution that hold 95 % of it, to either side."""
 UNKNOWN: Final = (0.0, 1.0)
 
 
@@ -57,7 +58,7 @@ def share_interval(right: float, number: float) -> tuple[float, float]:
     """The 95 % interval of a share by Wilson (1927): sensible for few cases and at 0 and 1."""
     if number <= 0:
         return UNKNOWN
-    share, z2 = right / number, _NORMAL_95**2
+    share, z2 = right / number, NORMAL_95**2
     centre = (share + z2 / (2 * number)) / (1 + z2 / number)
-    half = _NORMAL_95 * math.sqrt(share * (1 - share) / number + z2 / (4 * number**2)) / (1 + z2 / number)
+    half = NORMAL_95 * math.sqrt(share * (1 - share) / number + z2 / (4 * number**2)) / (1 + z2 / number)
     return round(max(0.0, centre - half), 4), round(min(1.0, centre + half), 4)

@@ -32,6 +32,7 @@ from trainer.showing.class_counts import class_counts
 from trainer.showing.faithfulness_section import faithfulness_section
 from trainer.showing.gallery import choose, draw_pictures
 from trainer.showing.learning_curve_chart import draw_learning_curve
+from trainer.showing.trust_section import trust_section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -222,6 +223,7 @@ def _page(
 ) -> dict[str, object]:
     """Everything that the template names."""
     known = _figures(evaluation)
+    trust = trust_section(bundle, known, evaluation.part)
     training, training_absence = _training(bundle)
     return {
         "scopewatch": __version__,
@@ -233,10 +235,11 @@ def _page(
         "wrong": known.micrographs - sum(known.confusion[at][at] for at in range(len(evaluation.labels))),
         "highest_error": 1 - share_interval(known.micrographs, known.micrographs)[0],
         "limits": _limits(bundle.manifest, known),
-        "charts": _charts(evaluation, known, pictures, training, curve, faithful),
+        "charts": _charts(evaluation, known, pictures, training, curve, {**trust.charts, **faithful.charts}),
         "curve": curve,
         "pictures": pictures,
         "faithful": faithful,
+        "trust": trust,
         "training": training,
         "training_absence": training_absence,
         "counts": class_counts(bundle, data),
@@ -249,7 +252,7 @@ def _page(
 
 def _figures(evaluation: Evaluation) -> Figures:
     """As recorded; what an older version did not compute follows from the answers it recorded."""
-    if evaluation.figures.calibration is not None:
+    if evaluation.figures.calibration is not None and evaluation.figures.selective is not None:
         return evaluation.figures
     return figures(evaluation.predictions, evaluation.labels, evaluation.seed)
 
@@ -275,11 +278,14 @@ def _training(bundle: Bundle) -> tuple[TrainingFacts | None, str]:
 def _limits(manifest: Manifest, known: Figures) -> list[str]:
     """What a user must not expect, in sentences."""
     labels, sizes = list(manifest.labels), manifest.training_ranges.pixel_size_nm
-    said = [
-        f"It answers one of {', '.join(labels[:-1])} or {labels[-1]} to every micrograph, also to one that shows "
-        "none of them."
-    ]
-    if manifest.thresholds is None:
+    one_of = f"{', '.join(labels[:-1])} or {labels[-1]}"
+    said = [f"It answers one of {one_of} to every micrograph, also to one that shows none of them."]
+    if manifest.thresholds is not None:
+        said = [
+            f"It knows {one_of}, and nothing else. It refuses most micrographs of other things, not all: see When "
+            "it abstains."
+        ]
+    else:
         said.append("It carries no thresholds: it answers however unsure it is. Look at the probability.")
     if sizes is None:
         said.append("It was trained on files without a calibrated pixel size and knows nothing of sizes.")
@@ -305,9 +311,9 @@ def _charts(
     pictures: _Pictures,
     training: TrainingFacts | None,
     curve: LearningCurve | str,
-    faithful: FaithfulnessSection,
+    of_sections: Mapping[str, str],
 ) -> dict[str, Any]:
-    """SVG by name; a chart that has nothing to show is not there."""
+    """SVG by name; a chart that has nothing to show is not there. `of_sections` are those drawn elsewhere."""
     from markupsafe import Markup
 
     predictions, labels = evaluation.predictions, evaluation.labels
@@ -334,7 +340,7 @@ def _charts(
     if evaluation.cross_validation is not None:
         pooled = evaluation.cross_validation.pooled
         drawn["folds confusion"] = charts.confusion_chart(pooled, tuple(pooled.classes), "folds-confusion")
-    drawn |= faithful.charts
+    drawn |= of_sections
     return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704 - matplotlib escapes what it writes
 
 
