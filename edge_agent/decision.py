@@ -64,7 +64,7 @@ def decide(answer: Answer, micrograph: Micrograph, manifest: Manifest) -> Decisi
         *_unjudgeable(answer, manifest),
         *_unlike_by_tags(micrograph, answer, manifest),
         *_unlike_by_look(answer, manifest.guards, manifest.training_ranges),
-        *_unsure(answer, manifest.thresholds),
+        *unsure(answer.novelty, answer.probability, answer.tile_disagreement, manifest.thresholds),
     )
     if reasons:
         return Decision("abstain", reasons)
@@ -116,14 +116,16 @@ def _unlike_by_look(answer: Answer, guards: Guards, known: TrainingRanges) -> It
         yield "looks_like_diffraction"
 
 
-def _unsure(answer: Answer, thresholds: Thresholds | None) -> Iterator[str]:
-    """Written so that no number (NaN) is never good enough."""
+def unsure(
+    novelty: float | None, probability: float, tile_disagreement: float, thresholds: Thresholds | None
+) -> Iterator[str]:
+    """The reasons that thresholds move. Written so that what is no number (NaN) is never good enough."""
     if thresholds is None:
         return
     limit = thresholds.tile_disagreement
-    if limit is not None and not answer.tile_disagreement <= limit:
+    if limit is not None and not tile_disagreement <= limit:
         yield "tiles_disagree"
-    by_novelty, by_confidence = doubts(answer.novelty, answer.probability, thresholds)
+    by_novelty, by_confidence = doubts(novelty, probability, thresholds)
     if not by_novelty <= 1:
         yield "novel"
     if not by_confidence <= 1:

@@ -1,4 +1,4 @@
-"""The report's section on abstaining: limits in words, what they cost and buy, and what is said of what is missing."""
+"""The report's section on abstaining: limits in words, what they cost and buy, what is said of what is missing."""
 
 from __future__ import annotations
 

@@ -51,6 +51,15 @@ _MAP: Final = (
     "evidence in logits on a grid of cells laid evenly over the input, cell (0, 0) upper left; the mean over its "
     "cells is the logit of the class, to first order; the positive part speaks for the class"
 )
+_NOVELTY: Final = (
+    "how unlike the training micrographs the input is, from its feature map; 1 is exceeded by about one in twenty "
+    "good micrographs"
+)
+_DECISION: Final = (
+    "an answer counts when it uses up no more than one limit in all: (log novelty - log novelty_usual) / (log "
+    "novelty - log novelty_usual of the thresholds), at least 0, plus the same of the log odds of the probability; "
+    "and when pixel size, voltage, detector and look of the field are as in training"
+)
 _OF_WINNER: Final = "of the label with the largest probability of each input"
 _OF_EVERY: Final = "of every label, in the order of labels"
 
@@ -89,6 +98,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         f"{PREFIX}intended_use": manifest.intended_use,
         f"{PREFIX}input": _input(manifest),
         f"{PREFIX}outputs": dict(_outputs(manifest)),
+        f"{PREFIX}decision": _decision(manifest),
         f"{PREFIX}cam": manifest.cam.model_dump(mode="json"),
         f"{PREFIX}made_with": {"scopewatch": __version__},
     }
@@ -122,8 +132,23 @@ def _outputs(manifest: Manifest) -> Iterator[tuple[str, dict[str, Any]]]:
     if tensors.cam is not None:
         whose = _OF_WINNER if tensors.cam_every_class is not None else _OF_EVERY
         yield "cam", {**_tensor(tensors.cam), "meaning": f"{_MAP}; {whose}"}
+    if tensors.novelty is not None:
+        yield "novelty", {**_tensor(tensors.novelty), "meaning": _NOVELTY}
     if tensors.cam_every_class is not None:
         yield "cam_every_class", {**_tensor(tensors.cam_every_class), "meaning": f"{_MAP}; {_OF_EVERY}"}
+
+
+def _decision(manifest: Manifest) -> dict[str, Any]:
+    """All that a decision hangs on: another operating point is another file, with a hash of its own."""
+    limits = manifest.thresholds
+    return {
+        "in_words": _DECISION if limits is not None else "no thresholds: every answer stands, however unsure",
+        "thresholds": None if limits is None else limits.model_dump(mode="json"),
+        "saturated_fraction": manifest.saturated_fraction,
+        "guards": manifest.guards.model_dump(mode="json"),
+        "training_ranges": manifest.training_ranges.model_dump(mode="json"),
+        "temperature": manifest.temperature,
+    }
 
 
 def _tensor(tensor: Tensor) -> dict[str, Any]:

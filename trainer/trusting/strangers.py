@@ -54,6 +54,7 @@ class _Met:
     energy: float
     doubt: float
     reasons: tuple[str, ...]
+    guards: tuple[str, ...]
 
 
 def measured_strangers(
@@ -83,7 +84,7 @@ def measured_strangers(
         met.setdefault((kind, "given"), []).append(_met(observer, fitted, micrograph))
     progress("strangers", total, total)
     good = [
-        _Met(answer, _energy(one.seen, fitted), fitted.doubt(answer, guards), guards)
+        _Met(answer, _energy(one.seen, fitted), fitted.doubt(answer, guards), (), guards)
         for one, answer, guards in zip(fitted.held, fitted.answers, fitted.guards, strict=True)
     ]
     found = (_kind(kind, source, those, good) for (kind, source), those in met.items())
@@ -138,7 +139,7 @@ def _met(observer: Observer, fitted: Fitted, micrograph: Micrograph) -> _Met:
     decided = decide(answer, micrograph, fitted.manifest)
     unlimited = fitted.manifest.model_copy(update={"thresholds": None})
     guards = decide(answer, micrograph, unlimited).reasons
-    return _Met(answer, _energy(seen, fitted), fitted.doubt(answer, guards), decided.reasons)
+    return _Met(answer, _energy(seen, fitted), fitted.doubt(answer, guards), decided.reasons, guards)
 
 
 def _energy(seen: Observation, fitted: Fitted) -> float:
@@ -165,7 +166,8 @@ def _kind(
         energy_auroc=area(lambda one: one.energy),
         combined_auroc=area(lambda one: one.doubt),
         novelty=tuple(float(f"{one.answer.novelty:.5g}") for one in those if one.answer.novelty is not None),
-        confidence=tuple(round(one.answer.probability, 4) for one in those),
+        confidence=tuple(float(f"{one.answer.probability:.6g}") for one in those),
+        guards=tuple(one.guards for one in those),
     )
 
 

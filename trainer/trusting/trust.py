@@ -2,8 +2,8 @@
 
 Answers for what is fitted on what. Statistics, guards and training ranges come from the training micrographs;
 temperature and limits from micrographs that the network did not see: those of a held-out part, or, with the folds
-of a cross-validation, each training micrograph as the fold that held it out answers it. The second leaves validation
-and test untouched, so that they can measure the decision. What was found stands in the bundle's `trust.json`.
+of a cross-validation, each training micrograph as the fold that held it out answers it. The second leaves the other
+parts untouched, so that they can measure the decision. What was found stands in the bundle's `trust.json`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from edge_agent.classifier import Classifier
-from edge_agent.model_bundle import GOLDEN, MODEL, UNKNOWN_DATASET, Bundle, open_bundle
-from trainer.exporting.bundle_writer import BundleFiles, write_bundle
-from trainer.exporting.front_matter import with_front_matter
+from edge_agent.model_bundle import UNKNOWN_DATASET, Bundle, open_bundle
 from trainer.scoring.calibration import calibration
-from trainer.scoring.evaluation import EVALUATION, readable, sources_of
-from trainer.scoring.faithfulness_record import FAITHFULNESS
+from trainer.scoring.evaluation import readable, sources_of
 from trainer.scoring.selective import risk_coverage
 from trainer.trusting.fitted import Fitted, fit
 from trainer.trusting.held_out import HeldOut, held_out_by_folds, held_out_part, learnt, observer_of
 from trainer.trusting.operating_point import Goal
+from trainer.trusting.rewriting import rewritten
 from trainer.trusting.strangers import Strangers, measured_strangers
-from trainer.trusting.trust_card import with_trust
-from trainer.trusting.trust_record import TRUST, Held, TrustError, TrustRecord
+from trainer.trusting.trust_record import Held, TrustError, TrustRecord
 from trainer.trusting.trusted_graph import trusted_model
 
 if TYPE_CHECKING:
@@ -48,8 +45,6 @@ FEWEST_HELD: Final = 20
 ALIKE: Final = 1e-3
 """How far the written bundle may be from what was fitted: in probabilities, and of the novelty."""
 _COMPARED: Final = 5
-_CARD: Final = "MODEL_CARD.md"
-_OUTDATED: Final = (MODEL, GOLDEN, EVALUATION, FAITHFULNESS, TRUST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +98,8 @@ def trust(
     notes = (*_notes(fitted, lesson.note), *unread)
     record = _record(fitted, order).model_copy(update={"strangers": kinds, "notes": notes})
     progress("golden cases and manifest", 0, 1)
-    written = _write(bundle, out, fitted, record)
+    model = trusted_model(bundle, fitted.manifest.temperature, fitted.statistics)
+    written = rewritten(bundle, out, model, fitted.manifest, record)
     _compare(written, dataset, observer, fitted)
     progress("golden cases and manifest", 1, 1)
     return written, record
@@ -125,7 +121,7 @@ def _require_enough(bundle: Bundle, held: Sequence[HeldOut]) -> None:
     if len(held) < FEWEST_HELD or len(labels) < 2:
         raise TrustError(
             f"{bundle.path}: {len(held)} held-out micrographs of {len(labels)} classes are too few for limits "
-            f"({FEWEST_HELD} of two classes at the least); label more, or give --folds of edge-trainer crossvalidate"
+            f"({FEWEST_HELD} of two classes at the least); label more, or give --folds of a cross-validation"
         )
 
 
@@ -207,18 +203,6 @@ def _notes(fitted: Fitted, no_novelty: str) -> list[str]:
             f"the held-out micrographs are of {groups} groups only: limits may be off for another sample or session"
         )
     return found
-
-
-def _write(bundle: Bundle, out: Path, fitted: Fitted, record: TrustRecord) -> Bundle:
-    others = {
-        name: (bundle.path / name).read_bytes() for name in bundle.manifest.sha256 if name not in _OUTDATED
-    }
-    others[TRUST] = (record.model_dump_json(indent=1, by_alias=True) + "\n").encode()
-    if _CARD in others:
-        card = with_trust(others[_CARD].decode("utf-8"), record)
-        others[_CARD] = with_front_matter(card, fitted.manifest).encode()
-    model = trusted_model(bundle, fitted.manifest.temperature, fitted.statistics)
-    return write_bundle(out, BundleFiles(model, others), fitted.manifest)
 
 
 def _compare(written: Bundle, dataset: DataSet, observer: Observer, fitted: Fitted) -> None:

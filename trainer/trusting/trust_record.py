@@ -63,6 +63,8 @@ class StrangerKind(_Part):
     combined_auroc: float | None
     novelty: tuple[float, ...]
     confidence: tuple[float, ...]
+    guards: tuple[tuple[str, ...], ...] = ()
+    """Of each picture, the reasons that no threshold moves."""
 
 
 class TrustRecord(_Part):

@@ -1,0 +1,104 @@
+"""Another operating point for a bundle that has limits: the same network, the line drawn elsewhere.
+
+Everything follows from the held-out answers and strangers in the bundle's `trust.json`; no micrograph is opened.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_agent.decision import unsure
+from edge_agent.model_bundle import Bundle, Thresholds, open_bundle
+from trainer.trusting.operating_point import Goal, Judged, choose_thresholds
+from trainer.trusting.rewriting import rewritten
+from trainer.trusting.trust_record import TrustError, TrustRecord, read_trust
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from trainer.trusting.trust_record import Held, StrangerKind
+
+
+def move_operating_point(
+    bundle_path: Path,
+    out: Path,
+    goal: Goal,
+    *,
+    confidence: float | None = None,
+    novelty: float | None = None,
+    version: str | None = None,
+) -> tuple[Bundle, TrustRecord]:
+    """Write a bundle with other limits into the new folder `out`: those that reach the goal, or those given.
+
+    Raises:
+        BundleRefused: the bundle is not as its manifest says.
+        FileExistsError: `out` is there already.
+        TrustError: nothing was measured of this bundle, or a limit makes no sense for it.
+
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists; choose another folder or remove it first")
+    bundle = open_bundle(bundle_path)
+    record = read_trust(bundle)
+    if record is None:
+        raise TrustError(f"{bundle_path}: has no limits to be moved; run edge-trainer trust on it first")
+    if novelty is not None and bundle.manifest.novelty is None:
+        raise TrustError(f"{bundle_path}: its graph gives no novelty; leave --novelty out")
+    limits = choose_thresholds([_judged(one) for one in record.held], goal)
+    given = {"confidence": confidence, "novelty": novelty}
+    limits = limits.model_copy(update={name: value for name, value in given.items() if value is not None})
+    moved = _moved(record, limits, goal)
+    stated = {
+        "thresholds": limits.model_copy(update={"acceptance": moved.accepted}),
+        "version": version or bundle.manifest.version,
+        "created": datetime.now(UTC).replace(microsecond=0),
+    }
+    return rewritten(bundle, out, bundle.model_bytes, bundle.manifest.model_copy(update=stated), moved), moved
+
+
+def _judged(held: Held) -> Judged:
+    return Judged(
+        confidence=held.probabilities[held.predicted],
+        novelty=held.novelty,
+        tile_disagreement=held.tile_disagreement,
+        passes=not held.guards,
+        right=held.label == held.predicted,
+    )
+
+
+def _moved(record: TrustRecord, limits: Thresholds, goal: Goal) -> TrustRecord:
+    """The same measurements at other limits."""
+    accepted = np.array([not _reasons(one.guards, _judged(one), limits) for one in record.held])
+    right = np.array([one.label == one.predicted for one in record.held])
+    return record.model_copy(
+        update={
+            "made": datetime.now(UTC).replace(microsecond=0),
+            "acceptance": goal.acceptance,
+            "thresholds": limits.model_dump(),
+            "accepted": round(float(accepted.mean()), 4),
+            "accepted_accuracy": round(float(right[accepted].mean()), 4) if accepted.any() else 0.0,
+            "strangers": tuple(_kind_at(kind, limits) for kind in record.strangers),
+        }
+    )
+
+
+def _kind_at(kind: StrangerKind, limits: Thresholds) -> StrangerKind:
+    novelties: Sequence[float | None] = kind.novelty or [None] * kind.pictures
+    reasons = [
+        _reasons(guards, Judged(confidence, novelty, 0.0, not guards, right=False), limits)
+        for guards, confidence, novelty in zip(kind.guards, kind.confidence, novelties, strict=True)
+    ]
+    counted = Counter(reason for each in reasons for reason in each)
+    return kind.model_copy(
+        update={"abstained": sum(map(bool, reasons)), "reasons": dict(sorted(counted.items()))}
+    )
+
+
+def _reasons(guards: Sequence[str], judged: Judged, limits: Thresholds) -> tuple[str, ...]:
+    return (*guards, *unsure(judged.novelty, judged.confidence, judged.tile_disagreement, limits))
+
