@@ -1,0 +1,1 @@
+"""What a bundle needs to know when not to answer: limits, ranges, statistics."""
