@@ -28,6 +28,14 @@ _SMALLEST: Final = 1e-7
 VOLTAGE_MARGIN: Final = 1.1
 """Nominal voltages are steps (80, 120, 200, 300 kV); within this factor it is the same step."""
 
+_GENERAL_NAMES: Final = {
+    "STEM": frozenset({"HAADF", "MAADF", "LAADF", "ADF", "DF", "ABF", "BF"}),
+    "DF": frozenset({"HAADF", "MAADF", "LAADF", "ADF"}),
+    "ADF": frozenset({"HAADF", "MAADF", "LAADF"}),
+    "SEM": frozenset({"SE", "BSE"}),
+}
+"""What a general name may stand for; many files say no more than `STEM`."""
+
 REASONS: Final = {
     "too_small": "too few pixels to show a shape",
     "blank": "nothing but noise, or constant",
@@ -97,7 +105,7 @@ def _unlike_by_tags(micrograph: Micrograph, answer: Answer, manifest: Manifest) 
         instrument.voltage_kv, known.voltage_kv, VOLTAGE_MARGIN
     ):
         yield "voltage_out_of_range"
-    if _is_another(instrument.detector, known.detector):
+    if _is_another_detector(instrument.detector, known.detector):
         yield "detector_unlike_training"
 
 
@@ -165,6 +173,14 @@ def _log_odds(probability: float) -> float:
 def _is_another(seen: str | None, known: tuple[str, ...] | None) -> bool:
     """Whether it is none of the training's; what is not known on either side is not judged."""
     return seen is not None and known is not None and seen not in known
+
+
+def _is_another_detector(seen: str | None, known: tuple[str, ...] | None) -> bool:
+    """The same; a general name may be any of what it stands for, on either side."""
+    if seen is None or known is None:
+        return False
+    may_be = _GENERAL_NAMES.get(seen, frozenset())
+    return not any(name == seen or name in may_be or seen in _GENERAL_NAMES.get(name, ()) for name in known)
 
 
 def _within(value: float, limits: tuple[float, float] | None, margin: float) -> bool:

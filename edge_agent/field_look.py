@@ -1,13 +1,16 @@
 """How a field looks, whatever it shows: sharp or blurred, smeared along one direction, like a diffraction pattern.
 
 Measured on what the network is shown, so that files of any pixel count get about the same figures, and at next to
-no cost. Nothing here decides: limits are the bundle's (`model_bundle.Guards`), reasons are `decision`'s.
+no cost: one Fourier transform. Nothing here decides: limits are the bundle's (`model_bundle.Guards`), reasons are
+`decision`'s. `sharpness` is also the trainer's, which screens by it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,18 +24,61 @@ CLEAR_SKEWNESS: Final = 0.5
 """Below it, bright and dark are too even for a word on polarity."""
 SMALLEST_PX: Final = 64
 
+_FINE_PERIOD_PX: Final = (8.0, 16.0)
+_COARSE_PERIOD_PX: Final = (32.0, 64.0)
+_NOISE_FREQUENCY: Final = (0.42, 0.5)
+_NOISE_TAKEN_OFF: Final = 0.9
+"""Of the noise that the highest frequencies show: a camera's noise is weaker there than the formula says, and what
+is taken off too much would turn a noisy picture into a blurred one."""
+_STEPS: Final = ((0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (2, -1), (2, -2), (1, -2))
+"""Down and across, in pixels of 2 x 2 means: about 1 % of a field of 448 px, in eight directions."""
+_STEEPEST: Final = 0.001
+"""Share of a field's steps that makes its outlines: the two ends of one rod are enough."""
+_GREY_LEVELS: Final = 2047
+_BLOCKS: Final = 28
+_BRIGHTEST: Final = 0.1
+"""Share of the blocks whose centre of gravity is the pattern's centre: spots count, the beam stop does not."""
+_FAR_FROM_MIDDLE: Final = 0.25
+_SKEWNESS_OF_PATTERNS: Final = (0.5, 1.5)
+_SPECKLE_FREQUENCY: Final = (0.2, 0.42)
+_LEFT_BY_RESAMPLING: Final = 0.5
+"""Of the correlation, where a field was shrunk by no whole number: its middle lies between two pixels."""
+_CENTRES_PX: Final = np.linspace(-2, 2, 9)
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
     """What was measured of a field; every figure is finite."""
 
     sharpness: float
+    """Low where blurred; see `sharpness`."""
     streaks: float
+    """1 where outlines are as steep in every direction, high where smeared along one; see `streaks`."""
     diffraction: float
+    """0 to 1, high for a diffraction pattern or a Fourier transform: the larger of `radial_falling` and
+    `speckle_symmetry`."""
     contrast: float
     """Standard deviation of the grey values (0 to 1) between the contrast limits."""
     skewness: float
     """Of the grey values: positive where few bright parts stand on a dark ground."""
+
+
+class _Spectrum(NamedTuple):
+    """Of a field whose borders are faded out: rows x (columns // 2 + 1), and its squares."""
+
+    values: NDArray[np.complex64]
+    power: NDArray[np.float32]
+    shape: tuple[int, int]
+
+
+class _Bands(NamedTuple):
+    """Flat places of a spectrum by frequency. The axes are left out: borders, scan lines and read-out."""
+
+    fine: NDArray[np.intp]
+    coarse: NDArray[np.intp]
+    noise: NDArray[np.intp]
+    speckle: NDArray[np.intp]
+    window: NDArray[np.float32]
 
 
 def polarity_of(look: Look) -> Polarity | None:
@@ -51,13 +97,159 @@ def look_at(tiles: Tiles, value_range: tuple[float, float]) -> Look | None:
     seen: dict[tuple[int, int, int, int], NDArray[np.float32]] = {}
     for tile in tiles.tiles:
         seen.setdefault(tile.box_px, tile.values[0])
-    found = [_measured((values - low) / np.float32(high - low)) for values in seen.values()]
     if min(min(values.shape) for values in seen.values()) < SMALLEST_PX:
         return None
+    found = [_measured((values - np.float32(low)) / np.float32(high - low)) for values in seen.values()]
     return Look(*(float(np.median(figures)) for figures in zip(*found, strict=True)))
 
 
 def _measured(grey: NDArray[np.float32]) -> tuple[float, float, float, float, float]:
-    deviation = float(grey.std())
-    skewness = float(((grey - grey.mean()) ** 3).mean()) / deviation**3 if deviation > 1e-6 else 0.0
-    return 1.0, 1.0, 0.0, deviation, skewness
+    rows, columns = (length // 16 * 16 for length in grey.shape)  # lengths that a fast transform likes
+    spectrum = _spectrum(grey[:rows, :columns])
+    deviation, skewness = _deviation_and_skewness(grey)
+    diffraction = max(radial_falling(grey, skewness), _speckle_symmetry(spectrum))
+    return _sharpness(spectrum), streaks(grey), diffraction, deviation, skewness
+
+
+def sharpness(grey: NDArray[np.float32]) -> float:
+    """Power at periods of 8 to 16 px, noise taken off, over the power at 32 to 64 px.
+
+    Edges give about as much to every octave (power falls with the square of frequency, as in most pictures: Field,
+    J. Opt. Soc. Am. A 4 (1987) 2379); a blur of standard deviation s leaves exp(-(2 pi s / period)^2) of it.
+    """
+    return _sharpness(_spectrum(grey))
+
+
+def streaks(grey: NDArray[np.float32]) -> float:
+    """How much steeper outlines are in the steepest of eight directions than in the flattest; 1: all alike.
+
+    The steepness in a direction is the mean of the largest thousandth of the grey steps over 1 % of the field. A
+    picture that moved by L during the exposure has no outline left whose grey changes faster than over L along the
+    motion, whatever stands in it, while outlines along the motion stay sharp: the anisotropy of the gradient that
+    tells motion from other blur (Yitzhaky and Kopeika, Graph. Models Image Process. 59 (1997) 310), taken at the
+    steepest places only, so that rods lying parallel are none: their ends are sharp.
+    """
+    rows, columns = (length // 2 * 2 for length in grey.shape)
+    whole = grey[:rows, :columns] * np.float32(_GREY_LEVELS / 4)
+    level = np.clip(
+        whole[::2, ::2] + whole[1::2, ::2] + whole[::2, 1::2] + whole[1::2, 1::2], 0, _GREY_LEVELS
+    )
+    counts = level.astype(np.int16)  # whole numbers: their tail is counted, which is faster than sorting
+    inner = counts[2:-2, 2:-2]
+    height, width = inner.shape
+    found = []
+    for down, across in _STEPS:
+        moved = counts[2 + down : 2 + down + height, 2 + across : 2 + across + width]
+        found.append(_steepness(np.abs(moved - inner)))
+    return max(found) / min(found)
+
+
+def _steepness(steps: NDArray[np.int16]) -> float:
+    """Mean of the largest thousandth, of one grey level at the least."""
+    number = np.bincount(steps.reshape(-1), minlength=_GREY_LEVELS + 1)
+    wanted = max(1, round(_STEEPEST * steps.size))
+    from_top = np.cumsum(number[::-1])
+    # Of each value, from the largest down, as many as are still wanted.
+    taken = np.diff(np.minimum(from_top, wanted), prepend=0)
+    return max(1.0, float(taken @ np.arange(number.size - 1, -1, -1)) / wanted)
+
+
+def radial_falling(grey: NDArray[np.float32], skewness: float) -> float:
+    """How far the field is bright in one place near its middle and falls off from there to all sides, 0 to 1.
+
+    Spearman's rank correlation (Am. J. Psychol. 15 (1904) 72) of darkness with distance over 28 x 28 means: ranks
+    do not care by which curve a pattern falls or is displayed. Nought where the grey values are not skewed to the
+    bright (in a diffraction pattern few pixels are) or the centre is a quarter of the field off its middle.
+    """
+    block = max(1, min(grey.shape) // _BLOCKS)
+    rows, columns = (length // block for length in grey.shape)
+    down = grey[: rows * block, : columns * block].reshape(rows, block, -1).sum(axis=1)
+    level = down.reshape(rows, columns, block).sum(axis=2)
+    weight = np.maximum(level - np.quantile(level, 1 - _BRIGHTEST), 0) + np.float32(1e-9)
+    y, x = np.arange(rows)[:, None], np.arange(columns)[None]
+    centre_y, centre_x = float((weight * y).sum() / weight.sum()), float((weight * x).sum() / weight.sum())
+    correlation = _correlation(_ranks(level), _ranks(-np.hypot(y - centre_y, x - centre_x)))
+    off = math.hypot((centre_y + 0.5) / rows - 0.5, (centre_x + 0.5) / columns - 0.5) / _FAR_FROM_MIDDLE
+    least, plain = _SKEWNESS_OF_PATTERNS
+    skewed = min(1.0, max(0.0, (skewness - least) / (plain - least)))
+    return max(0.0, correlation) * skewed * max(0.0, 1 - off**2)
+
+
+def speckle_symmetry(grey: NDArray[np.float32]) -> float:
+    """How far the finest detail is symmetric about a point near the middle, 0 to 1.
+
+    The Fourier transform of a picture is real, so its modulus is the same at q and -q down to the last pixel, which
+    the noise of a picture never is. Measured as a phase-only correlation (Kuglin and Hines, Proc. IEEE Int. Conf.
+    Cybernetics and Society (1975) 163) of the field with itself turned by 180 degrees: F^2 / |F|^2 instead of the
+    cross spectrum, over fine frequencies, which lattices and other regular objects have no part in.
+    """
+    return _speckle_symmetry(_spectrum(grey))
+
+
+def _spectrum(grey: NDArray[np.float32]) -> _Spectrum:
+    shape = (int(grey.shape[0]), int(grey.shape[1]))
+    window = _bands(shape).window
+    mean = np.vdot(grey, window) / window.sum()
+    values = np.fft.rfft2((grey - np.float32(mean)) * window).astype(np.complex64, copy=False)
+    return _Spectrum(values, np.square(values.real) + np.square(values.imag), shape)
+
+
+@lru_cache(maxsize=4)
+def _bands(shape: tuple[int, int]) -> _Bands:
+    rows, columns = shape
+    frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None])
+    frequency[:2] = frequency[rows - 1 :] = frequency[:, :2] = -1
+
+    def band(lowest: float, highest: float) -> NDArray[np.intp]:
+        return np.flatnonzero((frequency >= lowest) & (frequency < highest))
+
+    return _Bands(
+        fine=band(1 / _FINE_PERIOD_PX[1], 1 / _FINE_PERIOD_PX[0]),
+        coarse=band(1 / _COARSE_PERIOD_PX[1], 1 / _COARSE_PERIOD_PX[0]),
+        noise=band(*_NOISE_FREQUENCY),
+        speckle=band(*_SPECKLE_FREQUENCY),
+        window=np.outer(np.hanning(rows), np.hanning(columns)).astype(np.float32),
+    )
+
+
+def _sharpness(spectrum: _Spectrum) -> float:
+    bands, power = _bands(spectrum.shape), spectrum.power.reshape(-1)
+    # The power of noise is distributed exponentially; its median knows nothing of a peak.
+    noise = _NOISE_TAKEN_OFF * float(np.median(power[bands.noise])) / math.log(2)
+    fine, coarse = float(power[bands.fine].sum()), float(power[bands.coarse].sum())
+    signal = max(0.0, fine - noise * bands.fine.size)
+    return signal / max(coarse - noise * bands.coarse.size, fine / 100, 1e-12)
+
+
+def _speckle_symmetry(spectrum: _Spectrum) -> float:
+    """The highest correlation for centres up to 1 px off the middle (half a step of twice the offset)."""
+    rows, columns = spectrum.shape
+    places = _bands(spectrum.shape).speckle
+    values = spectrum.values.reshape(-1)[places]
+    phases = np.zeros(spectrum.values.shape, np.complex64)
+    phases.reshape(-1)[places] = values * values / np.maximum(spectrum.power.reshape(-1)[places], 1e-20)
+    # Turned about the middle pixel corner, a field of n pixels maps pixel j to n - 1 - j.
+    down = np.exp(2j * np.pi * np.outer(_CENTRES_PX + rows - 1, np.fft.fftfreq(rows))).astype(np.complex64)
+    across = np.exp(2j * np.pi * np.outer(np.fft.rfftfreq(columns), _CENTRES_PX + columns - 1))
+    correlation = (down @ phases @ across.astype(np.complex64)).real / places.size
+    return min(1.0, max(0.0, float(correlation.max()) / _LEFT_BY_RESAMPLING))
+
+
+def _deviation_and_skewness(grey: NDArray[np.float32]) -> tuple[float, float]:
+    centred = grey - grey.mean(dtype=np.float64).astype(np.float32)
+    square = centred * centred
+    deviation = math.sqrt(float(square.mean(dtype=np.float64)))
+    if deviation <= 1e-6:
+        return deviation, 0.0
+    return deviation, float(np.vdot(square, centred)) / centred.size / deviation**3
+
+
+def _ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    ranks = np.empty(values.size)
+    ranks[np.argsort(values, axis=None, kind="stable")] = np.arange(values.size)
+    return ranks
+
+
+def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Of two sets of ranks: neither is constant."""
+    return float(np.corrcoef(one, other)[0, 1])

@@ -42,8 +42,13 @@ _PLAUSIBLE_YEARS: Final = range(1990, 2101)  # DigitalMicrograph's first year, a
 _DEVICE_TAGS: Final = (
     "DataBar.Device Name", "Acquisition.Device.Name", "Session Info.Microscope", "Microscope Info.Name",
 )  # fmt: skip
-_DETECTORS: Final = frozenset({"HAADF", "ADF", "LAADF", "MAADF", "ABF", "BF", "DF", "SE", "SEI", "BSE"})
-_MODES: Final = {"SCANNING": "STEM", "STEM": "STEM", "IMAGING": "TEM", "TEM": "TEM"}
+_DETECTORS: Final = {
+    **{name: name for name in ("HAADF", "MAADF", "LAADF", "ADF", "ABF", "BF", "DF", "SE", "BSE")},
+    "SEI": "SE", "BEI": "BSE",
+}  # fmt: skip
+_MODES: Final = {"SCANNING": "STEM", "STEM": "STEM", "IMAGING": "TEM", "TEM": "TEM", "EFTEM": "TEM"}
+SEM_KV: Final = 30.0
+"""Up to it a scanning picture with no named detector is taken for an SEM's; transmission begins at 40 kV."""
 _MAGNIFICATION: Final = re.compile(r"\s*([\d.]+)\s*([kKM]?)\s*[xX]\s*")
 
 
@@ -60,10 +65,17 @@ class Instrument:
 
     @property
     def detector(self) -> str | None:
-        """By what the picture was made, as far as the tags say it: `HAADF`, `BF` ... or `TEM`, `STEM`."""
-        words = re.findall(r"[A-Z]+", (self.signal or "").upper())
-        named = next((word for word in words if word in _DETECTORS), None)
-        return named or _MODES.get((self.operation_mode or "").upper())
+        """By what the picture was made, as far as the tags say it: `HAADF`, `BF`, `SE` ... or `TEM`, `STEM`, `SEM`.
+
+        DigitalMicrograph numbers detectors (`DF4`), writes modes as words (`GIF SCANNING`), and has `SCANNING`
+        for SEM and STEM alike.
+        """
+        named = (_DETECTORS.get(word) for word in _capitals(self.signal))
+        mode = (_MODES.get(word) for word in _capitals(self.operation_mode))
+        found = next((word for word in (*named, *mode) if word), None)
+        if found == "STEM" and self.voltage_kv is not None and self.voltage_kv <= SEM_KV:
+            return "SEM"
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -228,6 +240,10 @@ def _instrument(tags: Tags) -> Instrument:
         signal=tags.text("DataBar.Signal Name") or tags.text("Meta Data.Signal"),
         device=_first_text(tags, _DEVICE_TAGS),
     )
+
+
+def _capitals(text: str | None) -> list[str]:
+    return re.findall(r"[A-Z]+", (text or "").upper())
 
 
 def _first_text(tags: Tags, names: tuple[str, ...]) -> str | None:

@@ -44,7 +44,7 @@ class Fitted:
     def decisions(self) -> tuple[Decision, ...]:
         """What would be decided of each held-out micrograph."""
         return tuple(
-            decide(answer, one.seen.micrograph, taught_by(self.manifest, one.lesson))
+            decide(answer, one.seen.micrograph, with_lesson(self.manifest, one.lesson))
             for one, answer in zip(self.held, self.answers, strict=True)
         )
 
@@ -79,7 +79,7 @@ def fit(
         update={"temperature": temperature}
     )
     guards = tuple(
-        decide(answer, one.seen.micrograph, taught_by(draft, one.lesson)).reasons
+        decide(answer, one.seen.micrograph, with_lesson(draft, one.lesson)).reasons
         for one, answer in zip(held, answers, strict=True)
     )
     judged = [_judged(*each) for each in zip(held, answers, guards, strict=True)]
@@ -90,7 +90,7 @@ def fit(
     return replace(chosen, manifest=draft.model_copy(update={"thresholds": stated}))
 
 
-def taught_by(manifest: Manifest, lesson: Lesson) -> Manifest:
+def with_lesson(manifest: Manifest, lesson: Lesson) -> Manifest:
     """A manifest with the guards and ranges of a lesson."""
     return manifest.model_copy(update={"guards": lesson.guards, "training_ranges": lesson.ranges})
 
@@ -134,7 +134,7 @@ def _draft(
     away = [answer.novelty for answer in answers if answer.novelty is not None]
     tensor = None if statistics is None else Tensor(name=NOVELTY, shape=manifest.tensors.input.shape[:1])
     usual = {"confidence": middle([answer.probability for answer in answers]), "novelty": middle(away)}
-    return taught_by(manifest, lesson).model_copy(
+    return with_lesson(manifest, lesson).model_copy(
         update={
             "version": version or manifest.version,
             "created": datetime.now(UTC).replace(microsecond=0),

@@ -16,7 +16,7 @@ from edge_agent.model_bundle import Bundle, Guards, TrainingRanges, Usual, open_
 from trainer.exporting.onnx_graph import GraphError
 from trainer.fitting.run_folder import read_record
 from trainer.scoring.evaluation import Source, readable, sources_of
-from trainer.trusting.guard_limits import Taught, guard_limits, training_ranges
+from trainer.trusting.guard_limits import guard_limits, taught_by, training_ranges
 from trainer.trusting.novelty import NoveltyStatistics, TooFewMicrographs, novelty_statistics
 from trainer.trusting.observing import Observation, Observer, observe_all
 from trainer.trusting.trust_record import TrustError
@@ -73,7 +73,7 @@ def learnt(
         raise TrustError(
             f"{dataset.raw}: none of the {len(sources)} training micrographs can be read any more"
         )
-    taught = [Taught(one.micrograph, one.boxes, one.look) for one in seen]
+    taught = [taught_by(one.micrograph, one.boxes, one.look) for one in seen]
     looks = [one.look for one in seen if one.look is not None]
     sizes = [one.micrograph.pixel_size_nm[1] for one in seen if one.micrograph.pixel_size_nm is not None]
     statistics, note = _statistics(observer, seen)

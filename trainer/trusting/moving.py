@@ -101,4 +101,3 @@ def _kind_at(kind: StrangerKind, limits: Thresholds) -> StrangerKind:
 
 def _reasons(guards: Sequence[str], judged: Judged, limits: Thresholds) -> tuple[str, ...]:
     return (*guards, *unsure(judged.novelty, judged.confidence, judged.tile_disagreement, limits))
-
