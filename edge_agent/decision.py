@@ -53,7 +53,7 @@ REASONS: Final = {
     "tiles_disagree": "parts of the field are answered differently",
     "novel": "unlike the training micrographs, to the network",
     "low_confidence": "no class is probable enough",
-    "unusual_and_unsure": "rather novel and rather unsure: each would do, both together do not",
+    "unusual_and_unsure": "rather novel and rather unsure: one of both would pass, not both",
 }
 """Why an answer abstains, with what each reason means."""
 

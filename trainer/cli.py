@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from trainer.commands import answers, data, learning
+from trainer.commands import answers, data, learning, limits
 from trainer.terminal import say
 
 if TYPE_CHECKING:
@@ -45,8 +45,10 @@ _USAGE: Final = frozenset(
         "OptimiseError",
         "PackageError",
         "PrepareError",
+        "NothingHeldOut",
         "ReportError",
         "RunError",
+        "TrustError",
         "TuningError",
     }
 )
@@ -70,6 +72,8 @@ for _command in (
     learning.learning_curve,
     learning.export,
     learning.import_checkpoint,
+    limits.trust,
+    limits.operating_point,
     answers.optimise,
     answers.evaluate,
     answers.report,

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from edge_agent.model_bundle import Manifest
     from trainer.fitting.run_folder import Epoch
+    from trainer.scoring.calibration import Calibration
     from trainer.scoring.evaluation import Evaluation, Figures
+    from trainer.trusting.trust_record import StrangerKind, TrustRecord
 
 
 def say(text: str) -> None:
@@ -57,6 +59,36 @@ def evaluation_text(result: Evaluation) -> str:
     lines += [f"warning: {warning}" for warning in result.warnings]
     lines += [f"not read: {file}: {reason}" for file, reason in result.unreadable.items()]
     return "\n".join(lines)
+
+
+def trust_text(record: TrustRecord) -> str:
+    """What the limits of a bundle cost and buy, and what becomes of strangers."""
+    limits = record.thresholds
+    novelty = limits.get("novelty")
+    lines = [
+        f"measured on {record.source}",
+        f"temperature {record.temperature:g}: calibration error {_error(record.before)} before, "
+        f"{_error(record.after)} after",
+        f"limits: probability {limits.get('confidence') or 0:.3f}"
+        + (f", novelty {novelty:.3f}" if novelty is not None else ", no novelty"),
+        f"accepted: {record.accepted:.1%} of held-out micrographs, of these {record.accepted_accuracy:.1%} right",
+    ]
+    if record.strangers:
+        width = max(len(kind.kind) for kind in record.strangers) + 2
+        lines.append("strangers".ljust(width) + "abstained        AUROC of novelty, of confidence, of both")
+        lines += [_stranger_line(kind, width) for kind in record.strangers]
+    return "\n".join([*lines, *(f"note: {note}" for note in record.notes)])
+
+
+def _error(found: Calibration) -> str:
+    low, high = found.debiased_error_interval or (0.0, 1.0)
+    return f"{found.debiased_error or 0:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _stranger_line(kind: StrangerKind, width: int) -> str:
+    areas = (kind.novelty_auroc, kind.confidence_auroc, kind.combined_auroc)
+    shown = "  ".join("-    " if area is None else f"{area:.3f}" for area in areas)
+    return f"{kind.kind.ljust(width)}{kind.abstained} of {kind.pictures}".ljust(width + 17) + shown
 
 
 def figures_table(figures: Figures) -> str:

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trainer.commands.limits import Folds as FoldsRun
+from trainer.commands.limits import StrangersFolder
 from trainer.commands.options import (
     DataSetFolder,
     MapMethod,
@@ -18,7 +20,10 @@ from trainer.commands.options import (
     numbers_option,
     range_option,
 )
-from trainer.terminal import figures_table, imported_text, progress, say
+from trainer.terminal import figures_table, imported_text, progress, say, trust_text
+
+if TYPE_CHECKING:
+    from trainer.preparing.crops import DataSet
 
 Folds = Annotated[int, typer.Option(help="How many folds; no group is in two of them.")]
 
@@ -210,9 +215,17 @@ def export(
     views: Annotated[
         str, typer.Option(help="Views averaged, comma-separated: identity, flip_x, flip_y, rot180.")
     ] = "identity",
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust/--no-trust", help="Measure on the validation part (or --folds) when it is not to answer."
+        ),
+    ] = True,
+    folds: FoldsRun = None,
+    strangers: StrangersFolder = None,
     seed: Seed = 0,
 ) -> None:
-    """Convert a run to an ONNX bundle with a CAM head, and prove that both compute the same."""
+    """Convert a run to an ONNX bundle with a CAM head, prove that both compute the same, and give it limits."""
     import_tensorflow()
     from pydantic import TypeAdapter
 
@@ -240,8 +253,26 @@ def export(
         f"parity on {parity.crops} crops: {parity.probabilities:.1e} in probabilities, {parity.cam:.1e} of the "
         f"peak in the map (at most {parity.tolerance:.0e})"
     )
+    if trust:
+        _give_limits(bundle, data, folds, strangers, seed)
     say(f"bundle: {bundle}")
     say(f"next: edge-trainer evaluate {bundle} {data.root}")
+
+
+def _give_limits(
+    bundle: Path, data: "DataSet", folds: Path | None, strangers: Path | None, seed: int
+) -> None:
+    """A bundle whose data set held nothing out is whole without limits; it says so in each answer."""
+    from trainer.trusting.trust import NothingHeldOut, Strangers, TrustOrder, trust_in_place
+
+    order = TrustOrder(folds=folds, strangers=Strangers(strangers), seed=seed)
+    try:
+        with progress() as shown:
+            record = trust_in_place(bundle, data, order, progress=shown)
+    except NothingHeldOut as error:
+        say(f"no limits, its answers will be ungated: {error}")
+    else:
+        say(trust_text(record))
 
 
 def import_checkpoint(

@@ -8,14 +8,17 @@ parts untouched, so that they can measure the decision. What was found stands in
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from edge_agent.classifier import Classifier
 from edge_agent.model_bundle import UNKNOWN_DATASET, Bundle, open_bundle
+from trainer.preparing.split import tears_micrographs
 from trainer.scoring.calibration import calibration
 from trainer.scoring.evaluation import readable, sources_of
 from trainer.scoring.selective import risk_coverage
@@ -24,12 +27,11 @@ from trainer.trusting.held_out import HeldOut, held_out_by_folds, held_out_part,
 from trainer.trusting.operating_point import Goal
 from trainer.trusting.rewriting import rewritten
 from trainer.trusting.strangers import Strangers, measured_strangers
-from trainer.trusting.trust_record import Held, TrustError, TrustRecord
+from trainer.trusting.trust_record import Held, NothingHeldOut, TrustError, TrustRecord
 from trainer.trusting.trusted_graph import trusted_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from edge_agent.classifier import Answer
     from trainer.preparing.crops import DataSet
@@ -38,7 +40,9 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
-__all__ = ["FEWEST_HELD", "Goal", "Strangers", "TrustError", "TrustOrder", "trust"]
+__all__ = [
+    "FEWEST_HELD", "Goal", "NothingHeldOut", "Strangers", "TrustError", "TrustOrder", "trust", "trust_in_place",
+]  # fmt: skip
 
 FEWEST_HELD: Final = 20
 """Held-out micrographs, below which no limit can be measured."""
@@ -76,8 +80,8 @@ def trust(
     Raises:
         BundleRefused: the bundle is not as its manifest says.
         FileExistsError: `out` is there already.
-        TrustError: there are too few held-out micrographs, they are not the network's, or the written bundle does
-            not answer as what was fitted.
+        NothingHeldOut: there are too few held-out micrographs.
+        TrustError: the data set is not the network's, or the written bundle does not answer as what was fitted.
 
     """
     order = order or TrustOrder()
@@ -85,6 +89,7 @@ def trust(
         raise FileExistsError(f"{out} exists; choose another folder or remove it first")
     bundle = open_bundle(bundle_path)
     _require_own(bundle, dataset)
+    _require_whole(dataset, order)
     observer = observer_of(bundle)
     lesson = learnt(observer, dataset, sources_of(dataset.train), progress)
     held = (
@@ -95,7 +100,7 @@ def trust(
     _require_enough(bundle, held)
     fitted = fit(bundle.manifest, lesson, held, order.goal, order.version)
     kinds, unread = measured_strangers(observer, fitted, order.strangers, order.seed, progress)
-    notes = (*_notes(fitted, lesson.note), *unread)
+    notes = (*_notes(fitted, lesson.note, order), *unread)
     record = _record(fitted, order).model_copy(update={"strangers": kinds, "notes": notes})
     progress("golden cases and manifest", 0, 1)
     model = trusted_model(bundle, fitted.manifest.temperature, fitted.statistics)
@@ -103,6 +108,17 @@ def trust(
     _compare(written, dataset, observer, fitted)
     progress("golden cases and manifest", 1, 1)
     return written, record
+
+
+def trust_in_place(
+    bundle_path: Path, dataset: DataSet, order: TrustOrder, *, progress: Progress = lambda *_: None
+) -> TrustRecord:
+    """The same with the new bundle in the old one's place; raises as `trust`, and then leaves the old one there."""
+    with tempfile.TemporaryDirectory(prefix=".trusted-", dir=bundle_path.parent) as draft:
+        _, record = trust(bundle_path, dataset, Path(draft) / "new", order, progress=progress)
+        bundle_path.rename(Path(draft) / "old")
+        (Path(draft) / "new").rename(bundle_path)
+    return record
 
 
 def _require_own(bundle: Bundle, dataset: DataSet) -> None:
@@ -116,10 +132,18 @@ def _require_own(bundle: Bundle, dataset: DataSet) -> None:
         raise TrustError(f"{bundle.path}: does not know the classes {', '.join(strange)} of {dataset.root}")
 
 
+def _require_whole(dataset: DataSet, order: TrustOrder) -> None:
+    if order.folds is None and tears_micrographs(dataset.split):
+        raise NothingHeldOut(
+            f"{dataset.root}: the split {dataset.split.by} puts crops of one micrograph into several parts, so no "
+            "whole micrograph was held out; prepare with --split micrograph, or give --folds of a cross-validation"
+        )
+
+
 def _require_enough(bundle: Bundle, held: Sequence[HeldOut]) -> None:
     labels = {one.seen.source.label for one in held}
     if len(held) < FEWEST_HELD or len(labels) < 2:
-        raise TrustError(
+        raise NothingHeldOut(
             f"{bundle.path}: {len(held)} held-out micrographs of {len(labels)} classes are too few for limits "
             f"({FEWEST_HELD} of two classes at the least); label more, or give --folds of a cross-validation"
         )
@@ -188,9 +212,14 @@ def _calibration(answers: Sequence[Answer], held: Sequence[HeldOut], seed: int) 
     )
 
 
-def _notes(fitted: Fitted, no_novelty: str) -> list[str]:
+def _notes(fitted: Fitted, no_novelty: str, order: TrustOrder) -> list[str]:
     """What a reader of the limits has to know."""
     found = [f"no novelty is computed: {no_novelty}"] if fitted.statistics is None else []
+    chose = fitted.manifest.network.weights_kept == "lowest validation loss" and order.part == "validation"
+    if chose and order.folds is None and UNKNOWN_DATASET != fitted.manifest.dataset_fingerprint:
+        found.append(
+            "the held-out micrographs chose the epoch that was kept: temperature and limits flatter a little"
+        )
     refused = sum(bool(why) for why in fitted.guards)
     if refused:
         found.append(

@@ -23,6 +23,10 @@ class TrustError(Exception):
     """What a bundle's limits rest on cannot be read; the message names the file and says what was seen."""
 
 
+class NothingHeldOut(TrustError):
+    """There are not enough micrographs that the network did not see; the message says what to do."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
