@@ -308,6 +308,7 @@ def test_an_evaluation_of_an_older_version_is_read(bundle: Path) -> None:
     seen = read_evaluation(open_bundle(bundle))
     assert seen.predictions[0].probabilities == {}
     assert (seen.dataset, seen.figures.calibration) == ("", None)
+    assert (seen.figures.selective, seen.figures.accepted, seen.figures.reasons) == (None, None, {})
 
 
 def test_the_shipped_evaluation_is_read() -> None:

@@ -48,7 +48,12 @@ def test_what_does_not_occur_is_unknown_and_not_zero() -> None:
 def test_decisions_are_counted() -> None:
     entries = scored(["rod"] * 3, ["rod"] * 3)
     entries[0] = entries[0].model_copy(update={"decision": "abstain"})
-    assert figures(entries, THREE, 0).decisions == {"abstain": 1, "ungated": 2}
+    seen = figures(entries, THREE, 0)
+    assert seen.decisions == {"abstain": 1, "ungated": 2}
+    assert seen.selective is not None
+    assert [one.threshold for one in seen.selective.points] == [0.9, None], (
+        "it comes last, whatever the reason"
+    )
 
 
 # --- abstaining -------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -56,14 +56,9 @@ def trust(
     from trainer.trusting.trust import Goal, Strangers, TrustOrder
     from trainer.trusting.trust import trust as trust_bundle
 
-    order = TrustOrder(
-        "test" if split is HeldOutPart.test else "validation",
-        folds,
-        Goal(acceptance, accuracy),
-        Strangers(strangers, drawn),
-        version,
-        seed,
-    )
+    part: Literal["validation", "test"] = "test" if split is HeldOutPart.test else "validation"
+    goal, given = Goal(acceptance, accuracy), Strangers(strangers, drawn)
+    order = TrustOrder(part, folds, goal, given, version, seed)
     with progress() as shown:
         _, record = trust_bundle(bundle, load_dataset(dataset), out, order, progress=shown)
     say(trust_text(record))

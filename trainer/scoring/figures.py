@@ -249,9 +249,14 @@ def _accepted(scored: Sequence[Scored], seed: int) -> Accepted | None:
 
 
 def _selective(scored: Sequence[Scored], seed: int) -> RiskCoverage:
-    score = np.array([sureness(entry.probability, entry.reasons) for entry in scored])
+    score = np.array([sureness(entry.probability, _reasons(entry)) for entry in scored])
     right = np.array([entry.right for entry in scored])
     return risk_coverage(score, right, [entry.group for entry in scored], seed)
+
+
+def _reasons(entry: Scored) -> tuple[str, ...]:
+    """Why it abstained; scopewatch 0.4 and before recorded that it did, and knew no limit of confidence."""
+    return entry.reasons or (("not recorded",) if entry.decision == "abstain" else ())
 
 
 def slices(scored: Sequence[Scored]) -> dict[str, tuple[Slice, ...]]:

@@ -282,8 +282,8 @@ def _limits(manifest: Manifest, known: Figures) -> list[str]:
     said = [f"It answers one of {one_of} to every micrograph, also to one that shows none of them."]
     if manifest.thresholds is not None:
         said = [
-            f"It knows {one_of}, and nothing else. It refuses most micrographs of other things, not all: see When "
-            "it abstains."
+            f"It knows {one_of}, and nothing else. It refuses micrographs of other things where it can tell them; "
+            "When it abstains says how often it cannot."
         ]
     else:
         said.append("It carries no thresholds: it answers however unsure it is. Look at the probability.")

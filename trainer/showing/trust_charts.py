@@ -54,14 +54,16 @@ def risk_coverage_chart(curves: Sequence[Curve]) -> str:
         for one, (colour, line, marker) in zip(curves, _LOOKS, strict=False):
             coverage = [point.coverage for point in one.curve.points]
             accuracy = [point.accuracy for point in one.curve.points]
-            axes.plot(coverage, accuracy, label=short(one.name, 60), color=colour, linestyle=line)
+            axes.plot(
+                coverage, accuracy, label=short(one.name, 60), color=colour, linestyle=line, clip_on=False
+            )
             lowest = min(lowest, *_settled(one.curve))
             if one.at is not None:
                 label = f"operating point: {percent(one.at[1])} right of {percent(one.at[0])} kept"
                 mark = {"color": colour, "marker": marker, "markeredgecolor": INK, "markersize": 9}
                 axes.plot(*one.at, linestyle="", label=label, clip_on=False, zorder=5, **mark)
                 lowest = min(lowest, one.at[1])
-        floor = max(0.0, math.floor(20 * (lowest - 0.02)) / 20)
+        floor = min(0.9, max(0.0, math.floor(20 * (lowest - 0.02)) / 20))
         _shares(axes, "x", 0)
         _shares(axes, "y", floor)
         axes.set_xlabel("answers kept, the surest first")
@@ -77,8 +79,8 @@ def _settled(curve: RiskCoverage) -> list[float]:
 
 
 def _shares(axes: Any, which: str, low: float) -> None:  # noqa: ANN401
-    step = 0.2 if low < 0.4 else 0.1 if low < 0.75 else 0.05
-    ticks = np.arange(low, 1 + step / 2, step)
+    step = 0.2 if low < 0.4 else 0.1 if low < 0.75 else 0.05 if low < 0.9 else 0.02
+    ticks = 1 - step * np.arange((1 - low + 1e-9) // step + 1)[::-1]
     getattr(axes, f"set_{which}lim")(low, 1)
     getattr(axes, f"set_{which}ticks")(ticks, [f"{100 * tick:.0f} %" for tick in ticks])
 
@@ -99,7 +101,7 @@ def temperature_chart(before: Calibration, after: Calibration) -> str:
             at = [(one.confidence, one.accuracy) for one in known.bins]
             axes.plot(*zip(*at, strict=True), color=colour, marker=marker, linewidth=1, clip_on=False)
             axes.set_title(title)
-            axes.text(0.04, 0.95, _error_text(known), va="top", size=8.5, transform=axes.transAxes)
+            axes.text(0.97, 0.04, _error_text(known), ha="right", size=8.5, transform=axes.transAxes)
             _shares(axes, "x", 0)
             _shares(axes, "y", 0)
             axes.set_xticks(np.linspace(0, 1, 6), [f"{at:.0f}" for at in np.linspace(0, 100, 6)])

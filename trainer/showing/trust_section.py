@@ -147,8 +147,8 @@ def _evaluated(manifest: Manifest, known: Figures, part: str) -> Iterator[str]:
         yield f"On the {part} part it answered none of {known.micrographs}: its limits do not fit them."
     if curve is not None:
         yield (
-            f"Of the surest 80 % of all answers on that part {percent(curve.at_80.accuracy)} were right (95 %: "
-            f"{_span(curve.at_80.interval)}), of the surest 90 % {percent(curve.at_90.accuracy)} "
+            f"Of all answers on that part the surest 80 % are right in {percent(curve.at_80.accuracy)} (95 %: "
+            f"{_span(curve.at_80.interval)}), the surest 90 % in {percent(curve.at_90.accuracy)} "
             f"({_span(curve.at_90.interval)}). The area under the risk-coverage curve is {curve.area:.3f}; an "
             f"order that puts every wrong answer last would have {curve.area - curve.area_beyond_best:.3f}."
         )
