@@ -127,7 +127,8 @@ def streaks(grey: NDArray[np.float32]) -> float:
     picture that moved by L during the exposure has no outline left whose grey changes faster than over L along the
     motion, whatever stands in it, while outlines along the motion stay sharp: the anisotropy of the gradient that
     tells motion from other blur (Yitzhaky and Kopeika, Graph. Models Image Process. 59 (1997) 310), taken at the
-    steepest places only, so that rods lying parallel are none: their ends are sharp.
+    steepest places only, so that rods lying parallel are none: their ends are sharp. Fibres that all cross the field in one direction, without
+    an end, cannot be told from motion; neither can a lattice whose rows lie closer one way than the other.
     """
     rows, columns = (length // 2 * 2 for length in grey.shape)
     whole = grey[:rows, :columns] * np.float32(_GREY_LEVELS / 4)

@@ -157,7 +157,9 @@ def print_cost() -> None:
         started = time.perf_counter()
         look_at(tiles, RULE.value_range)
         times.append(1000 * (time.perf_counter() - started))
-    print(f"\nlook_at, one input of {RULE.input_px} px: median {np.median(times):.1f} ms, least {min(times):.1f} ms")
+    print(
+        f"\nlook_at, one input of {RULE.input_px} px: median {np.median(times):.1f} ms, least {min(times):.1f} ms"
+    )
 
 
 if __name__ == "__main__":
