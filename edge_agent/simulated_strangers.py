@@ -47,14 +47,16 @@ def moved(electrons: Floats, path_px: NDArray[np.float64]) -> Floats:
 
     A picture point is spread over the path between two pixels in proportion to its nearness (bilinear).
     """
-    down_px, across_px = (path_px - path_px.mean(axis=0)).T
+    centred = path_px - path_px.mean(axis=0)
+    down_px, across_px = centred[:, 0], centred[:, 1]
     first_row, first_column = np.floor(down_px).astype(np.intp), np.floor(across_px).astype(np.intp)
-    kernel = np.zeros(electrons.shape)
+    side_down, side_across = electrons.shape
+    kernel = np.zeros((side_down, side_across))
     for down in (0, 1):
         for across in (0, 1):
             rows, columns = first_row + down, first_column + across
             weight = (1 - np.abs(down_px - rows)) * (1 - np.abs(across_px - columns))
-            np.add.at(kernel, (rows % kernel.shape[0], columns % kernel.shape[1]), weight)
+            np.add.at(kernel, (rows % side_down, columns % side_across), weight)
     spectrum = np.fft.rfft2(electrons) * np.fft.rfft2(kernel / kernel.sum())
     return np.maximum(np.fft.irfft2(spectrum, electrons.shape), 0).astype(np.float32)
 

@@ -39,7 +39,7 @@ STRAY: Final = 0.01
 """Share at either end of a range that is left out: wrong units, wrong tags."""
 LEAST_DIFFRACTION_LIMIT: Final = 0.45
 LEAST_STREAKS_LIMIT: Final = 1.4
-MOST_SHARPNESS_LIMIT: Final = 0.05
+MOST_SHARPNESS_LIMIT: Final = 0.5
 """A training set of very even pictures shall not refuse what looks like an ordinary picture."""
 
 
