@@ -29,6 +29,8 @@ _STEPS: Final = ((0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (2, -1), (2, -2), (1, -
 """Down and across, in pixels of 2 x 2 means: about 1 % of a field of 448 px, in eight directions."""
 _FAR_STEPS: Final = ((0, 8), (8, 8), (8, 0), (8, -8))
 """The same over 4 %, by where any outline that is not blurred has reached its full height."""
+_NEXT_LINE: Final = (1, 0)
+_NEXT_PIXEL: Final = (0, 1)
 _STEEPEST: Final = 0.001
 """Share of a field's steps that makes its outlines: the two ends of one rod are enough."""
 _GREY_LEVELS: Final = 2047
@@ -118,17 +120,19 @@ def outlines(grey: NDArray[np.float32]) -> tuple[float, float]:
     while outlines along the motion stay sharp: the anisotropy of the gradient that tells motion from other blur
     (Yitzhaky and Kopeika, Graph. Models Image Process. 59 (1997) 310), taken at the steepest places only, so that
     rods lying parallel are none: their ends are sharp. Fibres that all cross the field in one direction, without
-    an end, cannot be told from motion; neither can a lattice whose rows lie closer one way than the other.
+    an end, cannot be told from motion; neither can a lattice whose rows lie closer one way than the other. In a
+    picture scanned while the probe shook, lines are displaced against each other: there the steps from one line to
+    the next, over those from one pixel to the next, count where they are more.
     """
-    rows, columns = (length // 2 * 2 for length in grey.shape)
-    whole = grey[:rows, :columns] * np.float32(_GREY_LEVELS / 4)
-    level = np.clip(
-        whole[::2, ::2] + whole[1::2, ::2] + whole[::2, 1::2] + whole[1::2, 1::2], 0, _GREY_LEVELS
-    )
-    counts = level.astype(np.int16)  # whole numbers: their tail is counted, which is faster than sorting
+    # Whole numbers: their tail is counted, which is faster than sorting.
+    fine = np.clip(grey * np.float32(_GREY_LEVELS), 0, _GREY_LEVELS).astype(np.int16)
+    rows, columns = (length // 2 * 2 for length in fine.shape)
+    half = fine[:rows, :columns]
+    counts = (half[::2, ::2] + half[1::2, ::2] + half[::2, 1::2] + half[1::2, 1::2]) >> 2
     near = [_steepness(counts, step) for step in _STEPS]
     far = [_steepness(counts, step) for step in _FAR_STEPS]
-    return max(near) / max(far), max(near) / min(near)
+    jagged = _steepness(fine, _NEXT_LINE) / _steepness(fine, _NEXT_PIXEL)
+    return max(near) / max(far), max(max(near) / min(near), jagged)
 
 
 def _steepness(counts: NDArray[np.int16], step: tuple[int, int]) -> float:
@@ -143,7 +147,7 @@ def _steepness(counts: NDArray[np.int16], step: tuple[int, int]) -> float:
     # Of each value, from the largest down, as many as are still wanted.
     taken = np.diff(np.minimum(from_top, wanted), prepend=0)
     total = int((taken * np.arange(number.size - 1, -1, -1)).sum())
-    return max(1.0, total / wanted)
+    return max(1.0, float(total / wanted))
 
 
 def radial_falling(grey: NDArray[np.float32], skewness: float) -> float:

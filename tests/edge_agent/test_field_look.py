@@ -61,8 +61,8 @@ def moved_by(grey: np.ndarray, share: float, degrees: float) -> np.ndarray:
     return moved(grey, np.stack([time * math.sin(turn), time * math.cos(turn)], axis=1))
 
 
-@pytest.mark.parametrize("degrees", [0, 25, 45, 90, 130])
-@pytest.mark.parametrize("share", [0.025, 0.06, 0.15])
+@pytest.mark.parametrize("degrees", [0, 25, 90, 130])
+@pytest.mark.parametrize("share", [0.025, 0.15])
 @pytest.mark.parametrize("grey", [discs(), rods(0.5, jitter=1.0)], ids=["discs", "rods in all directions"])
 def test_motion_makes_streaks_in_whatever_direction(grey: np.ndarray, share: float, degrees: float) -> None:
     assert streaks_of(with_noise(moved_by(grey, share, degrees), 300)) > GOOD_STREAKS
@@ -84,6 +84,12 @@ def test_motion_makes_streaks_in_whatever_direction(grey: np.ndarray, share: flo
 )
 def test_what_is_not_motion_makes_none(grey: np.ndarray) -> None:
     assert 1 <= streaks_of(with_noise(grey)) < GOOD_STREAKS
+
+
+def test_displaced_lines_make_them_too() -> None:
+    shifts = rng().normal(0, 4, SIDE).round().astype(int)
+    shaken = np.stack([np.roll(line, by) for line, by in zip(discs(), shifts, strict=True)])
+    assert streaks_of(with_noise(shaken)) > GOOD_STREAKS
 
 
 def test_fibres_that_cross_the_whole_field_in_one_direction_look_like_motion() -> None:
