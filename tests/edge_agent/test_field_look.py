@@ -161,7 +161,7 @@ def skewness_of(grey: np.ndarray) -> float:
     return float(((grey - grey.mean()) ** 3).mean() / grey.std() ** 3)
 
 
-@pytest.mark.parametrize("side", [512, 700, 1024], ids=lambda side: f"{side} px")
+@pytest.mark.parametrize("side", [512, 700], ids=lambda side: f"{side} px")
 def test_only_a_fourier_transform_is_symmetric_to_the_last_pixel(side: int) -> None:
     picture = blurred_by(rng().random((side, side)).astype(np.float32), 1) + discs(side=side)
     modulus = np.log(np.abs(np.fft.fftshift(np.fft.fft2(picture - picture.mean()))))
