@@ -2,19 +2,19 @@
 
     python tests/benchmarks/novelty_scores.py FOLDS DATASET STRANGERS [--work DIR] [--each 10] [--seed 7]
 
-FOLDS is the run of `edge-trainer crossvalidate` on DATASET, STRANGERS a folder with a sub-folder of pictures a kind;
-simulated ones (`edge_agent.simulated_strangers`) come in addition. Statistics are of each fold's training
-micrographs. Good pictures are the data set's training micrographs, each seen by the fold that held it out (the other
-parts are left alone, as by `edge-trainer trust --folds`); strangers are seen by every fold. Pictures that the agent
-refuses without any score (blank, saturated, by guards) are left in: here the score is asked alone.
+FOLDS is the run of `edge-trainer crossvalidate` on DATASET, STRANGERS a folder with a sub-folder of pictures a
+kind; simulated ones (`edge_agent.simulated_strangers`) come in addition. Statistics are of each fold's training
+micrographs. Good pictures are the data set's training micrographs, each seen by the fold that held it out (the
+other parts are left alone, as by `edge-trainer trust --folds`); strangers are seen by every fold. Pictures that
+the agent refuses without any score (blank, saturated, by guards) are left in: here the score is asked alone.
 
 Compared are Mahalanobis distance in k principal components, the same averaged over the first 1 to 24 (the
-product's), distance to the nearest training pictures in 16 components, and their cosine; on four feature maps (the
-narrowest at an eighth, a sixteenth and a thirty-second of the input's size, the second of which is the product's, and
-the last); of means alone or of means and logarithms of spreads; beside maximum probability, energy, and novelty and
-confidence together. Prints Markdown tables, asserts nothing: area under the ROC curve, and the share refused where
-95 % of good pictures are accepted, the worst kinds first, because a score is as good as its worst kind. Five minutes
-of one core, of which all but seconds are kept in DIR for another run.
+product's), distance to the nearest training pictures in 16 components, and their cosine; on four feature maps
+(the narrowest at an eighth, a sixteenth and a thirty-second of the input's size, the second of which is the
+product's, and the last); of means alone or of means and logarithms of spreads; beside maximum probability,
+energy, and novelty and confidence together. Prints Markdown tables, asserts nothing: area under the ROC curve,
+and the share refused where 95 % of good pictures are accepted, the worst kinds first, because a score is as
+good as its worst kind. Five minutes of one core, of which all but seconds are kept in DIR for another run.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@
 
 The model (by default the shipped one) must be a bundle with novelty. Beside it stands the same bundle without,
 made here. One simulated dm3 file goes through `edge_agent.examine.examine` with both, its input through both
-networks, and what is done besides (`look_at`, `decide`) is timed by itself, all in turns, in one process and on one
-thread as in the agent. What is counted is processor time, which other programs blur less; waiting for the disk is
-left out of it, so that shares come out rather too large. The cost of novelty is the median of the differences in a
-turn. Then both classify the file in fresh processes, for the peak of memory (Linux or macOS). Prints tables, asserts
-nothing. Two minutes.
+networks, and what is done besides (`look_at`, `decide`) is timed by itself, all in turns, in one process and on
+one thread as in the agent. What is counted is processor time, which other programs blur less; waiting for the
+disk is left out of it, so that shares come out rather too large. The cost of novelty is the median of the
+differences in a turn. Then both classify the file in fresh processes, for the peak of memory (Linux or macOS).
+Prints tables, asserts nothing. Two minutes.
 """
 
 from __future__ import annotations
