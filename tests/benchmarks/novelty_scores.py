@@ -45,7 +45,7 @@ from trainer.fitting.run_folder import read_record
 from trainer.preparing.crops import DataSet, load_dataset
 from trainer.scoring.evaluation import readable, sources_of
 from trainer.trusting.feature_tap import bottlenecks, feature_tap, pooled_nodes
-from trainer.trusting.novelty import novelty_statistics
+from trainer.trusting.novelty import MOST_COMPONENTS, novelty_statistics
 from trainer.trusting.operating_point import Goal, Judged, choose_thresholds, upper_limit
 from trainer.trusting.strangers import auroc
 from trainer.trusting.temperature import fit_temperature, tempered
@@ -64,8 +64,27 @@ ACCEPTED = 0.95
 SIDE_PX = 1024
 COMPONENTS = (8, 12, 16, 24, 32)
 NEIGHBOUR_COMPONENTS = 16
-PRODUCT_MAP, PRODUCT_SCORE = "1/16 (product)", "averaged over 1 to 24 (product)"
 BOTH = "mean, log spread"
+AVERAGED = f"Mahalanobis, averaged over 1 to {MOST_COMPONENTS} components"
+PRODUCT = (AVERAGED, "1/16", BOTH)
+SUM, EITHER = "novelty and confidence: sum of doubts", "novelty and confidence: either, at half the budget"
+AT_A_GLANCE = (
+    ("maximum probability", "", ""),
+    ("energy", "", ""),
+    ("Mahalanobis, 8 components", "1/16", BOTH),
+    ("Mahalanobis, 16 components", "1/16", BOTH),
+    ("Mahalanobis, 32 components", "1/16", BOTH),
+    (f"nearest 5, {NEIGHBOUR_COMPONENTS} components", "1/16", BOTH),
+    ("cosine, nearest 5", "last", "mean"),
+    (AVERAGED, "1/8", BOTH),
+    PRODUCT,
+    (AVERAGED, "1/16", "mean"),
+    (AVERAGED, "1/32", BOTH),
+    (AVERAGED, "last", BOTH),
+    (EITHER, "1/16", BOTH),
+    (SUM, "1/16", BOTH),
+)
+"""What the README shows: the product's way, and what one change to it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +139,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    name: str
+    way: tuple[str, str, str]
+    """Score, map, and what of it."""
     area: dict[str, float]
     refused: dict[str, float]
     accepted: float
@@ -141,6 +161,9 @@ def main() -> None:
     counts = ", ".join(f"{kind} {len(seen.strange(kind))}" for kind in seen.kinds)
     print(f"{good} held-out micrographs; strangers, by each of {len(networks)} networks: {counts}\n")
     rows = [*of_confidence(seen), *of_novelty(seen), *of_both(seen)]
+    print_table([row for way in AT_A_GLANCE for row in rows if row.way == way], real, [])
+    print("\nEverything, the best worst kind first\n")
+    rows.sort(key=lambda row: -min(row.area[kind] for kind in real))
     print_table(rows, real, simulated)
 
 
@@ -190,7 +213,7 @@ def named_maps(model: Any, input_px: int) -> dict[str, str]:
 
     return {
         "1/8": narrowest(8),
-        PRODUCT_MAP: feature_tap(model, PROBABILITIES, input_px),
+        PRODUCT[1]: feature_tap(model, PROBABILITIES, input_px),
         "1/32": narrowest(32),
         "last": maps[-1][1],
     }
@@ -281,10 +304,10 @@ def asked_of(networks: list[Network], inputs: NDArray[np.float32]) -> list[Value
 def of_confidence(seen: Seen) -> Iterator[Row]:
     """The baselines, at the temperature that the product would fit."""
     probabilities, logits = calibrated(seen)
-    yield row_of("maximum probability", seen, -probabilities.max(axis=2))
+    yield row_of(("maximum probability", "", ""), seen, -probabilities.max(axis=2))
     top = logits.max(axis=2)
     energy = -(top + np.log(np.exp(logits - top[:, :, None]).sum(axis=2)))
-    yield row_of("energy", seen, energy)
+    yield row_of(("energy", "", ""), seen, energy)
 
 
 def calibrated(seen: Seen) -> tuple[Values, Values]:
@@ -305,15 +328,15 @@ def of_novelty(seen: Seen) -> Iterator[Row]:
     for where in seen.maps:
         for what in ("mean", BOTH):
             for name, score in scores().items():
-                yield row_of(f"{name}; {where}; {what}", seen, away(seen, where, what, score))
+                yield row_of((name, where, what), seen, away(seen, where, what, score))
 
 
 def scores() -> dict[str, Score]:
     """All that measure how far a description is from the training's."""
-    found: dict[str, Score] = {f"Mahalanobis, {k}": partial(mahalanobis, k) for k in COMPONENTS}
-    found[PRODUCT_SCORE] = product
+    found: dict[str, Score] = {f"Mahalanobis, {k} components": partial(mahalanobis, k) for k in COMPONENTS}
+    found[AVERAGED] = product
     for count in (1, 5):
-        found[f"nearest {count}, in {NEIGHBOUR_COMPONENTS}"] = partial(nearest, count)
+        found[f"nearest {count}, {NEIGHBOUR_COMPONENTS} components"] = partial(nearest, count)
         found[f"cosine, nearest {count}"] = partial(cosine, count)
     return found
 
@@ -377,7 +400,7 @@ def whitening(components: int, mean: Values, spread: Values) -> Callable[[Values
 
 
 def standardising(mean: Values, spread: Values) -> Callable[[Values, Values], Values]:
-    floor = 1e-3 * float(np.median(spread))
+    floor = 1e-3 * float(spread.mean())  # the median of sparse features is 0
 
     def described(mean: Values, spread: Values) -> Values:
         return np.concatenate([mean, np.log(spread + floor)], axis=1)
@@ -391,14 +414,14 @@ def standardising(mean: Values, spread: Values) -> Callable[[Values, Values], Va
 def of_both(seen: Seen) -> Iterator[Row]:
     """The product's novelty and the confidence together."""
     confidence = calibrated(seen)[0].max(axis=2)
-    novelty = away(seen, PRODUCT_MAP, BOTH, product)
+    novelty = away(seen, *PRODUCT[1:], product)
     good_confidence, good_novelty = held_out(seen, confidence), held_out(seen, novelty)
     half = 1 - (1 - ACCEPTED) / 2
     least, most = -upper_limit(-good_confidence, half), upper_limit(good_novelty, half)
     refused = (confidence < least) | (novelty > most)
     # Ranked by the rarer of the two among good pictures.
     rarity = np.maximum(rank(-good_confidence, -confidence), rank(good_novelty, novelty))
-    yield row_of("either, at half the budget each", seen, rarity, refused)
+    yield row_of((EITHER, *PRODUCT[1:]), seen, rarity, refused)
     judged = [
         Judged(float(sure), float(strange), 0.0, passes=True, right=True)
         for sure, strange in zip(good_confidence, good_novelty, strict=True)
@@ -410,7 +433,7 @@ def of_both(seen: Seen) -> Iterator[Row]:
             for fold in zip(novelty, confidence, strict=True)
         ]
     )
-    yield row_of("sum of doubts (product)", seen, used, used > 1)
+    yield row_of((SUM, *PRODUCT[1:]), seen, used, used > 1)
 
 
 def rank(good: Values, values: Values) -> Values:
@@ -423,7 +446,9 @@ def held_out(seen: Seen, values: Values) -> Values:
     return np.concatenate([values[fold, seen.good(fold)] for fold in range(len(values))])
 
 
-def row_of(name: str, seen: Seen, values: Values, refused: NDArray[np.bool_] | None = None) -> Row:
+def row_of(
+    way: tuple[str, str, str], seen: Seen, values: Values, refused: NDArray[np.bool_] | None = None
+) -> Row:
     """Judge a score [folds, pictures] kind by kind; where it does not say what is refused, its 95 % do."""
     good = held_out(seen, values)
     if refused is None:
@@ -433,25 +458,24 @@ def row_of(name: str, seen: Seen, values: Values, refused: NDArray[np.bool_] | N
         those = seen.strange(kind)
         areas[kind] = auroc(list(good), list(values[:, those].ravel())) or 0.0
         shares[kind] = float(refused[:, those].mean())
-    return Row(name, areas, shares, 1 - float(held_out(seen, refused).mean()))
+    return Row(way, areas, shares, 1 - float(held_out(seen, refused).mean()))
 
 
 def print_table(rows: list[Row], real: list[str], simulated: list[str]) -> None:
-    """One line a way, those that find their worst real kind best first."""
-    kinds = [*real, *simulated]
-    print(
-        "| score; map; of it | worst real: area | refused | worst simulated: area | refused | accepted | "
-        + " | ".join(kind.removeprefix("simulated ") for kind in kinds)
-        + " |"
-    )
-    print("|---" * (6 + len(kinds)) + "|")
-    for row in sorted(rows, key=lambda row: -min(row.area[kind] for kind in real)):
-        worst = " | ".join(
+    """One line a way: its worst kinds, then each kind."""
+    groups = {"real": real, **({"simulated": simulated} if simulated else {})}
+    kinds = [kind for group in groups.values() for kind in group]
+    heads = [f"worst {name}: area | refused" for name in groups]
+    names = [kind.removeprefix("simulated ").replace("_", " ") for kind in kinds]
+    print(f"| score | map | of it | {' | '.join(heads)} | good accepted | {' | '.join(names)} |")
+    print("|---" * (4 + 2 * len(groups) + len(kinds)) + "|")
+    for row in rows:
+        worst = [
             f"{min(row.area[kind] for kind in group):.3f} | {min(row.refused[kind] for kind in group):.0%}"
-            for group in (real, simulated)
-        )
-        each = " | ".join(f"{row.area[kind]:.2f} {row.refused[kind]:.0%}" for kind in kinds)
-        print(f"| {row.name} | {worst} | {row.accepted:.1%} | {each} |")
+            for group in groups.values()
+        ]
+        each = [f"{row.area[kind]:.2f} {row.refused[kind]:.0%}" for kind in kinds]
+        print(f"| {' | '.join(row.way)} | {' | '.join(worst)} | {row.accepted:.1%} | {' | '.join(each)} |")
 
 
 if __name__ == "__main__":
