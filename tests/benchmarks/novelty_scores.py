@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
 ACCEPTED = 0.95
 SIDE_PX = 1024
+DRAWS = 500
 COMPONENTS = (8, 12, 16, 24, 32)
 NEIGHBOUR_COMPONENTS = 16
 BOTH = "mean, log spread"
@@ -144,6 +145,9 @@ class Row:
     area: dict[str, float]
     refused: dict[str, float]
     accepted: float
+    good: Values
+    strange: dict[str, Values]
+    """The score of good pictures and of each kind's [folds, pictures]."""
 
 
 def main() -> None:
@@ -161,7 +165,9 @@ def main() -> None:
     counts = ", ".join(f"{kind} {len(seen.strange(kind))}" for kind in seen.kinds)
     print(f"{good} held-out micrographs; strangers, by each of {len(networks)} networks: {counts}\n")
     rows = [*of_confidence(seen), *of_novelty(seen), *of_both(seen)]
-    print_table([row for way in AT_A_GLANCE for row in rows if row.way == way], real, [])
+    shown = [row for way in AT_A_GLANCE for row in rows if row.way == way]
+    groups = held_out(seen, np.array([[one.group for one in seen.pictures]] * len(networks)))
+    print_table(shown, real, [], [interval(row, real, groups) for row in shown])
     print("\nEverything, the best worst kind first\n")
     rows.sort(key=lambda row: -min(row.area[kind] for kind in real))
     print_table(rows, real, simulated)
@@ -441,7 +447,7 @@ def rank(good: Values, values: Values) -> Values:
     return np.searchsorted(np.sort(good), values) / len(good)
 
 
-def held_out(seen: Seen, values: Values) -> Values:
+def held_out(seen: Seen, values: NDArray[Any]) -> NDArray[Any]:
     """Of the good pictures, each by the fold that did not see it."""
     return np.concatenate([values[fold, seen.good(fold)] for fold in range(len(values))])
 
@@ -453,15 +459,43 @@ def row_of(
     good = held_out(seen, values)
     if refused is None:
         refused = values > upper_limit(good, ACCEPTED)
-    areas, shares = {}, {}
-    for kind in seen.kinds:
-        those = seen.strange(kind)
-        areas[kind] = auroc(list(good), list(values[:, those].ravel())) or 0.0
-        shares[kind] = float(refused[:, those].mean())
-    return Row(way, areas, shares, 1 - float(held_out(seen, refused).mean()))
+    strange = {kind: values[:, seen.strange(kind)] for kind in seen.kinds}
+    return Row(
+        way,
+        area={kind: area(good, those) for kind, those in strange.items()},
+        refused={kind: float(refused[:, seen.strange(kind)].mean()) for kind in seen.kinds},
+        accepted=1 - float(held_out(seen, refused).mean()),
+        good=good,
+        strange=strange,
+    )
 
 
-def print_table(rows: list[Row], real: list[str], simulated: list[str]) -> None:
+def area(good: Values, strange: Values) -> float:
+    return auroc(list(good), list(strange.ravel())) or 0.0
+
+
+def interval(row: Row, kinds: list[str], groups: NDArray[np.str_]) -> tuple[float, float]:
+    """95 % interval of the worst kind's area: good pictures drawn again by article, strange ones one by one."""
+    rng = np.random.default_rng(0)
+    names = np.unique(groups)
+    members = {name: np.flatnonzero(groups == name) for name in names}
+    found = []
+    for _ in range(DRAWS):
+        good = row.good[np.concatenate([members[name] for name in rng.choice(names, len(names))])]
+        drawn = [row.strange[kind] for kind in kinds]
+        found.append(
+            min(area(good, those[:, rng.integers(0, those.shape[1], those.shape[1])]) for those in drawn)
+        )
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def print_table(
+    rows: list[Row],
+    real: list[str],
+    simulated: list[str],
+    intervals: list[tuple[float, float]] | None = None,
+) -> None:
     """One line a way: its worst kinds, then each kind."""
     groups = {"real": real, **({"simulated": simulated} if simulated else {})}
     kinds = [kind for group in groups.values() for kind in group]
@@ -469,9 +503,10 @@ def print_table(rows: list[Row], real: list[str], simulated: list[str]) -> None:
     names = [kind.removeprefix("simulated ").replace("_", " ") for kind in kinds]
     print(f"| score | map | of it | {' | '.join(heads)} | good accepted | {' | '.join(names)} |")
     print("|---" * (4 + 2 * len(groups) + len(kinds)) + "|")
-    for row in rows:
+    for at, row in enumerate(rows):
+        sure = "" if intervals is None else " ({:.2f} to {:.2f})".format(*intervals[at])
         worst = [
-            f"{min(row.area[kind] for kind in group):.3f} | {min(row.refused[kind] for kind in group):.0%}"
+            f"{min(row.area[kind] for kind in group):.3f}{sure} | {min(row.refused[kind] for kind in group):.0%}"
             for group in groups.values()
         ]
         each = [f"{row.area[kind]:.2f} {row.refused[kind]:.0%}" for kind in kinds]
