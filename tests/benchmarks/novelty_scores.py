@@ -14,7 +14,9 @@ product's), distance to the nearest training pictures in 16 components, and thei
 product's, and the last); of means alone or of means and logarithms of spreads; beside maximum probability,
 energy, and novelty and confidence together. Prints Markdown tables, asserts nothing: area under the ROC curve,
 and the share refused where 95 % of good pictures are accepted, the worst kinds first, because a score is as
-good as its worst kind. Five minutes of one core, of which all but seconds are kept in DIR for another run.
+good as its worst kind (in brackets the 95 % interval of its area). The product's way was chosen by such a table:
+strangers that had no part in the choice may fare worse. Five minutes of processor time, of which all but seconds
+are kept in DIR for another run.
 """
 
 from __future__ import annotations
