@@ -29,12 +29,18 @@ Folds = Annotated[
     Path | None,
     typer.Option(
         "--folds",
+        exists=True,
+        file_okay=False,
         help="Run folder of edge-trainer crossvalidate on the same data: measure on its folds instead.",
     ),
 ]
 StrangersFolder = Annotated[
     Path | None,
-    typer.Option(help="Pictures that are none of the classes, a sub-folder for each kind; only measured on."),
+    typer.Option(
+        exists=True,
+        file_okay=False,
+        help="Pictures that are none of the classes, a sub-folder for each kind; only measured on.",
+    ),
 ]
 
 
