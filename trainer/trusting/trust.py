@@ -247,8 +247,8 @@ def _notes(fitted: Fitted, no_novelty: str, order: TrustOrder) -> list[str]:
     members = fitted.manifest.network.members
     if members > 1 and order.folds is not None:
         found.append(
-            f"limits are those of single networks, this bundle averages {members}: how far they hold for it was not "
-            "measured"
+            f"limits are those of single networks, this bundle averages {members}: how far they hold for it "
+            "was not measured"
         )
     refused = sum(bool(why) for why in fitted.guards)
     if refused:
