@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from bundles import tiny_model
+from bundles import tiny_backbone, tiny_model
 from foreign_models import small_onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -164,25 +164,11 @@ def test_a_network_of_two_layers_gives_its_last_map() -> None:
 
 
 def test_two_networks_in_one_graph_meet_in_their_joined_maps() -> None:
-    backbones = [backbone(seed) for seed in (0, 1)]
+    backbones = [tiny_backbone(np.random.default_rng(seed)) for seed in (0, 1)]
     heads = [(np.ones((8, LABELS), np.float32), np.zeros(LABELS, np.float32))] * 2
     model = append_cam_head(join_backbones(backbones), *stack_heads(heads))
     tap = feature_tap(model, "probabilities", 64)
     assert measured_shapes(model, [tap], 64)[tap] == (1, 16, 8, 8)
-
-
-def backbone(seed: int) -> Any:
-    """What `tiny_model` consists of, without a head."""
-    kernel = np.random.default_rng(seed).normal(0, 0.2, (8, 1, 8, 8)).astype(np.float32)
-    conv = helper.make_node("Conv", ["x", "kernel"], ["y"], kernel_shape=[8, 8], strides=[8, 8])
-    graph = helper.make_graph(
-        [conv],
-        "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1, "rows", "columns"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 8, "down", "across"])],
-        [numpy_helper.from_array(kernel, "kernel")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 def test_a_map_with_the_channels_last_is_not_taken() -> None:

@@ -175,9 +175,7 @@ def test_the_graph_computes_the_same(shape: tuple[int, int, int]) -> None:
     statistics, model = tiny_statistics(), onnx.load_from_string(tiny_model())
     append_novelty(model, statistics)
     onnx.checker.check_model(model)
-    session = onnx_session(
-        with_pooled_outputs(model, "features", ["probabilities", NOVELTY])
-    )
+    session = onnx_session(with_pooled_outputs(model, "features", ["probabilities", NOVELTY]))
     picture = np.random.default_rng(6).normal(size=(shape[0], 1, *shape[1:])).astype(np.float32)
     mean, spread, seen = session.run([MEAN, SPREAD, NOVELTY], {"micrograph": picture})
     assert seen.shape == (shape[0],)

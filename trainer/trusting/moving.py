@@ -34,8 +34,11 @@ def move_operating_point(
     confidence: float | None = None,
     novelty: float | None = None,
     version: str | None = None,
+    seed: int = 0,
 ) -> tuple[Bundle, TrustRecord]:
     """Write a bundle with other limits into the new folder `out`: those that reach the goal, or those given.
+
+    `seed` draws the bootstrap samples.
 
     Raises:
         BundleRefused: the bundle is not as its manifest says.
@@ -54,7 +57,7 @@ def move_operating_point(
     limits = choose_thresholds([_judged(one) for one in record.held], goal)
     given = {"confidence": confidence, "novelty": novelty}
     limits = limits.model_copy(update={name: value for name, value in given.items() if value is not None})
-    moved = _moved(record, limits, goal, bundle.manifest.seed)
+    moved = _moved(record, limits, goal, seed)
     stated = {
         "thresholds": limits.model_copy(update={"acceptance": moved.accepted}),
         "version": version or bundle.manifest.version,
