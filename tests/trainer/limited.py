@@ -1,4 +1,4 @@
-"""What tests of limits are made on: ninety toy pictures, and a tiny network whose head was fitted to some of them.
+"""What tests of limits are made on: sixty toy pictures, and a tiny network whose head was fitted to some of them.
 
 No training framework is needed: the convolution is random, the head is a least-squares fit to what it gives.
 """
@@ -6,11 +6,10 @@ No training framework is needed: the convolution is random, the head is a least-
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bundles import manifest_in_form, in_form, tiny_backbone, tiny_manifest
-from onnx import ModelProto
+from bundles import in_form, manifest_in_form, tiny_backbone, tiny_manifest
 from toys import LABELS, RECIPE, draw_raw, prepared
 
 from edge_agent.micrograph import read_micrograph
@@ -21,13 +20,15 @@ from trainer.exporting.cam_head import append_cam_head
 from trainer.fitting.run_folder import CONFIG, RunRecord
 from trainer.preparing.split import SplitRule
 from trainer.scoring.evaluation import sources_of
+from trainer.trusting.observing import observe_all
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from bundles import Form
     from numpy.typing import NDArray
+    from onnx import ModelProto
 
     from edge_agent.model_bundle import Bundle
     from edge_agent.preprocessing import View
@@ -51,19 +52,39 @@ class Limited:
     record: TrustRecord
 
 
+@dataclass(frozen=True)
+class Look:
+    """A bundle's folder, and which sources it was shown together."""
+
+    folder: Path
+    sources: tuple[Source, ...]
+
+
+class Spy:
+    """Stands for `observe_all`, and notes which bundle looked at what."""
+
+    def __init__(self) -> None:
+        self.looks: list[Look] = []
+
+    def __call__(self, observer: Any, opened: Iterable[Any], count: int, progress: Any) -> Any:
+        pairs = list(opened)
+        self.looks.append(Look(observer.bundle.path, tuple(source for source, _ in pairs)))
+        return observe_all(observer, pairs, count, progress)
+
+
 def draw_for_limits(raw: Path) -> Path:
-    """Two class folders of 45 pictures; one in nine lies in the wrong one, so that some answers are wrong."""
-    draw_raw(raw, each=45)
+    """Two class folders of 30 pictures; one in nine lies in the wrong one, so that some answers are wrong."""
+    draw_raw(raw, each=30)
     one, other = LABELS
-    for seed in range(4, 45, 9):
+    for seed in range(4, 30, 9):
         (raw / one / f"{one}{seed:02}.png").rename(raw / other / f"of {one} {seed:02}.png")
         (raw / other / f"{other}{seed:02}.png").rename(raw / one / f"of {other} {seed:02}.png")
     return raw
 
 
 def data_for_limits(raw: Path, out: Path) -> DataSet:
-    """A data set with 28 of 90 micrographs for validation, 18 for test."""
-    return prepared(raw, out, split=SplitRule(test=0.2, validation=0.3), input_px=INPUT_PX)
+    """A data set of 24 micrographs for training, 24 for validation, 12 for test."""
+    return prepared(raw, out, split=SplitRule(test=0.2, validation=0.4), input_px=INPUT_PX)
 
 
 def fitted_bundle(

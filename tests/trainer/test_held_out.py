@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from limited import changed_manifest
+from limited import Look, Spy, changed_manifest
 
 from edge_agent.model_bundle import open_bundle
 from trainer.fitting.run_folder import read_record
@@ -22,11 +22,9 @@ from trainer.trusting.held_out import (
     middle,
     observer_of,
 )
-from trainer.trusting.observing import observe_all
 from trainer.trusting.trust_record import TrustError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from limited import Limited
@@ -36,18 +34,6 @@ def silent(*_: object) -> None:
     """Show no progress."""
 
 
-class Spy:
-    """Notes which bundle looked at which groups, in which order."""
-
-    def __init__(self) -> None:
-        self.looks: list[tuple[Path, list[Any]]] = []
-
-    def __call__(self, observer: Any, opened: Iterable[Any], count: int, progress: Any) -> Any:
-        pairs = list(opened)
-        self.looks.append((observer.bundle.path, [source for source, _ in pairs]))
-        return observe_all(observer, pairs, count, progress)
-
-
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     found = Spy()
@@ -55,35 +41,28 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     return found
 
 
-@pytest.fixture(scope="module")
-def by_folds(limited: Limited, limited_folds: Path) -> tuple[list[tuple[Path, list[Any]]], tuple[HeldOut, ...]]:
-    with pytest.MonkeyPatch.context() as patched:
-        seen = Spy()
-        patched.setattr(module, "observe_all", seen)
-        manifest = open_bundle(limited.bare).manifest
-        return seen.looks, held_out_by_folds(limited_folds, manifest, limited.dataset, silent)
-
+ByFolds = tuple[list[Look], tuple[HeldOut, ...]]
 
 # --- by folds -------------------------------------------------------------------------------------
 
 
 def test_no_fold_learns_from_a_group_that_it_is_asked_about(
-    by_folds: tuple[list[tuple[Path, list[Any]]], tuple[HeldOut, ...]], limited_folds: Path
+    limited_by_folds: ByFolds, limited_folds: Path
 ) -> None:
-    looks, _ = by_folds
+    looks, _ = limited_by_folds
     assert len(looks) == 6
-    for (folder, taught), (same, asked) in zip(looks[::2], looks[1::2], strict=True):
-        assert folder == same
-        unseen = set(read_record(folder.parent).held_out)
-        assert {source.group for source in asked} <= unseen
-        assert not {source.group for source in taught} & unseen
-        assert not {source.file for source in taught} & {source.file for source in asked}
+    for taught, asked in zip(looks[::2], looks[1::2], strict=True):
+        assert taught.folder == asked.folder
+        unseen = set(read_record(taught.folder.parent).held_out)
+        assert {source.group for source in asked.sources} <= unseen
+        assert not {source.group for source in taught.sources} & unseen
+        assert not {one.file for one in taught.sources} & {one.file for one in asked.sources}
 
 
 def test_each_training_micrograph_is_asked_about_once_and_no_other(
-    by_folds: tuple[list[tuple[Path, list[Any]]], tuple[HeldOut, ...]], limited: Limited
+    limited_by_folds: ByFolds, limited: Limited
 ) -> None:
-    _, held = by_folds
+    _, held = limited_by_folds
     files = [one.seen.source.file for one in held]
     assert sorted(files) == sorted(source.file for source in sources_of(limited.dataset.train))
     others = {crop.source for part in ("validation", "test") for crop in limited.dataset.part(part)}  # type: ignore[arg-type]
@@ -92,9 +71,9 @@ def test_each_training_micrograph_is_asked_about_once_and_no_other(
 
 
 def test_each_goes_with_the_lesson_of_the_fold_that_did_not_see_it(
-    by_folds: tuple[list[tuple[Path, list[Any]]], tuple[HeldOut, ...]], limited: Limited, limited_folds: Path
+    limited_by_folds: ByFolds, limited: Limited, limited_folds: Path
 ) -> None:
-    _, held = by_folds
+    _, held = limited_by_folds
     for fold in ("fold-0", "fold-2"):
         bundle = open_bundle(limited_folds / fold / "bundle")
         unseen = set(read_record(limited_folds / fold).held_out)
@@ -107,7 +86,9 @@ def test_each_goes_with_the_lesson_of_the_fold_that_did_not_see_it(
         assert (lesson.guards, lesson.ranges, lesson.usual) == (alone.guards, alone.ranges, alone.usual)
 
 
-def test_folds_are_shown_micrographs_in_the_views_of_the_bundle(limited: Limited, limited_folds: Path) -> None:
+def test_folds_are_shown_micrographs_in_the_views_of_the_bundle(
+    limited: Limited, limited_folds: Path
+) -> None:
     manifest = open_bundle(limited.bare).manifest
     rule = manifest.preprocessing.model_copy(update={"views": ("identity", "flip_x")})
     few = replace(limited.dataset, crops=limited.dataset.train[:24])
@@ -149,7 +130,9 @@ def test_folds_of_two_runs_in_one_folder_are_refused(
 ) -> None:
     shutil.copytree(limited_folds, tmp_path / "run")
     shutil.copytree(limited_folds / "fold-1", tmp_path / "run" / "fold-3")
-    with pytest.raises(TrustError, match="30 groups are held out by two folds, so these are of two cross-val"):
+    with pytest.raises(
+        TrustError, match="20 groups are held out by two folds, so these are of two cross-val"
+    ):
         held_out_by_folds(tmp_path / "run", open_bundle(limited.bare).manifest, limited.dataset, silent)
 
 
@@ -168,27 +151,27 @@ def test_a_part_is_asked_about_with_the_lesson_of_the_training_part(limited: Lim
         observer, limited.dataset, sources_of(limited.dataset.train), lambda *step: steps.append(step)
     )
     held = held_out_part(observer, lesson, limited.dataset, "test", lambda *step: steps.append(step))
-    (_, taught), (_, asked) = spy.looks
-    assert {source.file for source in taught} == {crop.source for crop in limited.dataset.train}
-    assert {source.file for source in asked} == {crop.source for crop in limited.dataset.test}
+    taught, asked = spy.looks
+    assert {source.file for source in taught.sources} == {crop.source for crop in limited.dataset.train}
+    assert {source.file for source in asked.sources} == {crop.source for crop in limited.dataset.test}
     assert {id(one.lesson) for one in held} == {id(lesson)}
-    assert [steps[0], steps[45], steps[-1]] == [
-        ("training micrographs", 0, 45),
-        ("training micrographs", 45, 45),
-        ("test micrographs", 18, 18),
+    assert [steps[0], steps[24], steps[-1]] == [
+        ("training micrographs", 0, 24),
+        ("training micrographs", 24, 24),
+        ("test micrographs", 12, 12),
     ]
 
 
 def test_files_that_are_gone_are_left_out(limited: Limited, tmp_path: Path) -> None:
     raw = shutil.copytree(limited.dataset.raw, tmp_path / "raw")
     moved = replace(limited.dataset, raw=raw)
-    for crop in limited.dataset.train[:3]:
+    for crop in limited.dataset.train[:2]:
         (raw / crop.source).unlink()
     observer = observer_of(open_bundle(limited.bare))
     lesson = learnt(observer, moved, sources_of(moved.train), silent)
     assert lesson.statistics is not None
-    assert lesson.statistics.micrographs == 42
-    with pytest.raises(TrustError, match="none of the 45 training micrographs can be read any more"):
+    assert lesson.statistics.micrographs == 22
+    with pytest.raises(TrustError, match="none of the 24 training micrographs can be read any more"):
         learnt(observer, replace(moved, raw=tmp_path / "gone"), sources_of(moved.train), silent)
 
 

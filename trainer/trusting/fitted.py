@@ -12,7 +12,7 @@ from edge_agent.decision import Decision, decide
 from edge_agent.model_bundle import Manifest, NoveltyFacts, Tensor
 from trainer.trusting.held_out import middle
 from trainer.trusting.novelty import NOVELTY
-from trainer.trusting.operating_point import Goal, Judged, choose_thresholds, doubt_of, upper_limit
+from trainer.trusting.operating_point import Goal, Judged, choose_thresholds, doubt_of, rounded, upper_limit
 from trainer.trusting.temperature import fit_temperature
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def _in_unit(lesson: Lesson, held: Sequence[HeldOut], temperature: float) -> Nov
     if lesson.statistics is None or any(one.lesson.statistics is None for one in held):
         return None
     away = [one.seen.answered(temperature, one.lesson.statistics).novelty for one in held]
-    return replace(
-        lesson.statistics, unit=float(f"{upper_limit(np.array(away, float), TRUE_ACCEPTANCE):.6g}")
-    )
+    # Rounded up, so that the micrograph that sets the unit is not beyond 1.
+    unit = rounded(upper_limit(np.array(away, float), TRUE_ACCEPTANCE))
+    return replace(lesson.statistics, unit=unit)
 
 
 def _answer(held: HeldOut, temperature: float, statistics: NoveltyStatistics | None) -> Answer:

@@ -83,14 +83,15 @@ def _moved(record: TrustRecord, limits: Thresholds, goal: Goal, seed: int) -> Tr
     doubt = [doubt_of(_judged(one), limits) for one in record.held]
     groups = [one.group for one in record.held]
     accuracy = round(float(right[accepted].mean()), 4) if accepted.any() else 0.0
+    share = round(float(accepted.mean()), 4)
     notes = [note for note in record.notes if not note.startswith(MISSED)]
     return record.model_copy(
         update={
             "made": datetime.now(UTC).replace(microsecond=0),
             "selective": risk_coverage(-np.array(doubt), right, groups, seed),
             "acceptance": goal.acceptance,
-            "thresholds": limits.model_dump(),
-            "accepted": round(float(accepted.mean()), 4),
+            "thresholds": limits.model_copy(update={"acceptance": share}).model_dump(),
+            "accepted": share,
             "accepted_accuracy": accuracy,
             "strangers": tuple(_kind_at(kind, limits, doubt) for kind in record.strangers),
             "notes": (*notes, *missed(goal, accuracy)),

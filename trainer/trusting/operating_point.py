@@ -79,10 +79,10 @@ def choose_thresholds(held: Sequence[Judged], goal: Goal) -> Thresholds:
     limit = max(_limit(doubt, np.array([one.right for one in held]), goal), _LEAST_LIMIT)
     return Thresholds(
         confidence=_probability_below(-usual_odds - limit * step_odds),
-        novelty=_rounded(math.exp(usual_away + limit * step_away)) if knows else None,
+        novelty=rounded(math.exp(usual_away + limit * step_away)) if knows else None,
         tile_disagreement=tiles,
         confidence_usual=_probability_below(-usual_odds),
-        novelty_usual=_rounded(math.exp(usual_away)) if knows else None,
+        novelty_usual=rounded(math.exp(usual_away)) if knows else None,
     )
 
 
@@ -136,7 +136,7 @@ def _scale(values: NDArray[np.float64]) -> tuple[float, float]:
 def _tile_limit(held: Sequence[Judged]) -> float | None:
     """None where micrographs are one tile each."""
     values = np.array([one.tile_disagreement for one in held])
-    return _rounded(upper_limit(values, TILE_ACCEPTANCE)) if values.max() > 0 else None
+    return rounded(upper_limit(values, TILE_ACCEPTANCE)) if values.max() > 0 else None
 
 
 def _log_odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -147,10 +147,10 @@ def _log_odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
 def _probability_below(log_odds: float) -> float:
     """Five digits of the probability, or of what it lacks to 1, and not more than it is."""
     part = 1 / (1 + math.exp(abs(log_odds)))
-    return _rounded(part, down=True) if log_odds < 0 else round(1 - _rounded(part), 12)
+    return rounded(part, down=True) if log_odds < 0 else round(1 - rounded(part), 12)
 
 
-def _rounded(value: float, *, down: bool = False) -> float:
+def rounded(value: float, *, down: bool = False) -> float:
     """Five digits, to the side on which the micrograph that sets the limit is still accepted."""
     step = 10.0 ** (math.floor(math.log10(value)) - 4) if value > 0 else 1.0
     return float(f"{(math.floor if down else math.ceil)(value / step) * step:.5g}")
