@@ -18,7 +18,6 @@ from trainer.scoring.evaluation import sources_of
 from trainer.trusting import strangers as module
 from trainer.trusting.fitted import Fitted, fit
 from trainer.trusting.held_out import held_out_part, learnt, observer_of
-from trainer.trusting.observing import Observer
 from trainer.trusting.operating_point import Goal
 from trainer.trusting.strangers import Strangers, auroc, measured_strangers
 from trainer.trusting.trust_record import TrustError
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from limited import Limited
 
+    from trainer.trusting.observing import Observer
     from trainer.trusting.trust_record import StrangerKind
 
 
