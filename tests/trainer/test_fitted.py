@@ -1,4 +1,4 @@
-"""Everything fitted at once: temperature, novelty's unit, limits; each answer by the network that did not see it."""
+"""All that is fitted: temperature, novelty's unit, limits; each answer by the network that did not see it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from trainer.scoring.evaluation import evaluate
 from trainer.scoring.selective import risk_coverage
 from trainer.trusting import moving as module
 from trainer.trusting.moving import move_operating_point
-from trainer.trusting.operating_point import Goal
+from trainer.trusting.operating_point import Goal, doubt_of
 from trainer.trusting.trust_record import TrustError, TrustRecord, read_trust
 
 if TYPE_CHECKING:
@@ -138,27 +138,28 @@ def test_strangers_are_decided_anew(limited: Limited, tmp_path: Path) -> None:
 
 
 def test_the_order_by_doubt_follows_the_limits(limited: Limited, tmp_path: Path) -> None:
-    """With a novelty limit out of the way, doubt is by confidence alone."""
     record = trusted.trust_record()
-    _, moved = move_with(record, limited, tmp_path, Goal(), novelty=1e6)
-    sure = [one.probabilities[one.predicted] - 10 * bool(one.guards) for one in moved.held]
-    right = [one.label == one.predicted for one in moved.held]
-    # Above the usual confidence no answer has a doubt, so these stand in no order.
-    usual = moved.thresholds["confidence_usual"]
-    expected = risk_coverage(np.minimum(sure, usual), np.array(right), [one.group for one in moved.held], 0)
-    assert (moved.selective.area, moved.selective.at_80.accuracy) == (expected.area, expected.at_80.accuracy)
-    assert moved.selective.area != record.selective.area
+    areas = []
+    for novelty in (0.8, 1e6):
+        bundle, moved = move_with(record, limited, tmp_path / str(novelty), Goal(), novelty=novelty)
+        score = [-doubt_of(module._judged(one), bundle.manifest.thresholds) for one in moved.held]
+        right = [one.label == one.predicted for one in moved.held]
+        groups = [one.group for one in moved.held]
+        assert moved.selective == risk_coverage(np.array(score), np.array(right), groups, 0)
+        areas.append(moved.selective.area)
+    assert areas[0] != areas[1]
 
 
 def test_an_accuracy_is_aimed_at_and_a_miss_is_noted(limited: Limited, tmp_path: Path) -> None:
     record = trusted.trust_record()
     _, plain = move_with(record, limited, tmp_path / "1", Goal(0.9))
-    _, moved = move_with(record, limited, tmp_path / "2", Goal(0.9, accuracy=0.86))
-    assert plain.accepted_accuracy < 0.86 <= moved.accepted_accuracy
-    assert moved.accepted < plain.accepted
-    assert moved.notes == record.notes
-    _, missed = move_with(record, limited, tmp_path / "3", Goal(accuracy=1))
+    _, missed = move_with(record, limited, tmp_path / "2", Goal(accuracy=1))
     assert missed.notes[-1].startswith("no limit reaches an accuracy of 1: the strictest, ")
+    between = (plain.accepted_accuracy + missed.accepted_accuracy) / 2
+    _, moved = move_with(record, limited, tmp_path / "3", Goal(0.9, accuracy=between))
+    assert plain.accepted_accuracy < between <= moved.accepted_accuracy
+    assert missed.accepted < moved.accepted < plain.accepted
+    assert moved.notes == record.notes
     _, again = move_with(missed, limited, tmp_path / "4", Goal())
     assert again.notes == record.notes, "a note of another goal goes"
 

@@ -1,4 +1,4 @@
-"""Novelty: Mahalanobis distances in the first 1, 2 ... K components, averaged; the same in numpy and in the graph."""
+"""Novelty: Mahalanobis distances in 1, 2 ... K components, averaged; the same in numpy and in the graph."""
 
 from __future__ import annotations
 
