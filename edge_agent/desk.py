@@ -58,6 +58,7 @@ class DeskNumbers:
     """What the desk did since the start, and what it has trouble with."""
 
     counts: dict[str, int]
+    decided: dict[str, int]
     last: LastFile | None
     troubles: tuple[Trouble, ...]
     incomplete: int
@@ -97,6 +98,7 @@ class Desk:
         self._unwritable = UnwritableFolders()
         self._troubles: dict[Path, Trouble] = {}
         self._counts: Counter[str] = Counter()
+        self._decided: Counter[str] = Counter()
         self._last: LastFile | None = None
 
     def put(self, errand: Errand, stop: threading.Event) -> None:
@@ -130,6 +132,7 @@ class Desk:
         troubles = list(self._troubles.values())
         return DeskNumbers(
             counts=dict(self._counts),
+            decided=dict(self._decided),
             last=self._last,
             troubles=tuple(troubles[:MOST_TROUBLES]),
             incomplete=sum(trouble.outcome == "incomplete" for trouble in troubles),
@@ -241,6 +244,8 @@ class Desk:
     def _settle(self, finding: Finding, errand: Errand) -> None:
         """Note what became of a file: done, gone, to be tried again, or left alone until it changes."""
         self._count(finding.outcome)
+        if finding.decision is not None:
+            self._decided[finding.decision] += 1
         if finding.outcome in ("interrupted", "crashed", "quarantined"):
             self._trouble_until = time.monotonic() + _TROUBLE_SECONDS
         if finding.outcome in JOURNALED or finding.outcome == "vanished":

@@ -102,6 +102,10 @@ class Candidate(_Part):
     balanced_accuracy: float | None = None
     cam_agreement: float | None = None
     """With the map of the plain graph; 1 is the same map."""
+    novelty_apart: float | None = None
+    """The largest change against the plain graph's novelty, as a fraction of it; None where there is none."""
+    decisions_kept: float | None = None
+    """Share decided as by the plain graph; None where there are no limits."""
     passed: bool
     reason: str = ""
     """What it failed at."""

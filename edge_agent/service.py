@@ -321,6 +321,7 @@ class Service:
             oldest_waiting_seconds=round(max(ages), 1) if ages else None,
             done=done,
             since_start=desk.counts,
+            decided=desk.decided,
             incomplete=desk.incomplete,
             stalled=desk.stalled,
             failing=desk.failing,

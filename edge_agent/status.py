@@ -116,6 +116,7 @@ class DriftStatus(_Part):
 class AgentStatus(_Part):
     """Everything `edge-agent status` prints. `done` counts the journal, `since_start` this run.
 
+    `decided` splits what this run classified by its decision: "accept", "abstain", "ungated".
     `journal` says where the rows come from: "kept", "new" (there was none), or "moved aside" (it could not be
     used); the last two are filled from the sidecars. `orphaned` counts sidecars whose micrograph is gone.
     `drift` is of the last day with files and, when that is today, of the one before.
@@ -138,6 +139,7 @@ class AgentStatus(_Part):
     oldest_waiting_seconds: float | None
     done: dict[str, int]
     since_start: dict[str, int]
+    decided: dict[str, int]
     incomplete: int
     stalled: int
     failing: int

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.sidecar import Finding
-    from edge_agent.status import AgentStatus, DiskStatus, DriftStatus, FolderStatus
+    from edge_agent.status import AgentStatus, DiskStatus, DriftStatus, FolderStatus, LastFile
     from edge_agent.tidy import Untidy
 
 _PLAIN_PROGRESS_SECONDS: Final = 30.0
@@ -125,6 +125,7 @@ def status_lines(numbers: AgentStatus) -> list[str]:
         f"seen          {numbers.seen}",
         f"waiting       {numbers.waiting}{_age_text(numbers.oldest_waiting_seconds)}",
         *(f"{_words(outcome):<14}{count}" for outcome, count in counted.items()),
+        f"since start   {_decided_text(numbers.decided)}",
         f"stalled       {numbers.stalled}",
         f"failing       {numbers.failing}",
         f"orphaned      {numbers.orphaned}{'  (see `edge-agent tidy`)' if numbers.orphaned else ''}",
@@ -135,10 +136,23 @@ def status_lines(numbers: AgentStatus) -> list[str]:
     if worker.trouble is not None:
         lines.append(f"worker        {worker.trouble}")
     if numbers.last is not None:
-        last = numbers.last
-        lines.append(f"last file     {last.path}  {last.label or last.outcome}, {last.finished:%H:%M:%S} UTC")
+        lines.append(f"last file     {_last_text(numbers.last)}")
     lines += [f"trouble       {item.path}  {item.outcome}: {item.reason}" for item in numbers.troubles]
     return lines
+
+
+def _decided_text(decided: dict[str, int]) -> str:
+    """Return for example `3 accepted, 1 no answer`."""
+    keys = sorted(decided, key=lambda key: (key == "abstain", key))
+    return ", ".join(f"{decided[key]} {_DECIDED.get(key, key)}" for key in keys) or "none classified"
+
+
+def _last_text(last: LastFile) -> str:
+    """An abstention names no label: whoever glances at it would take the label for an answer."""
+    answer = last.label or _words(last.outcome)
+    if last.decision == "abstain":
+        answer = _DECIDED["abstain"]
+    return f"{last.path}  {answer}, {last.finished:%H:%M:%S} UTC"
 
 
 def untidy_lines(untidy: Untidy) -> list[str]:

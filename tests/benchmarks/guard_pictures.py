@@ -65,7 +65,8 @@ class Subject:
 class Case:
     """One reason: its picture, what the caption says of it, and the limit that it passes.
 
-    `limit` names the part of the manifest and the field in it; `made` gives a value that the picture passes.
+    `limit` names the part of the manifest and the field in it ("": several); `made` gives a value that the picture
+    passes (by field, where there are several).
     """
 
     reason: str
@@ -108,9 +109,9 @@ def drawn(case: Case, bundle: Bundle) -> tuple[Image.Image, tuple[str, ...], str
     prediction = Classifier(found).classify(micrograph)
     if case.limit is not None:
         part, name = case.limit
-        own = getattr(getattr(bundle.manifest, part), name, None)
+        own = getattr(getattr(bundle.manifest, part), name, None) if name else None
         found, said = with_limit(found, part, name, own), f"the bundle's {name} {own}"
-        if own is None or decide(prediction, micrograph, found.manifest).decision == "accept":
+        if own is None or name == "" or decide(prediction, micrograph, found.manifest).decision == "accept":
             made = case.made(prediction)
             found, said = with_limit(found, part, name, made), f"{name} made for the picture: {made}"
     decision = decide(prediction, micrograph, found.manifest)
@@ -131,7 +132,8 @@ def without_limits(bundle: Bundle, divisions: int) -> Bundle:
 
 
 def with_limit(bundle: Bundle, part: str, name: str, limit: Any) -> Bundle:
-    changed = getattr(bundle.manifest, part).model_copy(update={name: limit})
+    changes = {name: limit} if name else limit or {}
+    changed = getattr(bundle.manifest, part).model_copy(update=changes)
     return replace(bundle, manifest=bundle.manifest.model_copy(update={part: changed}))
 
 
@@ -215,6 +217,15 @@ def above(value: float) -> float:
     return value + max(0.3 * abs(value), 0.01)
 
 
+def two_thirds_of_both(seen: Prediction) -> dict[str, float]:
+    """Limits of which the picture uses up two thirds each."""
+    odds = seen.probability / (1 - seen.probability)
+    return {
+        "novelty_usual": seen.novelty / 1.6, "novelty": seen.novelty * 1.25,
+        "confidence_usual": 4 * odds / (1 + 4 * odds), "confidence": odds / 2 / (1 + odds / 2),
+    }  # fmt: skip
+
+
 SCANNED = Instrument(200.0, None, None, "SCANNING", "HAADF", None)
 LOW_VOLTAGE = Instrument(60.0, None, "IMAGING", "TEM", None, None)
 CASES = (
@@ -274,6 +285,10 @@ CASES = (
     Case(
         "low_confidence", "every shape in one field", lambda: Subject(a_field("mixed", 12)),
         ("thresholds", "confidence"), lambda seen: (1 + seen.probability) / 2,
+    ),
+    Case(
+        "unusual_and_unsure", "a little of both", lambda: Subject(a_field("mixed", 17)),
+        ("thresholds", ""), lambda seen: two_thirds_of_both(seen),
     ),
 )  # fmt: skip
 

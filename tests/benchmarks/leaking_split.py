@@ -250,8 +250,7 @@ def fine_tuned(dataset: DataSet, work: Path) -> Fitted:
             for at in ask
         ]
         print(f"{name}: fitted and asked", file=sys.stderr)
-        # The network ends in a softmax; its logarithm is the logits but for a constant, which changes nothing.
-        return np.log(np.maximum(np.array(answers, dtype=np.float64), 1e-12))
+        return np.array(answers, dtype=np.float64)
 
     return fitted
 

@@ -139,11 +139,13 @@ def test_a_restart_examines_only_what_is_new(config, scope, micrograph_bytes, pu
     (scope / "b.dm3").write_bytes(micrograph_bytes)
 
     with running(config) as agent:
-        assert agent.next().path == scope / "b.dm3"
+        finding = agent.next()
+        assert finding.path == scope / "b.dm3"
         status = agent.until(lambda status: status.done == {"classified": 2})
         assert agent.findings.empty()
 
     assert status.since_start == {"classified": 1}
+    assert status.decided == {finding.decision: 1}
 
 
 def test_without_its_journal_it_takes_over_every_sidecar(config, scope, micrograph_bytes, publishing_often):

@@ -40,6 +40,7 @@ NUMBERS = AgentStatus(
     oldest_waiting_seconds=2.0,
     done={"classified": 2},
     since_start={},
+    decided={},
     incomplete=0,
     stalled=0,
     failing=0,

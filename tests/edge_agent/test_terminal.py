@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edge_agent import terminal
 from edge_agent.batch import Tally
 from edge_agent.sidecar import Finding
-from edge_agent.status import AgentStatus, DriftStatus, WorkerStatus
+from edge_agent.status import AgentStatus, DriftStatus, LastFile, WorkerStatus
 from edge_agent.terminal import (
     counts_text,
     finding_line,
@@ -185,6 +185,7 @@ def numbers(drift):
         oldest_waiting_seconds=None,
         done={},
         since_start={},
+        decided={},
         incomplete=0,
         stalled=0,
         failing=0,
@@ -255,6 +256,48 @@ def test_drift_is_a_line_for_each_quantity_that_has_left_and_else_one_line(drift
     shown = status_lines(numbers(tuple(drift)))
 
     assert [line for line in shown if line.lower().startswith("drift")] == lines
+
+
+@pytest.mark.parametrize(
+    ("decided", "line"),
+    [
+        pytest.param({}, "since start   none classified", id="nothing yet"),
+        pytest.param({"ungated": 4}, "since start   4 ungated", id="no limits"),
+        pytest.param(
+            {"accept": 3, "abstain": 1}, "since start   3 accepted, 1 no answer", id="answers and abstentions"
+        ),
+    ],
+)
+def test_what_was_classified_is_split_by_its_decision(decided, line):
+    shown = status_lines(numbers(()).model_copy(update={"decided": decided}))
+
+    assert [text for text in shown if text.startswith("since start")] == [line]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "label", "decision", "said"),
+    [
+        ("classified", "round", "accept", "round"),
+        ("classified", "round", "ungated", "round"),
+        ("classified", "round", "abstain", "no answer"),
+        ("not_an_image", None, None, "not an image"),
+    ],
+)
+def test_the_last_file_is_shown_with_its_answer_or_without_one(outcome, label, decision, said):
+    last = LastFile(
+        path="a.dm3",
+        outcome=outcome,
+        label=label,
+        probability=None if label is None else 0.9,
+        decision=decision,
+        finished=datetime(2026, 5, 4, 1, 2, 3, tzinfo=UTC),
+    )
+
+    shown = status_lines(numbers(()).model_copy(update={"last": last}))
+
+    assert [line for line in shown if line.startswith("last file")] == [
+        f"last file     a.dm3  {said}, 01:02:03 UTC"
+    ]
 
 
 def test_a_reader_that_went_away_stops_nothing():

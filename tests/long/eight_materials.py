@@ -29,8 +29,10 @@ from typing import TYPE_CHECKING, Any, Final
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
+from edge_agent.model_bundle import open_bundle  # noqa: E402
 from trainer.materials.simulated_materials import FLAWS, DrawnFile, draw_materials, read_drawn  # noqa: E402
 from trainer.preparing.crops import DataSet, load_dataset  # noqa: E402
+from trainer.trusting.trust_record import read_trust  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -250,13 +252,22 @@ def train(place: Place, layout: str) -> dict[str, Any]:
 
 
 def export(place: Place, layout: str) -> dict[str, Any]:
-    """Export to a bundle."""
+    """Export to a bundle, which gives it limits measured on the validation part."""
     bundle = place.of(layout, "bundle")
     if bundle.exists():
         shutil.rmtree(bundle)
     name = ("--name", "eight-materials", "--version", "1")
     run(place, "edge-trainer", "export", place.of(layout, "run"), bundle, *name, wants=bundle / "model.onnx")
-    return {}
+    record = read_trust(open_bundle(bundle))
+    if record is None:
+        return {"limits": False}
+    refused = {kind.kind: [kind.abstained, kind.pictures] for kind in record.strangers}
+    return {
+        "limits": True,
+        "accepted": record.accepted,
+        "right_of_accepted": record.accepted_accuracy,
+        "refused": refused,
+    }
 
 
 def evaluate(place: Place, layout: str) -> dict[str, Any]:
@@ -307,10 +318,17 @@ def classify(place: Place, layout: str) -> dict[str, Any]:
     records = [json.loads(line) for line in printed.splitlines()]
     drawn = {str((unseen / file.file).resolve()): file.material for file in read_drawn(unseen)}
     right, all_ = Counter[str](), Counter(drawn.values())
+    accepted, right_of_accepted = 0, 0
     for record in records:
         material = drawn[str(Path(record["source"]["path"]).resolve())]
-        right[material] += (record["prediction"] or {}).get("label") == material
+        answer = record["prediction"] or {}
+        is_right, is_accepted = answer.get("label") == material, answer.get("decision") == "accept"
+        right[material] += is_right
+        accepted += is_accepted
+        right_of_accepted += is_accepted and is_right
     return {
+        "accepted": [accepted, len(records)],
+        "right_of_accepted": right_of_accepted,
         "accuracy": sum(right[name] / all_[name] for name in all_) / len(all_),
         "by_class": {name: [right[name], all_[name]] for name in sorted(all_)},
         "without_sidecar": len(drawn) - len(list(out.rglob("*.dm3.json"))),
@@ -336,7 +354,7 @@ def bars(name: str, seen: dict[str, Any], scale: Scale) -> list[tuple[str, str, 
     rules: dict[str, Callable[[], list[tuple[str, str, bool]]]] = {
         "preview": lambda: [("picture", f"{seen['bytes'] / 1024:.0f} KiB", seen["bytes"] > 20_000)],
         "train": lambda: [("seconds", str(seen["seconds"]), True)],
-        "export": lambda: [("parity proven", "yes", True)],
+        "export": lambda: _exported(seen),
         "evaluate": lambda: [_at_least("class-balanced accuracy", seen["accuracy"], scale.accuracy)],
         "explain": lambda: [
             ("PNG and PDF", f"{seen['png']}, {seen['pdf']}", min(seen["png"], seen["pdf"]) > 0)
@@ -348,10 +366,28 @@ def bars(name: str, seen: dict[str, Any], scale: Scale) -> list[tuple[str, str, 
         ],
         "classify": lambda: [
             _at_least("class-balanced accuracy, unseen samples", seen["accuracy"], scale.accuracy - 0.1),
+            ("accepted, and right of these", _accepted(seen), True),
             ("files without sidecar or heatmap", str(_without(seen)), _without(seen) == 0),
         ],
     }
     return rules[kind]()
+
+
+def _exported(seen: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    rows = [("parity proven", "yes", True), ("limits", "yes" if seen["limits"] else "none", seen["limits"])]
+    if seen["limits"]:
+        rows.append(("held-out ones accepted", f"{seen['accepted']:.3f}", True))
+        rows.append(("accuracy of the accepted ones", f"{seen['right_of_accepted']:.3f}", True))
+        rows += [
+            (f"strangers refused: {kind}", f"{refused} of {drawn}", True)
+            for kind, (refused, drawn) in seen["refused"].items()
+        ]
+    return rows
+
+
+def _accepted(seen: dict[str, Any]) -> str:
+    accepted, all_ = seen["accepted"]
+    return f"{accepted} of {all_}, {seen['right_of_accepted']}"
 
 
 def _without(seen: dict[str, Any]) -> int:

@@ -1,12 +1,13 @@
-"""Ctrl-C, SIGTERM and kill -9 at many moments of prepare, train and evaluate: nothing lost, the same result.
+"""Ctrl-C, SIGTERM and kill -9 at many moments of prepare, train, trust and evaluate: nothing lost, the same result.
 
     python tests/long/interrupted_trainer.py [--rounds 40] [--shard I/N] [--record FILE] [--seed N]
 
 Each unit takes one command and one signal, ends the command again and again, each time at another moment, until it
 gets through, and compares what it leaves with what an undisturbed run left: the data set's fingerprint, every
-weight of the network, every figure of the evaluation. The network is the tests' toy; the program is the real one.
+weight of the network, every limit of the bundle, every figure of the evaluation. The network is the tests' toy; the
+program is the real one.
 After each end: one line (none after a kill), no traceback, no process left, nothing half under a final name.
-Nine units; `--shard I/9` with 40 rounds takes some five minutes on an idle core.
+Twelve units; `--shard I/12` with 40 rounds takes some five minutes on an idle core.
 """
 
 from __future__ import annotations
@@ -37,9 +38,15 @@ if TYPE_CHECKING:
 SIGNALS: Final = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM, "kill -9": signal.SIGKILL}
 CODES: Final = {"Ctrl-C": {130}, "SIGTERM": {130, 143}, "kill -9": {-9}}
 LAST_LINE: Final = "edge-trainer: interrupted; the same command goes on from here"
-THROUGH: Final = {"prepare": " groups (by ", "train": "weights: ", "evaluate": "answered: "}
+THROUGH: Final = {
+    "prepare": " groups (by ",
+    "train": "weights: ",
+    "trust": "accepted: ",
+    "evaluate": "answered: ",
+}
 """What a command says when its work is done."""
-PICTURES: Final = 60
+PICTURES: Final = 70
+"""Of each class: the validation part must suffice for limits."""
 BARS: Final = (
     Bar("other results"),
     Bar("wrong exit codes"),
@@ -58,6 +65,7 @@ class Lab:
     raw: Path
     data: Path
     bundle: Path
+    trusted: Path
     recipe: Path
     fingerprint: str
     weights: Mapping[str, bytes]
@@ -95,9 +103,9 @@ class Tally:
 
 
 def set_up(place: Path) -> Lab:
-    """Draw, prepare, train, export and evaluate once without a disturbance."""
-    raw, data, folder, bundle, recipe = (
-        place / name for name in ("raw", "data", "run", "bundle", "recipe.json")
+    """Draw, prepare, train, export, give limits and evaluate once without a disturbance."""
+    raw, data, folder, bundle, trusted, recipe = (
+        place / name for name in ("raw", "data", "run", "bundle", "trusted", "recipe.json")
     )
     for label in LABELS:
         (raw / label).mkdir(parents=True)
@@ -108,7 +116,8 @@ def set_up(place: Path) -> Lab:
     for name, line in {
         "prepare": ("prepare", raw, data, "--input-px", 64),
         "train": ("train", data, "--run", folder, "--recipe", recipe),
-        "export": ("export", folder, bundle),
+        "export": ("export", folder, bundle, "--no-trust"),
+        "trust": ("trust", bundle, data, trusted),
         "evaluate": ("evaluate", bundle, data),
     }.items():
         started = time.monotonic()
@@ -118,10 +127,18 @@ def set_up(place: Path) -> Lab:
             raise SystemExit(f"{name} failed undisturbed: {answer.said}")
         if name == "export":
             shutil.copytree(bundle, place / "unevaluated")
+    weights = weights_of(folder / "best.weights.h5")
     return Lab(
-        raw, data, place / "unevaluated", recipe, fingerprint(data), weights_of(folder / "best.weights.h5"),
-        figures(bundle), seconds,
-    )  # fmt: skip
+        raw,
+        data,
+        place / "unevaluated",
+        trusted,
+        recipe,
+        fingerprint(data),
+        weights,
+        figures(bundle),
+        seconds,
+    )
 
 
 def fingerprint(data: Path) -> str:
@@ -132,6 +149,19 @@ def fingerprint(data: Path) -> str:
     for crop in dataset.kept:
         load_pixels(dataset, crop)
     return dataset.fingerprint
+
+
+def limits(bundle: Path) -> dict[str, Any]:
+    """What a bundle knows about when not to answer, and what that rests on; raises where it is half."""
+    from edge_agent.model_bundle import open_bundle
+    from trainer.trusting.trust_record import read_trust
+
+    opened = open_bundle(bundle)
+    record = read_trust(opened)
+    if record is None:
+        raise ValueError("no trust.json")
+    parts = {"temperature", "thresholds", "training_ranges", "guards", "usual", "novelty"}
+    return {**opened.manifest.model_dump(include=parts), "record": record.model_dump(exclude={"made"})}
 
 
 def figures(bundle: Path) -> dict[str, Any]:
@@ -198,9 +228,8 @@ def unit(name: str, lab: Lab, rounds: int, seed: int) -> dict[str, float | str]:
     draw = random.Random(f"{seed} {name}")
     with tempfile.TemporaryDirectory(prefix="scopewatch-interrupted-") as folder:
         place = Path(folder)
-        tally, same = {"prepare": _prepare, "train": _train, "evaluate": _evaluate}[command](
-            lab, how, rounds, draw, place
-        )
+        work = {"prepare": _prepare, "train": _train, "trust": _trust, "evaluate": _evaluate}
+        tally, same = work[command](lab, how, rounds, draw, place)
     tally.other_results += not same
     return tally.figures()
 
@@ -232,6 +261,21 @@ def _train(lab: Lab, how: str, rounds: int, draw: random.Random, place: Path) ->
     return tally, weights.exists() and weights_of(weights) == lab.weights
 
 
+def _trust(lab: Lab, how: str, rounds: int, draw: random.Random, place: Path) -> tuple[Tally, bool]:
+    out = place / "trusted"
+
+    def look() -> None:
+        """What is there is whole, and is taken away: the command makes a new folder only."""
+        if out.exists():
+            if limits(out) != limits(lab.trusted):
+                raise ValueError("other limits")
+            shutil.rmtree(out)
+
+    line = ("trust", lab.bundle, lab.data, out)
+    tally = disturbed(line, how, rounds, lab.seconds["trust"], draw, look)
+    return tally, out.exists() and limits(out) == limits(lab.trusted)
+
+
 def _evaluate(lab: Lab, how: str, rounds: int, draw: random.Random, place: Path) -> tuple[Tally, bool]:
     bundle = Path(shutil.copytree(lab.bundle, place / "bundle"))
 
@@ -250,7 +294,7 @@ def main() -> int:
         "--rounds", type=int, default=40, help="how often each command is ended by each signal"
     )
     options = parser.parse_args()
-    units = [f"{command}, {how}" for command in ("prepare", "train", "evaluate") for how in SIGNALS]
+    units = [f"{command}, {how}" for command in ("prepare", "train", "trust", "evaluate") for how in SIGNALS]
     with tempfile.TemporaryDirectory(prefix="scopewatch-interrupted-") as place:
         lab = set_up(Path(place))
         return run_units(units, lambda name: unit(name, lab, options.rounds, options.seed), options, BARS)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from bundles import LABELS, Form, tiny_bundle
+from limits_by_hand import with_limits
 from PIL import Image
 
 from edge_agent.model_bundle import Bundle, open_bundle
@@ -106,6 +107,22 @@ def test_it_is_valid_in_each_form(tmp_path: Path, form: Form, outputs: dict[str,
             size if fixed else {"tensor_id": "micrograph", "axis_id": axis, "offset": 0}
             for axis, size in zip("yx", outputs[one["id"]][1:], strict=False)
         ]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_novelty_is_an_output_of_one_number(tmp_path: Path, form: Form) -> None:
+    bundle = open_bundle(with_limits(tiny_bundle(tmp_path / "tiny-1", form=form), tmp_path / "limited-1"))
+    file = packed(bundle, tmp_path / "tiny.zip")
+    assert faults(file) == []
+
+    described, files = contents(file)
+    (novelty,) = (one for one in described["outputs"] if one["id"] == "novelty")
+    assert [axis["type"] for axis in novelty["axes"]] == ["batch"]
+    assert novelty["data"] == {"type": "float32", "range": [0.0, None]}
+    assert [one["id"] for one in described["outputs"]] == [*FORMS[form], "novelty"]
+    (value,) = np.load(io.BytesIO(files["test_novelty.npy"]))
+    assert value > 0
+    assert "`novelty` says how unlike the training micrographs" in files["README.md"].decode()
 
 
 def test_validation_would_notice_another_model(tmp_path: Path) -> None:
@@ -241,4 +258,5 @@ def test_a_trained_bundle_becomes_a_valid_package(bundle: Path, dataset: DataSet
     described, files = contents(file)
     assert described["authors"] == [{"name": "not stated"}]
     assert files["README.md"].startswith(b"# toy 1\n")
+    assert b"novelty" not in files["README.md"]
     assert files["model.onnx"] == open_bundle(bundle).model_bytes

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import tiny_bundle
+from limits_by_hand import with_limits
 from PIL import Image
 
 from edge_agent.classifier import Classifier
@@ -94,6 +95,8 @@ def test_the_shipped_network_says_what_the_agent_says(
     compare(tmp_path, given, drawn(tmp_path, shape, crop))
 
 
-def test_any_bundle_can_be_used_so(tmp_path: Path) -> None:
-    bundle = open_bundle(tiny_bundle(tmp_path / "tiny-1"))
+@pytest.mark.parametrize("limits", [False, True], ids=["without limits", "with novelty and limits"])
+def test_any_bundle_can_be_used_so(tmp_path: Path, limits: bool) -> None:
+    folder = tiny_bundle(tmp_path / "tiny-1")
+    bundle = open_bundle(with_limits(folder, tmp_path / "limited-1") if limits else folder)
     compare(tmp_path, bundle, drawn(tmp_path, SHAPES[0], np.s_[:200, :], size_px=512))

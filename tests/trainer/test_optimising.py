@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 from bundles import Form, tiny_bundle, tiny_manifest, tiny_model
+from limits_by_hand import with_limits
 from pydantic import ValidationError
 from toys import LABELS
 
@@ -26,8 +27,9 @@ from trainer.exporting.form_scores import OptimiseError, agreement
 from trainer.exporting.front_matter import without_front_matter
 from trainer.exporting.onnx_metadata import read
 from trainer.exporting.optimising import OptimiseOrder, optimisation_text, optimise
-from trainer.exporting.quantisation import FormError, quantised, rounding_apart, tidied
+from trainer.exporting.quantisation import FormError, Rounding, quantised, rounding_apart, tidied
 from trainer.scoring.evaluation import evaluate
+from trainer.trusting.trust_record import read_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,13 +234,107 @@ def test_a_form_that_rounds_too_differently_elsewhere_is_not_taken(
     from trainer.exporting import optimising
 
     taking(**FASTER)
-    monkeypatch.setattr(optimising, "rounding_apart", lambda *_: (0.02, 0.1))
+    monkeypatch.setattr(optimising, "rounding_apart", lambda *_: Rounding(0.02, 0.1))
     found = optimise(shared_bundle, dataset, tmp_path / "out", ANY)
     assert found.bundle.manifest.optimisation.chosen == "float"
     assert (
         "int8 failed: another processor may answer otherwise by 0.020"
         in found.bundle.manifest.optimisation.reason
     )
+
+
+# --- a bundle with limits ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def limited_bundle(shared_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy bundle with a temperature, a novelty and thresholds; read only."""
+    return with_limits(shared_bundle, tmp_path_factory.mktemp("limited") / "toy-1", most_novel=1e6)
+
+
+LOOSE = replace(ANY, most_novelty_apart=float("inf"), least_decisions_kept=0.0)
+
+
+def test_the_chosen_form_keeps_the_limits_and_what_they_rest_on(
+    limited_bundle: Path, dataset: DataSet, tmp_path: Path, taking: Any
+) -> None:
+    taking(**FASTER)
+    before = open_bundle(limited_bundle)
+    found = optimise(limited_bundle, dataset, tmp_path / "out", LOOSE)
+    after = open_bundle(found.bundle.path)
+    facts = after.manifest.optimisation
+    assert facts is not None
+    assert facts.chosen == "int8"
+    assert operators(after.model_bytes)["QuantizeLinear"] > 0
+    same = {"temperature", "thresholds", "novelty", "guards", "training_ranges", "usual", "tensors"}
+    assert after.manifest.model_dump(include=same) == before.manifest.model_dump(include=same)
+    assert read_trust(after) == read_trust(before) is not None
+    replay = Classifier(after).replay_golden()
+    assert replay.passed
+    with np.load(after.path / "golden.npz") as golden:
+        assert "novelty_0" in golden
+    apart = {one.name: one.novelty_apart for one in facts.candidates}
+    assert apart["float"] == 0.0
+    assert 0 <= apart["tidied"] < 1e-3 < apart["int8"]
+    assert facts.candidates[0].decisions_kept == 1.0
+    assert f"{100 * facts.candidates[2].decisions_kept:.1f} % of the decisions are the same" in facts.reason
+    card = (after.path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "## When it does not answer" in card
+    assert "| novelty off by at most | same decision |" in card
+
+
+@pytest.mark.parametrize(
+    ("order", "reason"),
+    [
+        pytest.param(
+            replace(LOOSE, most_novelty_apart=1e-4),
+            r"int8 failed: its novelty is off by up to [0-9.]+ %, more than 0\.01 %",
+            id="another novelty",
+        ),
+        pytest.param(
+            replace(LOOSE, least_decisions_kept=0.9),
+            r"int8 failed: it keeps 0\.0 % of the decisions, less than 90 %",
+            id="other decisions",
+        ),
+    ],
+)
+def test_a_form_for_which_the_limits_do_not_hold_is_not_taken(
+    limited_bundle: Path,
+    dataset: DataSet,
+    tmp_path: Path,
+    taking: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    order: OptimiseOrder,
+    reason: str,
+) -> None:
+    taking(**FASTER)
+    run = Classifier.run
+
+    def stranger(self: Classifier, *given: Any, **named: Any) -> Any:
+        """In 8 bits all is beyond the limit."""
+        outputs = run(self, *given, **named)
+        strange = b"QuantizeLinear" in self.bundle.model_bytes and order.least_decisions_kept > 0
+        return outputs._replace(novelty=outputs.novelty + 2e6) if strange else outputs
+
+    monkeypatch.setattr(Classifier, "run", stranger)
+    found = optimise(limited_bundle, dataset, tmp_path / "out", order)
+    facts = found.bundle.manifest.optimisation
+    assert facts.chosen == "float"
+    assert re.search(reason, facts.reason)
+    assert [one.passed for one in facts.candidates] == [True, True, False, False]
+
+
+def test_a_form_whose_novelty_another_processor_rounds_otherwise_is_not_taken(
+    limited_bundle: Path, dataset: DataSet, tmp_path: Path, taking: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.exporting import optimising
+
+    taking(**FASTER)
+    monkeypatch.setattr(optimising, "rounding_apart", lambda *_: Rounding(novelty=0.2))
+    order = replace(LOOSE, most_novelty_apart=0.15)
+    facts = optimise(limited_bundle, dataset, tmp_path / "out", order).bundle.manifest.optimisation
+    assert facts.chosen == "float"
+    assert "tidied failed: another processor may find another novelty, by 20.0 %" in facts.reason
 
 
 # --- the new bundle ---------------------------------------------------------------------------------

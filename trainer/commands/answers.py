@@ -183,6 +183,12 @@ def optimise(
     most_loss: Annotated[
         float, typer.Option(min=0, max=1, help="Of accuracy, plain and class-balanced.")
     ] = 0.01,
+    most_novelty_apart: Annotated[
+        float, typer.Option(min=0, help="Largest change of a micrograph's novelty, as a fraction of it.")
+    ] = 0.1,
+    least_decisions_kept: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of micrographs decided as with the float graph.")
+    ] = 0.98,
     pictures: Annotated[
         int | None, typer.Option(min=1, help="Measure on so many micrographs only, drawn by chance.")
     ] = None,
@@ -196,7 +202,16 @@ def optimise(
     from trainer.exporting.optimising import optimise as optimise_bundle
     from trainer.preparing.crops import load_dataset
 
-    order = OptimiseOrder(split.value, least_agreement, most_loss, pictures, version, seed)
+    order = OptimiseOrder(
+        split.value,
+        least_agreement,
+        most_loss,
+        most_novelty_apart,
+        least_decisions_kept,
+        pictures,
+        version,
+        seed,
+    )
     with progress() as shown:
         found = optimise_bundle(bundle, load_dataset(dataset), out, order, progress=shown)
     say(optimisation_text(found))

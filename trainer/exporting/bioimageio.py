@@ -45,6 +45,7 @@ COVER: Final = "cover.jpg"
 README: Final = "README.md"
 INPUT: Final = "micrograph"
 _THIRD_PARTY: Final = "THIRD_PARTY.md"
+_RANGES: Final = {"probabilities": [0.0, 1.0], "novelty": [0.0, None]}
 _TAGS: Final = (
     "2d",
     "electron-microscopy",
@@ -228,20 +229,36 @@ def _batch(tensor: Tensor) -> dict[str, Any]:
 
 
 def _output(role: str, manifest: Manifest, tested: Tested, source: dict[str, str]) -> dict[str, Any]:
-    tensors, labels = manifest.tensors, list(manifest.labels)
-    is_map = role != "probabilities"
-    one_class = role == "cam" and tensors.cam_every_class is not None
-    of = "the most probable class" if one_class else "each class"
-    channels = {"type": "channel", "channel_names": ["winner"] if one_class else labels}
     return {
         "id": role,
-        "description": f"Evidence in logits for {of}, cells over the input."
-        if is_map
-        else "Softmax over classes.",
-        "axes": [_batch(tensors.input), channels, *(_cells(role, tested) if is_map else ())],
-        "data": {"type": "float32", **({} if is_map else {"range": [0.0, 1.0]})},
+        "description": _meaning(role, manifest),
+        "axes": [_batch(manifest.tensors.input), *_axes(role, manifest, tested)],
+        "data": {"type": "float32", **({"range": _RANGES[role]} if role in _RANGES else {})},
         "test_tensor": source,
     }
+
+
+def _meaning(role: str, manifest: Manifest) -> str:
+    if role == "probabilities":
+        return "Softmax over classes."
+    if role == "novelty":
+        return "How unlike the training micrographs it is; about one in twenty good ones is above 1."
+    of = "the most probable class" if _is_of_winner(role, manifest) else "each class"
+    return f"Evidence in logits for {of}, cells over the input."
+
+
+def _axes(role: str, manifest: Manifest, tested: Tested) -> Iterator[dict[str, Any]]:
+    """Those behind the batch; a novelty is one number."""
+    if role == "novelty":
+        return
+    names = ["winner"] if _is_of_winner(role, manifest) else list(manifest.labels)
+    yield {"type": "channel", "channel_names": names}
+    if role != "probabilities":
+        yield from _cells(role, tested)
+
+
+def _is_of_winner(role: str, manifest: Manifest) -> bool:
+    return role == "cam" and manifest.tensors.cam_every_class is not None
 
 
 def _cells(role: str, tested: Tested) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _CARD: Final = "MODEL_CARD.md"
 _COVER_PX: Final = 480
+_ON_NOVELTY: Final = (
+    " The output `novelty` says how unlike the training micrographs the input is. When an answer counts, by "
+    "novelty, probability and the look of the field together, stands in the attached `manifest.json` and in the "
+    "metadata of the ONNX file (`scopewatch.decision`)."
+)
 
 
 def cover(bundle: Bundle, seed: int) -> bytes:
@@ -57,6 +62,7 @@ def readme(bundle: Bundle, figures: Figures, part: str) -> str:
         f"One grey micrograph, {size}, in whatever counts it has: the description's preprocessing takes its "
         "contrast limits and value range. The outputs are probabilities in the order of the labels and, where the "
         "graph has one, the class activation map in logits, whose cells lie evenly over the input."
+        f"{_ON_NOVELTY if manifest.tensors.novelty is not None else ''}"
     )
     validation = (
         f"On {figures.micrographs} micrographs in {figures.groups} groups (part `{part}` of the data set), through "

@@ -135,6 +135,7 @@ def _roles(bundle: Bundle, outputs: list[str]) -> list[str]:
         "probabilities": tensors.probabilities,
         "cam": tensors.cam,
         "cam_every_class": tensors.cam_every_class,
+        "novelty": tensors.novelty,
     }
     roles = {tensor.name: role for role, tensor in named.items() if tensor is not None}
     unknown = sorted(set(outputs) - set(roles))

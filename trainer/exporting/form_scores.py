@@ -1,7 +1,8 @@
-"""Several forms of one network, asked about the same micrographs: how fast, how right, and how alike their maps.
+"""Several forms of one network, asked about the same micrographs: how fast, how right, how alike what they say.
 
 Everything goes through the agent's own classifier on one thread. The forms are asked in turn about each input, so
-that whatever else the machine does slows them alike; the first of them is what the others are compared with.
+that whatever else the machine does slows them alike; the first of them is what the others are compared with: in
+their maps and, where the bundle has limits, in novelty and decision.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from edge_agent.classifier import Classifier
+from edge_agent.decision import Decision, decide
 from edge_agent.preprocessing import Tiles, cut_tiles
 from trainer.scoring.evaluation import Source, readable
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from trainer.preparing.crops import DataSet
 
 _FEWEST_TIMES: Final = 30
+_SMALLEST_NOVELTY: Final = 1e-6
 
 
 class OptimiseError(Exception):
@@ -42,6 +45,9 @@ class Tally:
     right: list[tuple[str, bool]] = field(default_factory=list)
     agreement: list[float] = field(default_factory=list)
     same_peak: list[bool] = field(default_factory=list)
+    same_decision: list[bool] = field(default_factory=list)
+    novelty_apart: float | None = None
+    """The largest change against the first form, as a fraction of that one's; None where the graph gives none."""
     probabilities_apart: float = 0.0
     cam_apart: float = 0.0
     cam_apart_of_peak: float = 0.0
@@ -69,6 +75,19 @@ class Tally:
         """Share of maps whose largest value lies in the same cell as the first form's; None without maps."""
         return float(np.mean(self.same_peak)) if self.same_peak else None
 
+    @property
+    def decisions_kept(self) -> float | None:
+        """Share of micrographs that are decided as by the first form; None where the bundle has no limits."""
+        return float(np.mean(self.same_decision)) if self.same_decision else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one form says of a micrograph."""
+
+    answer: Answer | Prediction
+    decision: Decision
+
 
 def measure(
     forms: Mapping[str, Bundle],
@@ -95,7 +114,7 @@ def measure(
         tiles = _tiles_of(bundle, micrograph, source)
         for name, milliseconds in _timed(asked, tiles.tiles[0].values[None], times, index):
             tallies[name].milliseconds.append(milliseconds)
-        _ask(asked, tallies, tiles, source, without_map)
+        _ask(asked, tallies, tiles, source, micrograph)
     progress("measured", len(sources), len(sources))
     if not tallies[first].right:
         raise OptimiseError(f"{dataset.raw}: none of the {len(sources)} micrographs can be read any more")
@@ -116,26 +135,45 @@ def _timed(
 
 
 def _ask(
-    asked: dict[str, Classifier], tallies: dict[str, Tally], tiles: Tiles, source: Source, without_map: bool
+    asked: dict[str, Classifier],
+    tallies: dict[str, Tally],
+    tiles: Tiles,
+    source: Source,
+    micrograph: Micrograph,
 ) -> None:
-    height, width = (max(tile.box_px[side] for tile in tiles.tiles) for side in (3, 2))
-    expected: Answer | Prediction | None = None
+    expected: _Told | None = None
     for name, classifier in asked.items():
-        if without_map:
-            seen: Answer | Prediction = classifier.answer_tiles(tiles)
-        else:
-            of = expected.label if expected is not None else None
-            seen = classifier.classify_tiles(tiles, (height, width))
-            if of not in (None, seen.label):
-                seen = classifier.classify_tiles(tiles, (height, width), map_of=of)
+        manifest = classifier.bundle.manifest
+        answer = _answered(classifier, tiles, expected.answer.label if expected is not None else None)
+        seen = _Told(answer, decide(answer, micrograph, manifest))
         expected = expected or seen
-        _count(tallies[name], expected, seen, source.label)
+        _count(tallies[name], expected.answer, seen.answer, source.label)
+        if manifest.thresholds is not None:
+            tallies[name].same_decision.append(seen.decision.decision == expected.decision.decision)
+
+
+def _answered(classifier: Classifier, tiles: Tiles, map_of: str | None) -> Answer | Prediction:
+    """With the map of `map_of`, by default of the winner; without one where the graph computes none."""
+    if classifier.bundle.manifest.tensors.cam is None:
+        return classifier.answer_tiles(tiles)
+    height, width = (max(tile.box_px[side] for tile in tiles.tiles) for side in (3, 2))
+    seen = classifier.classify_tiles(tiles, (height, width))
+    if map_of in (None, seen.label):
+        return seen
+    return classifier.classify_tiles(tiles, (height, width), map_of=map_of)
 
 
 def _count(tally: Tally, expected: Answer | Prediction, seen: Answer | Prediction, label: str) -> None:
     tally.right.append((label, seen.label == label))
     apart = float(np.abs(np.subtract(seen.probabilities, expected.probabilities)).max())
     tally.probabilities_apart = max(tally.probabilities_apart, apart)
+    if seen.novelty is not None and expected.novelty is not None:
+        apart = abs(seen.novelty - expected.novelty) / max(expected.novelty, _SMALLEST_NOVELTY)
+        tally.novelty_apart = max(tally.novelty_apart or 0.0, apart)
+    _count_map(tally, expected, seen)
+
+
+def _count_map(tally: Tally, expected: Answer | Prediction, seen: Answer | Prediction) -> None:
     maps = [getattr(answer, "cam", None) for answer in (expected, seen)]
     if None in maps:
         return

@@ -1,7 +1,8 @@
 """Which form of a bundle's graph is the fastest here and still gives the same answers and maps: a new bundle of it.
 
 Answers for the choice: every form is measured through the agent's own classifier on held-out micrographs, one
-thread, in turn on each input, and has to hold the float graph's accuracy and maps. What was measured and why it was
+thread, in turn on each input, and has to hold the float graph's accuracy and maps; in a bundle with limits its
+novelty and decisions too, because the limits were measured with the float graph. What was measured and why it was
 decided stands in the new bundle's manifest. The forms themselves are made by `exporting.quantisation`.
 """
 
@@ -30,12 +31,12 @@ from edge_agent.preprocessing import cut_tiles
 from trainer.exporting.bundle_writer import GOLDEN_TOLERANCE, BundleFiles, write_bundle
 from trainer.exporting.form_scores import OptimiseError, Tally, measure
 from trainer.exporting.front_matter import with_front_matter
-from trainer.exporting.quantisation import FormError, quantised, rounding_apart, tidied
+from trainer.exporting.quantisation import NO_ROUNDING, FormError, Rounding, quantised, rounding_apart, tidied
 from trainer.preparing.split import tears_micrographs
 from trainer.scoring.evaluation import EVALUATION, Source, crop_sources, readable, sources_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -72,6 +73,10 @@ class OptimiseOrder:
     """Mean correlation of a form's map with the float graph's, of the same class and micrograph."""
     most_loss: float = 0.01
     """In accuracy and in class-balanced accuracy, against the float graph."""
+    most_novelty_apart: float = 0.1
+    """The largest change of any micrograph's novelty, as a fraction of what the float graph says."""
+    least_decisions_kept: float = 0.98
+    """Share of micrographs that are accepted, or abstained from, as with the float graph."""
     pictures: int | None = None
     """Held-out micrographs, drawn by chance; None for all of them."""
     version: str | None = None
@@ -99,8 +104,7 @@ class Optimised:
 @dataclass(frozen=True, slots=True)
 class _Form:
     bundle: Bundle
-    rounding: tuple[float, float] = (0.0, 0.0)
-    """Differences in probabilities and map between two ways to compute it; see `quantisation.rounding_apart`."""
+    rounding: Rounding = NO_ROUNDING
 
 
 def optimise(
@@ -147,14 +151,20 @@ def optimise(
 def optimisation_text(found: Optimised) -> str:
     """The figures as a table, and what was chosen why."""
     facts = found.bundle.manifest.optimisation
-    lines = ["form         median ms   MiB     accuracy  balanced  map agrees  same peak  passed"]
+    lines = [
+        "form         median ms   MiB     accuracy  balanced  map agrees  same peak  novelty off  decisions  passed"
+    ]
     for one in found.measured:
         seen = one.candidate
-        figures = (seen.accuracy, seen.balanced_accuracy, seen.cam_agreement, one.same_peak)
+        figures = (
+            seen.accuracy, seen.balanced_accuracy, seen.cam_agreement, one.same_peak, seen.novelty_apart,
+            seen.decisions_kept,
+        )  # fmt: skip
         texts = ["-" if value is None else f"{value:.3f}" for value in figures]
         lines.append(
             f"{seen.name:<13}{seen.milliseconds:<12.1f}{seen.model_bytes / 2**20:<8.1f}{texts[0]:<10}{texts[1]:<10}"
-            f"{texts[2]:<12}{texts[3]:<11}{'yes' if seen.passed else f'no: {seen.reason}'}"
+            f"{texts[2]:<12}{texts[3]:<11}{texts[4]:<13}{texts[5]:<11}"
+            f"{'yes' if seen.passed else f'no: {seen.reason}'}"
         )
     lines += [f"{name:<13}not made: {why}" for name, why in found.missing.items()]
     if facts is not None:
@@ -228,16 +238,12 @@ def _forms(
 
 
 def _measured(name: str, form: _Form, tallies: dict[str, Tally], order: OptimiseOrder) -> Measured:
-    tally, plain = tallies[name], tallies[FLOAT]
-    agrees = tally.cam_agreement
-    loss = max(plain.accuracy - tally.accuracy, plain.balanced_accuracy - tally.balanced_accuracy)
-    reasons = []
-    if loss > order.most_loss + 1e-9:
-        reasons.append(f"loses {loss:.3f} of accuracy, more than {order.most_loss:g}")
-    if agrees is not None and agrees < order.least_agreement:
-        reasons.append(f"its maps agree by {agrees:.4f}, less than {order.least_agreement:g}")
-    if form.rounding[0] > MOST_ROUNDING:
-        reasons.append(f"another processor may answer otherwise by {form.rounding[0]:.3f}")
+    tally = tallies[name]
+    faults = (
+        *_answers_otherwise(tally, tallies[FLOAT], order),
+        *_decides_otherwise(tally, order),
+        *_rounds_otherwise(form.rounding, order),
+    )
     return Measured(
         Candidate(
             name=name,
@@ -245,12 +251,43 @@ def _measured(name: str, form: _Form, tallies: dict[str, Tally], order: Optimise
             model_bytes=len(form.bundle.model_bytes),
             accuracy=round(tally.accuracy, 4),
             balanced_accuracy=round(tally.balanced_accuracy, 4),
-            cam_agreement=None if agrees is None else round(agrees, 4),
-            passed=not reasons,
-            reason="; ".join(reasons),
+            cam_agreement=_rounded(tally.cam_agreement),
+            novelty_apart=_rounded(tally.novelty_apart),
+            decisions_kept=_rounded(tally.decisions_kept),
+            passed=not faults,
+            reason="; ".join(faults),
         ),
         tally.peaks_kept,
     )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _answers_otherwise(tally: Tally, plain: Tally, order: OptimiseOrder) -> Iterator[str]:
+    loss = max(plain.accuracy - tally.accuracy, plain.balanced_accuracy - tally.balanced_accuracy)
+    if loss > order.most_loss + 1e-9:
+        yield f"loses {loss:.3f} of accuracy, more than {order.most_loss:g}"
+    agrees = tally.cam_agreement
+    if agrees is not None and agrees < order.least_agreement:
+        yield f"its maps agree by {agrees:.4f}, less than {order.least_agreement:g}"
+
+
+def _decides_otherwise(tally: Tally, order: OptimiseOrder) -> Iterator[str]:
+    """Limits are those of the float graph: a form of another novelty would need limits of its own."""
+    apart, kept = tally.novelty_apart, tally.decisions_kept
+    if apart is not None and not apart <= order.most_novelty_apart:
+        yield f"its novelty is off by up to {100 * apart:.1f} %, more than {100 * order.most_novelty_apart:g} %"
+    if kept is not None and kept < order.least_decisions_kept:
+        yield f"it keeps {100 * kept:.1f} % of the decisions, less than {100 * order.least_decisions_kept:g} %"
+
+
+def _rounds_otherwise(rounding: Rounding, order: OptimiseOrder) -> Iterator[str]:
+    if rounding.probabilities > MOST_ROUNDING:
+        yield f"another processor may answer otherwise by {rounding.probabilities:.3f}"
+    if rounding.novelty > order.most_novelty_apart:
+        yield f"another processor may find another novelty, by {100 * rounding.novelty:.1f} %"
 
 
 def _choice(candidates: Sequence[Candidate], missing: dict[str, str]) -> tuple[str, str]:
@@ -266,6 +303,8 @@ def _choice(candidates: Sequence[Candidate], missing: dict[str, str]) -> tuple[s
             f"noise{refused}"
         )
     kept = f", its maps agree by {best.cam_agreement:.3f}" if best.cam_agreement is not None else ""
+    if best.decisions_kept is not None:
+        kept += f", {100 * best.decisions_kept:.1f} % of the decisions are the same"
     return best.name, (
         f"{best.name} takes {best.milliseconds:.1f} ms, the float graph {plain.milliseconds:.1f} ms "
         f"({plain.milliseconds / best.milliseconds:.2f} times as fast), with an accuracy of {best.accuracy:.3f} "
@@ -312,9 +351,14 @@ def _card(card: str, manifest: Manifest, facts: Optimisation) -> str:
     """The model card under the new version, with what was measured at its end."""
     title = re.compile(rf"^# {re.escape(manifest.name)} .*$", re.MULTILINE)
     titled = title.sub(lambda _: f"# {manifest.name} {manifest.version}", card, count=1)
-    rows = ["| form | median ms | accuracy | class-balanced | map agrees |", "|---|---|---|---|---|"]
+    rows = [
+        "| form | median ms | accuracy | class-balanced | map agrees | novelty off by at most | same decision |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for one in facts.candidates:
-        figures = (one.accuracy, one.balanced_accuracy, one.cam_agreement)
+        figures = (
+            one.accuracy, one.balanced_accuracy, one.cam_agreement, one.novelty_apart, one.decisions_kept,
+        )  # fmt: skip
         texts = " | ".join("-" if value is None else f"{value:.3f}" for value in figures)
         rows.append(f"| {one.name} | {one.milliseconds:.1f} | {texts} |")
     table = "\n".join(rows)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -103,13 +103,24 @@ def quantised(
     return bytes(quantised_graph.SerializeToString())
 
 
-def rounding_apart(
-    model: bytes, tensors: Tensors, inputs: Sequence[NDArray[np.float32]]
-) -> tuple[float, float]:
+class Rounding(NamedTuple):
+    """The largest differences between two ways to compute one graph; 0 for what it does not give.
+
+    Those of the map and of the novelty are fractions of their largest value (of 1, where that is smaller).
+    """
+
+    probabilities: float = 0.0
+    cam: float = 0.0
+    novelty: float = 0.0
+
+
+NO_ROUNDING: Final = Rounding()
+
+
+def rounding_apart(model: bytes, tensors: Tensors, inputs: Sequence[NDArray[np.float32]]) -> Rounding:
     """How far answers move when other kernels compute the same graph, as another processor's would.
 
-    The largest difference in probabilities, and in the map as a fraction of its largest value (of 1, where that is
-    smaller), with ONNX Runtime's optimisations and without.
+    The two ways are with ONNX Runtime's optimisations and without.
     In floating point that is next to nothing; 8-bit values that lie close to a step round to the other side.
     """
     import onnxruntime
@@ -119,14 +130,15 @@ def rounding_apart(
     options.log_severity_level = 3
     plain = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     fast = onnx_session(model)
-    wanted = [tensors.probabilities.name, *([tensors.cam.name] if tensors.cam is not None else [])]
-    apart = np.zeros(2)
+    given = (("probabilities", tensors.probabilities), ("cam", tensors.cam), ("novelty", tensors.novelty))
+    wanted = {role: tensor.name for role, tensor in given if tensor is not None}
+    apart = dict.fromkeys(wanted, 0.0)
     for one in inputs:
-        answers = [session.run(wanted, {tensors.input.name: one}) for session in (plain, fast)]
-        for index, (left, right) in enumerate(zip(*answers, strict=True)):
+        answers = [session.run([*wanted.values()], {tensors.input.name: one}) for session in (plain, fast)]
+        for role, left, right in zip(wanted, *answers, strict=True):
             size = max(1.0, float(np.abs(left).max()))  # 1 for probabilities
-            apart[index] = max(apart[index], float(np.abs(left - right).max()) / size)
-    return float(apart[0]), float(apart[1])
+            apart[role] = max(apart[role], float(np.abs(left - right).max()) / size)
+    return Rounding(**apart)
 
 
 def _reader(name: str, inputs: Sequence[NDArray[np.float32]]) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
