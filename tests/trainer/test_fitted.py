@@ -153,15 +153,6 @@ def test_without_statistics_of_some_network_there_is_no_novelty(
     assert fitted.manifest.usual.novelty is None
 
 
-def test_the_version_is_the_old_one_s_unless_it_is_given(
-    manifest: Manifest, lesson: Lesson, held: tuple[HeldOut, ...]
-) -> None:
-    assert fit(manifest, lesson, held, Goal()).manifest.version == "1"
-    made = fit(manifest, lesson, held, Goal(), "1.2").manifest
-    assert made.version == "1.2"
-    assert made.created > manifest.created
-
-
 def test_without_limits_there_is_no_doubt(
     manifest: Manifest, lesson: Lesson, held: tuple[HeldOut, ...]
 ) -> None:

@@ -218,12 +218,12 @@ def torn(data: Any) -> Any:
         ),
         pytest.param(
             {}, torn, NothingHeldOut,
-            "the split every-third puts crops of one micrograph into several parts, so no whole micrograph was held",
+            "the split every-third puts crops of one micrograph into several parts, so no whole micrograph was",
             id="a torn split",
         ),
         pytest.param(
             {"dataset_fingerprint": "f00"}, lambda data: data, TrustError,
-            "was trained on another data set than .*; give its own, or limits would be measured on micrographs that",
+            "was trained on another data set than .*; give its own, or limits would be measured on micrographs",
             id="another data set",
         ),
         pytest.param(
@@ -247,6 +247,17 @@ def test_limits_are_refused_where_nothing_was_held_out(
         trust(path, data(limited.dataset), tmp_path / "t", QUICK)
     assert type(caught.value) is kind
     assert not (tmp_path / "t").exists()
+
+
+def test_an_empty_folder_of_strangers_is_seen_before_any_work(
+    limited: Limited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "learnt", lambda *_: pytest.fail("worked"))
+    (tmp_path / "s").mkdir()
+    with pytest.raises(TrustError, match="holds no pictures"):
+        trust(
+            limited.bare, limited.dataset, tmp_path / "t", replace(QUICK, strangers=Strangers(tmp_path / "s"))
+        )
 
 
 def test_another_bundle_is_not_written_over(limited: Limited, tmp_path: Path) -> None:
