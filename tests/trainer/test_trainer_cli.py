@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "example", "prepare", "preview", "tune", "train", "crossvalidate", "learning-curve", "export",
-    "import-checkpoint", "optimise", "evaluate", "faithfulness",    "report", "explain", "publish",
+    "import-checkpoint", "trust", "operating-point", "optimise", "evaluate", "faithfulness", "report", "explain",
+    "publish",
 )  # fmt: skip
 
 
