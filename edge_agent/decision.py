@@ -111,8 +111,8 @@ def _unlike_by_tags(micrograph: Micrograph, answer: Answer, manifest: Manifest) 
 
 def _unlike_by_look(answer: Answer, guards: Guards, known: TrainingRanges) -> Iterator[str]:
     look = answer.look
-    if look is None or answer.field.blank:
-        return
+    if look is None or answer.field.blank or _shorter_side_px(answer) < SMALLEST_SIDE_PX:
+        return  # an enlarged handful of pixels is smooth, and no lens is to blame
     polarity = polarity_of(look)
     if _is_another(polarity, known.polarity):
         yield "polarity_unlike_training"

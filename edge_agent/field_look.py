@@ -2,7 +2,8 @@
 
 Measured on what the network is shown, so that files of any pixel count get about the same figures, and at next to
 no cost: one Fourier transform. Nothing here decides: limits are the bundle's (`model_bundle.Guards`), reasons are
-`decision`'s. `sharpness` is also the trainer's, which screens by it.
+`decision`'s. The trainer screens by a sharpness of its own (`preparing.quality`), which compares octaves of the
+spectrum: it also judges pictures that have no outlines, and caught fewer blurred ones at the same false alarms.
 """
 
 from __future__ import annotations
@@ -24,14 +25,12 @@ CLEAR_SKEWNESS: Final = 0.5
 """Below it, bright and dark are too even for a word on polarity."""
 SMALLEST_PX: Final = 64
 
-_FINE_PERIOD_PX: Final = (8.0, 16.0)
-_COARSE_PERIOD_PX: Final = (32.0, 64.0)
-_NOISE_FREQUENCY: Final = (0.42, 0.5)
-_NOISE_TAKEN_OFF: Final = 0.9
-"""Of the noise that the highest frequencies show: a camera's noise is weaker there than the formula says, and what
-is taken off too much would turn a noisy picture into a blurred one."""
 _STEPS: Final = ((0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (2, -1), (2, -2), (1, -2))
 """Down and across, in pixels of 2 x 2 means: about 1 % of a field of 448 px, in eight directions."""
+_FAR_STEPS: Final = ((0, 8), (8, 8), (8, 0), (8, -8))
+"""The same over 4 %, by where any outline that is not blurred has reached its full height."""
+_NEXT_LINE: Final = (1, 0)
+_NEXT_PIXEL: Final = (0, 1)
 _STEEPEST: Final = 0.001
 """Share of a field's steps that makes its outlines: the two ends of one rod are enough."""
 _GREY_LEVELS: Final = 2047
@@ -51,9 +50,9 @@ class Look:
     """What was measured of a field; every figure is finite."""
 
     sharpness: float
-    """Low where blurred; see `sharpness`."""
+    """About 1 where the sharpest outlines are narrower than 1 % of the field, low where blurred; see `outlines`."""
     streaks: float
-    """1 where outlines are as steep in every direction, high where smeared along one; see `streaks`."""
+    """1 where outlines are as steep in every direction, high where smeared along one; see `outlines`."""
     diffraction: float
     """0 to 1, high for a diffraction pattern or a Fourier transform: the larger of `radial_falling` and
     `speckle_symmetry`."""
@@ -64,21 +63,17 @@ class Look:
 
 
 class _Spectrum(NamedTuple):
-    """Of a field whose borders are faded out: rows x (columns // 2 + 1), and its squares."""
+    """Of a field whose borders are faded out: rows x (columns // 2 + 1)."""
 
     values: NDArray[np.complex64]
-    power: NDArray[np.float32]
     shape: tuple[int, int]
 
 
-class _Bands(NamedTuple):
-    """Flat places of a spectrum by frequency. The axes are left out: borders, scan lines and read-out."""
+class _Fine(NamedTuple):
+    """What fades out the borders, and the flat places of the fine frequencies, the axes left out (scan lines)."""
 
-    fine: NDArray[np.intp]
-    coarse: NDArray[np.intp]
-    noise: NDArray[np.intp]
-    speckle: NDArray[np.intp]
     window: NDArray[np.float32]
+    speckle: NDArray[np.intp]
 
 
 def polarity_of(look: Look) -> Polarity | None:
@@ -108,50 +103,51 @@ def _measured(grey: NDArray[np.float32]) -> tuple[float, float, float, float, fl
     spectrum = _spectrum(grey[:rows, :columns])
     deviation, skewness = _deviation_and_skewness(grey)
     diffraction = max(radial_falling(grey, skewness), _speckle_symmetry(spectrum))
-    return _sharpness(spectrum), streaks(grey), diffraction, deviation, skewness
+    return *outlines(grey), diffraction, deviation, skewness
 
 
-def sharpness(grey: NDArray[np.float32]) -> float:
-    """Power at periods of 8 to 16 px, noise taken off, over the power at 32 to 64 px.
+def outlines(grey: NDArray[np.float32]) -> tuple[float, float]:
+    """Measure the steepest outlines of a field: their sharpness, and how much sharper they are in one direction.
 
-    Edges give about as much to every octave (power falls with the square of frequency, as in most pictures: Field,
-    J. Opt. Soc. Am. A 4 (1987) 2379); a blur of standard deviation s leaves exp(-(2 pi s / period)^2) of it.
+    The steepness in a direction is the mean of the largest thousandth of the grey steps over 1 % of the field.
+
+    Sharpness: the steepest direction's, over that of the steps over 4 %. An outline as narrow as 1 % gives 1, one
+    that rises over 4 % a quarter: the width of the steepest edges, as in Marziliano et al., Signal Process. Image
+    Commun. 19 (2004) 163. Noise is as steep over any distance, so that a very noisy field never counts as blurred.
+
+    Streaks: the steepest direction's, over the flattest's; 1: all alike. A picture that moved by L during the
+    exposure has no outline left whose grey changes faster than over L along the motion, whatever stands in it,
+    while outlines along the motion stay sharp: the anisotropy of the gradient that tells motion from other blur
+    (Yitzhaky and Kopeika, Graph. Models Image Process. 59 (1997) 310), taken at the steepest places only, so that
+    rods lying parallel are none: their ends are sharp. Fibres that all cross the field in one direction, without
+    an end, cannot be told from motion; neither can a lattice whose rows lie closer one way than the other. In a
+    picture scanned while the probe shook, lines are displaced against each other: there the steps from one line to
+    the next, over those from one pixel to the next, count where they are more.
     """
-    return _sharpness(_spectrum(grey))
+    # Whole numbers: their tail is counted, which is faster than sorting.
+    fine = np.clip(grey * np.float32(_GREY_LEVELS), 0, _GREY_LEVELS).astype(np.int16)
+    rows, columns = (length // 2 * 2 for length in fine.shape)
+    half = fine[:rows, :columns]
+    counts = (half[::2, ::2] + half[1::2, ::2] + half[::2, 1::2] + half[1::2, 1::2]) >> 2
+    near = [_steepness(counts, step) for step in _STEPS]
+    far = [_steepness(counts, step) for step in _FAR_STEPS]
+    jagged = _steepness(fine, _NEXT_LINE) / _steepness(fine, _NEXT_PIXEL)
+    return max(near) / max(far), max(max(near) / min(near), jagged)
 
 
-def streaks(grey: NDArray[np.float32]) -> float:
-    """How much steeper outlines are in the steepest of eight directions than in the flattest; 1: all alike.
-
-    The steepness in a direction is the mean of the largest thousandth of the grey steps over 1 % of the field. A
-    picture that moved by L during the exposure has no outline left whose grey changes faster than over L along the
-    motion, whatever stands in it, while outlines along the motion stay sharp: the anisotropy of the gradient that
-    tells motion from other blur (Yitzhaky and Kopeika, Graph. Models Image Process. 59 (1997) 310), taken at the
-    steepest places only, so that rods lying parallel are none: their ends are sharp.
-    """
-    rows, columns = (length // 2 * 2 for length in grey.shape)
-    whole = grey[:rows, :columns] * np.float32(_GREY_LEVELS / 4)
-    level = np.clip(
-        whole[::2, ::2] + whole[1::2, ::2] + whole[::2, 1::2] + whole[1::2, 1::2], 0, _GREY_LEVELS
-    )
-    counts = level.astype(np.int16)  # whole numbers: their tail is counted, which is faster than sorting
-    inner = counts[2:-2, 2:-2]
-    height, width = inner.shape
-    found = []
-    for down, across in _STEPS:
-        moved = counts[2 + down : 2 + down + height, 2 + across : 2 + across + width]
-        found.append(_steepness(np.abs(moved - inner)))
-    return max(found) / min(found)
-
-
-def _steepness(steps: NDArray[np.int16]) -> float:
-    """Mean of the largest thousandth, of one grey level at the least."""
+def _steepness(counts: NDArray[np.int16], step: tuple[int, int]) -> float:
+    """Mean of the largest thousandth of these steps, of one grey level at the least."""
+    down, across = step
+    rows, columns = counts.shape
+    left, right = max(0, -across), max(0, across)
+    steps = np.abs(counts[down:, right : columns - left] - counts[: rows - down, left : columns - right])
     number = np.bincount(steps.reshape(-1), minlength=_GREY_LEVELS + 1)
     wanted = max(1, round(_STEEPEST * steps.size))
     from_top = np.cumsum(number[::-1])
     # Of each value, from the largest down, as many as are still wanted.
     taken = np.diff(np.minimum(from_top, wanted), prepend=0)
-    return max(1.0, float(taken @ np.arange(number.size - 1, -1, -1)) / wanted)
+    total = int((taken * np.arange(number.size - 1, -1, -1)).sum())
+    return max(1.0, float(total / wanted))
 
 
 def radial_falling(grey: NDArray[np.float32], skewness: float) -> float:
@@ -188,46 +184,32 @@ def speckle_symmetry(grey: NDArray[np.float32]) -> float:
 
 def _spectrum(grey: NDArray[np.float32]) -> _Spectrum:
     shape = (int(grey.shape[0]), int(grey.shape[1]))
-    window = _bands(shape).window
+    window = _fine(shape).window
     mean = np.vdot(grey, window) / window.sum()
     values = np.fft.rfft2((grey - np.float32(mean)) * window).astype(np.complex64, copy=False)
-    return _Spectrum(values, np.square(values.real) + np.square(values.imag), shape)
+    return _Spectrum(values, shape)
 
 
 @lru_cache(maxsize=4)
-def _bands(shape: tuple[int, int]) -> _Bands:
+def _fine(shape: tuple[int, int]) -> _Fine:
     rows, columns = shape
     frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None])
-    frequency[:2] = frequency[rows - 1 :] = frequency[:, :2] = -1
-
-    def band(lowest: float, highest: float) -> NDArray[np.intp]:
-        return np.flatnonzero((frequency >= lowest) & (frequency < highest))
-
-    return _Bands(
-        fine=band(1 / _FINE_PERIOD_PX[1], 1 / _FINE_PERIOD_PX[0]),
-        coarse=band(1 / _COARSE_PERIOD_PX[1], 1 / _COARSE_PERIOD_PX[0]),
-        noise=band(*_NOISE_FREQUENCY),
-        speckle=band(*_SPECKLE_FREQUENCY),
+    frequency[:2] = frequency[rows - 1 :] = frequency[:, :2] = 0
+    lowest, highest = _SPECKLE_FREQUENCY
+    return _Fine(
         window=np.outer(np.hanning(rows), np.hanning(columns)).astype(np.float32),
+        speckle=np.flatnonzero((frequency >= lowest) & (frequency < highest)),
     )
-
-
-def _sharpness(spectrum: _Spectrum) -> float:
-    bands, power = _bands(spectrum.shape), spectrum.power.reshape(-1)
-    # The power of noise is distributed exponentially; its median knows nothing of a peak.
-    noise = _NOISE_TAKEN_OFF * float(np.median(power[bands.noise])) / math.log(2)
-    fine, coarse = float(power[bands.fine].sum()), float(power[bands.coarse].sum())
-    signal = max(0.0, fine - noise * bands.fine.size)
-    return signal / max(coarse - noise * bands.coarse.size, fine / 100, 1e-12)
 
 
 def _speckle_symmetry(spectrum: _Spectrum) -> float:
     """The highest correlation for centres up to 1 px off the middle (half a step of twice the offset)."""
     rows, columns = spectrum.shape
-    places = _bands(spectrum.shape).speckle
+    places = _fine(spectrum.shape).speckle
     values = spectrum.values.reshape(-1)[places]
     phases = np.zeros(spectrum.values.shape, np.complex64)
-    phases.reshape(-1)[places] = values * values / np.maximum(spectrum.power.reshape(-1)[places], 1e-20)
+    power = np.square(values.real) + np.square(values.imag)
+    phases.reshape(-1)[places] = values * values / np.maximum(power, np.float32(1e-20))
     # Turned about the middle pixel corner, a field of n pixels maps pixel j to n - 1 - j.
     down = np.exp(2j * np.pi * np.outer(_CENTRES_PX + rows - 1, np.fft.fftfreq(rows))).astype(np.complex64)
     across = np.exp(2j * np.pi * np.outer(np.fft.rfftfreq(columns), _CENTRES_PX + columns - 1))

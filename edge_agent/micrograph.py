@@ -48,7 +48,7 @@ _DETECTORS: Final = {
 }  # fmt: skip
 _MODES: Final = {"SCANNING": "STEM", "STEM": "STEM", "IMAGING": "TEM", "TEM": "TEM", "EFTEM": "TEM"}
 SEM_KV: Final = 30.0
-"""Up to it a scanning picture with no named detector is taken for an SEM's; transmission begins at 40 kV."""
+"""Up to it a scanning picture with no named detector is taken for that of an SEM; few TEMs go below 40 kV."""
 _MAGNIFICATION: Final = re.compile(r"\s*([\d.]+)\s*([kKM]?)\s*[xX]\s*")
 
 

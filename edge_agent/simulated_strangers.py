@@ -47,15 +47,16 @@ def moved(electrons: Floats, path_px: NDArray[np.float64]) -> Floats:
 
     A picture point is spread over the path between two pixels in proportion to its nearness (bilinear).
     """
-    path = path_px - path_px.mean(axis=0)
-    whole = np.floor(path).astype(np.intp)
-    part = path - whole
-    kernel = np.zeros(electrons.shape)
+    centred = path_px - path_px.mean(axis=0)
+    down_px, across_px = centred[:, 0], centred[:, 1]
+    first_row, first_column = np.floor(down_px).astype(np.intp), np.floor(across_px).astype(np.intp)
+    side_down, side_across = electrons.shape
+    kernel = np.zeros((side_down, side_across))
     for down in (0, 1):
         for across in (0, 1):
-            weight = np.abs(1 - down - part[:, 0]) * np.abs(1 - across - part[:, 1])
-            rows, columns = whole[:, 0] + down, whole[:, 1] + across
-            np.add.at(kernel, (rows % kernel.shape[0], columns % kernel.shape[1]), weight)
+            rows, columns = first_row + down, first_column + across
+            weight = (1 - np.abs(down_px - rows)) * (1 - np.abs(across_px - columns))
+            np.add.at(kernel, (rows % side_down, columns % side_across), weight)
     spectrum = np.fft.rfft2(electrons) * np.fft.rfft2(kernel / kernel.sum())
     return np.maximum(np.fft.irfft2(spectrum, electrons.shape), 0).astype(np.float32)
 
@@ -74,7 +75,7 @@ def counted(electrons: Floats, rng: np.random.Generator) -> Counts:
     counts = arrived * np.float32(_COUNTS_PER_ELECTRON) + rng.normal(40, 3, arrived.shape).astype(np.float32)
     rows, columns = rng.integers(0, arrived.shape[0], (2, rng.integers(2, 25)))
     counts[rows, columns] += rng.uniform(0.2, 1.0, rows.size).astype(np.float32) * _FULL_SCALE
-    return np.clip(np.rint(counts), 0, _FULL_SCALE).astype(np.uint16)
+    return np.asarray(np.clip(np.rint(counts), 0, _FULL_SCALE).astype(np.uint16))
 
 
 def _specimen(rng: np.random.Generator, size_px: int) -> Floats:
@@ -150,7 +151,7 @@ def _path(rng: np.random.Generator, kind: str, length_px: float) -> NDArray[np.f
     turned = np.array(
         [[math.sin(direction), math.cos(direction)], [math.cos(direction), -math.sin(direction)]]
     )
-    return length_px * np.stack([along, aside], axis=1) @ turned
+    return np.asarray(length_px * np.stack([along, aside], axis=1) @ turned)
 
 
 def _line_shifted(rng: np.random.Generator, size_px: int) -> Counts:
@@ -278,7 +279,7 @@ def _fourier_transform(rng: np.random.Generator, size_px: int) -> Counts:
     modulus = np.abs(np.fft.fftshift(np.fft.fft2(picture - picture.mean())))
     usual = float(np.median(modulus)) * rng.uniform(0.1, 3)
     shown = np.log1p(modulus / usual)
-    return np.rint(shown / shown.max() * float(rng.choice([255, 4095, 60_000]))).astype(np.uint16)
+    return np.asarray(np.rint(shown / shown.max() * float(rng.choice([255, 4095, 60_000]))).astype(np.uint16))
 
 
 _DRAWN_BY: Final[dict[str, Callable[[np.random.Generator, int], Counts]]] = {

@@ -22,9 +22,8 @@ Form = Literal["every class", "winner", "winner, one size", "no map", "no map, o
 """What a tiny bundle's graph gives: maps of every class, of the winner and apart from it of all, or none."""
 
 
-def tiny_model(labels: tuple[str, ...] = LABELS, seed: int = 0) -> bytes:
-    """An ONNX model with the shipped bundle's tensor names; strided 8 px convolution, 8 channels."""
-    random = np.random.default_rng(seed)
+def tiny_backbone(random: np.random.Generator) -> onnx.ModelProto:
+    """A strided 8 px convolution with 8 channels, from x to y."""
     kernel = random.normal(0, 0.2, (8, 1, 8, 8)).astype(np.float32)
     graph = helper.make_graph(
         [
@@ -38,7 +37,13 @@ def tiny_model(labels: tuple[str, ...] = LABELS, seed: int = 0) -> bytes:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 8, "down", "across"])],
         [numpy_helper.from_array(kernel, "kernel")],
     )
-    backbone = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def tiny_model(labels: tuple[str, ...] = LABELS, seed: int = 0) -> bytes:
+    """An ONNX model with the shipped bundle's tensor names: `tiny_backbone` with a CAM head."""
+    random = np.random.default_rng(seed)
+    backbone = tiny_backbone(random)
     weights = random.normal(0, 3, (8, len(labels))).astype(np.float32)
     bias = np.zeros(len(labels), dtype=np.float32)
     model = append_cam_head(backbone, weights, bias)

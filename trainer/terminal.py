@@ -64,25 +64,27 @@ def evaluation_text(result: Evaluation) -> str:
 def trust_text(record: TrustRecord) -> str:
     """What the limits of a bundle cost and buy, and what becomes of strangers."""
     limits = record.thresholds
-    novelty = limits.get("novelty")
+    others = (("novelty", limits.get("novelty")), ("disagreement of tiles", limits.get("tile_disagreement")))
     lines = [
         f"measured on {record.source}",
         f"temperature {record.temperature:g}: calibration error {_error(record.before)} before, "
         f"{_error(record.after)} after",
         f"limits: probability {limits.get('confidence') or 0:.3f}"
-        + (f", novelty {novelty:.3f}" if novelty is not None else ", no novelty"),
+        + "".join(f", {name} {most:.3f}" for name, most in others if most is not None)
+        + ("" if others[0][1] is not None else ", no novelty"),
         f"accepted: {record.accepted:.1%} of held-out micrographs, of these {record.accepted_accuracy:.1%} right",
     ]
     if record.strangers:
-        width = max(len(kind.kind) for kind in record.strangers) + 2
+        width = max(len("strangers"), *(len(kind.kind) for kind in record.strangers)) + 2
         lines.append("strangers".ljust(width) + "abstained        AUROC of novelty, of confidence, of both")
         lines += [_stranger_line(kind, width) for kind in record.strangers]
     return "\n".join([*lines, *(f"note: {note}" for note in record.notes)])
 
 
 def _error(found: Calibration) -> str:
-    low, high = found.debiased_error_interval or (0.0, 1.0)
-    return f"{found.debiased_error or 0:.3f} ({low:.3f} to {high:.3f})"
+    if found.debiased_error is None:
+        return "not known"
+    return _with_interval(found.debiased_error, found.debiased_error_interval)
 
 
 def _stranger_line(kind: StrangerKind, width: int) -> str:

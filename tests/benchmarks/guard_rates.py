@@ -1,4 +1,4 @@
-"""What do the guards by look refuse: good micrographs, other real pictures, simulated strangers? At what cost?
+"""What do the guards by look refuse (good micrographs, other pictures, simulated strangers), and what do they cost?
 
     python tests/benchmarks/guard_rates.py ../shared/data [--each 100] [--seed 7]
 

@@ -10,10 +10,11 @@ import pytest
 from bundles import LABELS, tiny_manifest
 
 from edge_agent.classifier import Prediction, TilePrediction
-from edge_agent.decision import Decision, decide
+from edge_agent.decision import REASONS, Decision, decide
+from edge_agent.field_look import Look
 from edge_agent.files import FileStamp, SourceFile
 from edge_agent.micrograph import Instrument, Micrograph
-from edge_agent.model_bundle import Thresholds
+from edge_agent.model_bundle import Guards, Manifest, Thresholds, TrainingRanges
 from edge_agent.preprocessing import Box, CamMap, ContrastLimits, FieldStatistics
 
 CLEAR = FieldStatistics(ContrastLimits(0.0, 1.0), blank=False, saturated_fraction=0.0, hot_pixels=0)
@@ -97,3 +98,129 @@ def test_the_bundle_says_how_much_saturation_is_too_much():
     manifest = tiny_manifest().model_copy(update={"saturated_fraction": 0.9})
 
     assert decide(predicted(SATURATED, 1.0), PLAIN, manifest).decision == "ungated"
+
+
+ORDINARY = Look(sharpness=0.8, streaks=1.1, diffraction=0.0, contrast=0.2, skewness=-1.0)
+BEAM = Instrument(200.0, None, None, "SCANNING", "HAADF", None)
+CALIBRATED = replace(PLAIN, pixel_size_nm=(2.0, 2.0), instrument=BEAM)
+GATED = tiny_manifest().model_copy(
+    update={
+        "thresholds": Thresholds(confidence=0.7, tile_disagreement=0.3),
+        "guards": Guards(least_sharpness=0.4, most_streaks=1.8, most_diffraction=0.5, scale_margin=1.5),
+        "training_ranges": TrainingRanges(
+            pixel_size_nm=(1.0, 4.0),
+            field_of_view_nm=(64.0, 256.0),
+            polarity=("dark on bright",),
+            voltage_kv=(200.0, 200.0),
+            detector=("HAADF",),
+            all_calibrated=True,
+        ),
+    }
+)
+GOOD = replace(predicted(CLEAR, 0.95), look=ORDINARY, tile_disagreement=0.1)
+
+
+def seen_by(**instrument: object) -> Micrograph:
+    return replace(CALIBRATED, instrument=replace(BEAM, **instrument))
+
+
+def at_pixel_size(size_nm: float) -> Micrograph:
+    return replace(CALIBRATED, pixel_size_nm=(size_nm, size_nm))
+
+
+def shown(*box: int) -> Prediction:
+    return replace(GOOD, tiles=(TilePrediction(box, GOOD.probabilities),))
+
+
+def that_looks(**figures: float) -> Prediction:
+    return replace(GOOD, look=replace(ORDINARY, **figures))
+
+
+def novel(score: float | None) -> Prediction:
+    return replace(GOOD, novelty=score)
+
+
+WITH_NOVELTY = GATED.model_copy(update={"thresholds": Thresholds(confidence=0.7, novelty=1.0)})
+EACH_REASON = [
+    pytest.param(GOOD, CALIBRATED, GATED, None, id="a good one"),
+    pytest.param(shown(0, 0, 40, 20), at_pixel_size(4.0), GATED, "too_small", id="too small"),
+    pytest.param(replace(GOOD, field=BLANK), CALIBRATED, GATED, "blank", id="blank"),
+    pytest.param(replace(GOOD, field=SATURATED), CALIBRATED, GATED, "saturated", id="saturated"),
+    pytest.param(
+        replace(GOOD, field=UNCALIBRATED), PLAIN, GATED, "pixel_size_unknown", id="pixel size needed to cut"
+    ),
+    pytest.param(GOOD, PLAIN, GATED, "uncalibrated", id="no pixel size, in training always"),
+    pytest.param(
+        shown(0, 0, 40, 64), at_pixel_size(6.1), GATED, "pixel_size_out_of_range", id="coarse pixels"
+    ),
+    pytest.param(GOOD, at_pixel_size(0.667), GATED, None, id="fine pixels, within the margin"),
+    pytest.param(shown(0, 0, 193, 193), CALIBRATED, GATED, "field_of_view_out_of_range", id="wide field"),
+    pytest.param(GOOD, seen_by(voltage_kv=80.0), GATED, "voltage_out_of_range", id="80 kV"),
+    pytest.param(GOOD, seen_by(voltage_kv=197.0), GATED, None, id="nearly 200 kV"),
+    pytest.param(GOOD, seen_by(voltage_kv=None), GATED, None, id="voltage not said"),
+    pytest.param(GOOD, seen_by(signal="BF"), GATED, "detector_unlike_training", id="another detector"),
+    pytest.param(GOOD, seen_by(signal=None), GATED, None, id="STEM may be HAADF"),
+    pytest.param(
+        GOOD,
+        seen_by(signal=None, operation_mode="IMAGING"),
+        GATED,
+        "detector_unlike_training",
+        id="TEM is not HAADF",
+    ),
+    pytest.param(
+        that_looks(skewness=1.0), CALIBRATED, GATED, "polarity_unlike_training", id="bright on dark"
+    ),
+    pytest.param(that_looks(skewness=0.3), CALIBRATED, GATED, None, id="no clear polarity"),
+    pytest.param(that_looks(sharpness=0.3), CALIBRATED, GATED, "blurred", id="blurred"),
+    pytest.param(that_looks(streaks=2.0), CALIBRATED, GATED, "drifted", id="drifted"),
+    pytest.param(that_looks(diffraction=0.9), CALIBRATED, GATED, "looks_like_diffraction", id="diffraction"),
+    pytest.param(replace(GOOD, look=None), CALIBRATED, GATED, None, id="look not measured"),
+    pytest.param(
+        replace(GOOD, tile_disagreement=0.31), CALIBRATED, GATED, "tiles_disagree", id="tiles disagree"
+    ),
+    pytest.param(novel(1.01), CALIBRATED, WITH_NOVELTY, "novel", id="novel"),
+    pytest.param(novel(1.0), CALIBRATED, WITH_NOVELTY, None, id="as novel as allowed"),
+    pytest.param(novel(None), CALIBRATED, WITH_NOVELTY, "novel", id="novelty missing"),
+    pytest.param(novel(float("nan")), CALIBRATED, WITH_NOVELTY, "novel", id="novelty no number"),
+    pytest.param(
+        replace(predicted(CLEAR, 0.6), look=ORDINARY), CALIBRATED, GATED, "low_confidence", id="unsure"
+    ),
+]
+
+
+@pytest.mark.parametrize(("answer", "micrograph", "manifest", "reason"), EACH_REASON)
+def test_each_reason_alone(
+    answer: Prediction, micrograph: Micrograph, manifest: Manifest, reason: str | None
+) -> None:
+    expected = Decision("accept", ()) if reason is None else Decision("abstain", (reason,))
+    assert decide(answer, micrograph, manifest) == expected
+
+
+def test_every_reason_has_a_case_and_a_meaning() -> None:
+    assert {case.values[3] for case in EACH_REASON} - {None} == set(REASONS)
+
+
+def test_what_the_bundle_does_not_know_is_not_judged() -> None:
+    strange = replace(that_looks(sharpness=0.0, streaks=9.0, diffraction=1.0, skewness=5.0), novelty=99.0)
+    assert decide(strange, at_pixel_size(1e6), tiny_manifest()) == Decision("ungated", ())
+
+
+@pytest.mark.parametrize(
+    ("known", "seen", "unlike"),
+    [
+        pytest.param(("STEM",), "HAADF", False, id="training said only STEM"),
+        pytest.param(("HAADF",), "STEM", False, id="file says only STEM"),
+        pytest.param(("HAADF", "TEM"), "BF", True, id="none of several"),
+        pytest.param(("ADF",), "HAADF", False, id="annular dark field of any angle"),
+        pytest.param(("HAADF",), "LAADF", True, id="another angle"),
+        pytest.param(("SEM",), "SE", False, id="secondary electrons"),
+        pytest.param(("STEM",), "SE", True, id="not transmitted"),
+    ],
+)
+def test_general_names_of_detectors(known: tuple[str, ...], seen: str, unlike: bool) -> None:
+    ranges = TrainingRanges(detector=known)
+    manifest = tiny_manifest().model_copy(update={"training_ranges": ranges})
+    micrograph = seen_by(signal=None if seen == "STEM" else seen)
+
+    found = decide(GOOD, micrograph, manifest).reasons
+    assert found == (("detector_unlike_training",) if unlike else ())

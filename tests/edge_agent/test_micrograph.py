@@ -362,6 +362,41 @@ def test_instrument(tmp_path, tags, expected):
 
 
 @pytest.mark.parametrize(
+    ("signal", "operation_mode", "voltage_kv", "detector"),
+    [
+        pytest.param("HAADF", "SCANNING", 200.0, "HAADF", id="named"),
+        pytest.param("DF4", "SCANNING", 300.0, "DF", id="numbered"),
+        pytest.param("ADF", "SCANNING", 200.0, "ADF", id="JEOL"),
+        pytest.param("SEI", "SCANNING", 5.0, "SE", id="an SEM's own name"),
+        pytest.param("BF", "SCANNING", 30.0, "BF", id="transmission in an SEM"),
+        pytest.param(None, "SCANNING", 200.0, "STEM", id="scanning, no more said"),
+        pytest.param("Pulse 0", "SCANNING", 3.0, "SEM", id="scanning at a voltage that passes nothing"),
+        pytest.param(None, "SCANNING", None, "STEM", id="scanning, voltage unknown"),
+        pytest.param("EELS", "GIF SCANNING", 200.0, "STEM", id="mode of several words"),
+        pytest.param(None, "IMAGING", 200.0, "TEM", id="camera"),
+        pytest.param(None, "DIFFRACTION", 200.0, None, id="another mode"),
+        pytest.param(None, None, 200.0, None, id="nothing said"),
+        pytest.param("", "", None, None, id="empty"),
+    ],
+)
+def test_by_what_the_picture_was_made(signal, operation_mode, voltage_kv, detector):
+    assert Instrument(voltage_kv, None, None, operation_mode, signal, None).detector == detector
+
+
+@pytest.mark.parametrize(
+    ("name", "detector"),
+    [
+        ("ingrained/HAADF149.dm3", "HAADF"),
+        ("rosettasciio/2D/multi_signal.dm3", "STEM"),
+        ("rosettasciio/test_dm_image_um_unit.dm3", "TEM"),
+        ("rosettasciio/2D/test-MonarcCL_mono-image.dm4", "SEM"),
+    ],
+)
+def test_detectors_of_real_files(shared_data, name, detector):
+    assert read_micrograph(shared_data / "dm3" / name).instrument.detector == detector
+
+
+@pytest.mark.parametrize(
     ("tags", "acquired", "text"),
     [
         pytest.param(

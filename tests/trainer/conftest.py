@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from limited import Limited, Look, Spy, data_for_limits, draw_for_limits, fitted_bundle, fold_run
 from toys import LABELS, RECIPE, draw_raw, prepared, toy_architecture
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from trainer.fitting.network import Network
     from trainer.preparing.crops import DataSet
     from trainer.scoring.evaluation import CrossValidation
+    from trainer.trusting.held_out import HeldOut
 
 
 # Keras 3.15 reads a TensorFlow variable by np.array(variable); TensorFlow's __array__ predates NumPy 2's `copy`.
@@ -120,3 +122,39 @@ def shared_folds(
     run = tmp_path_factory.mktemp("folds") / "run"
     recipe = RECIPE.model_copy(update={"epochs": 1, "keep": "best"})
     return run, cross_validate(dataset, run, recipe, folds=2)
+
+
+@pytest.fixture(scope="session")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Limited:
+    """A data set of 60 micrographs, a bundle of a tiny network, and the same with limits; read only."""
+    from trainer.trusting import strangers
+    from trainer.trusting.trust import Strangers, TrustOrder, trust
+
+    root = tmp_path_factory.mktemp("limited")
+    data = data_for_limits(draw_for_limits(root / "raw"), root / "data")
+    bundle = fitted_bundle(root / "toy-1", data).path
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(strangers, "_SIDE_PX", 128)
+        order = TrustOrder(strangers=Strangers(drawn=2), version="2", seed=5)
+        trusted, record = trust(bundle, data, root / "toy-2", order)
+    return Limited(data, bundle, trusted.path, record)
+
+
+@pytest.fixture(scope="session")
+def limited_folds(limited: Limited, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cross-validation of that data set, of three folds; read only."""
+    return fold_run(tmp_path_factory.mktemp("limited-folds"), limited.dataset)
+
+
+@pytest.fixture(scope="session")
+def limited_by_folds(limited: Limited, limited_folds: Path) -> tuple[list[Look], tuple[HeldOut, ...]]:
+    """What the folds looked at, in their order, and what they made of the training micrographs."""
+    from edge_agent.model_bundle import open_bundle
+    from trainer.trusting import held_out
+
+    with pytest.MonkeyPatch.context() as patched:
+        spy = Spy()
+        patched.setattr(held_out, "observe_all", spy)
+        manifest = open_bundle(limited.bare).manifest
+        held = held_out.held_out_by_folds(limited_folds, manifest, limited.dataset, lambda *_: None)
+    return spy.looks, held

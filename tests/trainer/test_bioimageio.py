@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from bundles import LABELS, Form, tiny_bundle
-from limited import with_limits
+from limits_by_hand import with_limits
 from PIL import Image
 
 from edge_agent.model_bundle import Bundle, open_bundle

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import tiny_bundle
-from limited import with_limits
+from limits_by_hand import with_limits
 from PIL import Image
 
 from edge_agent.classifier import Classifier

@@ -9,9 +9,18 @@ import numpy as np
 import onnx
 import pytest
 from bundles import LABELS, tiny_bundle, tiny_manifest, tiny_model
+from pydantic import BaseModel
 
 from edge_agent import __version__
-from edge_agent.model_bundle import Manifest, Tensor, open_bundle, tensor_names
+from edge_agent.model_bundle import (
+    Guards,
+    Manifest,
+    Tensor,
+    Thresholds,
+    TrainingRanges,
+    open_bundle,
+    tensor_names,
+)
 from edge_agent.onnx_gate import OnnxRefused, gate_model
 from edge_agent.preprocessing import Preprocessing, TilePlan
 from trainer.exporting.bundle_writer import onnx_session
@@ -65,7 +74,46 @@ FACTS = [
         and outputs["cam"]["meaning"].endswith("of every label, in the order of labels"),
         id="outputs",
     ),
+    pytest.param(
+        "scopewatch.decision",
+        lambda told: told["thresholds"] is None
+        and told["in_words"] == "no thresholds: every answer stands, however unsure"
+        and told["temperature"] == 1.0,
+        id="no thresholds",
+    ),
 ]  # fmt: skip
+
+
+def test_all_that_a_decision_hangs_on_is_told_and_changes_the_file() -> None:
+    limits = Thresholds(confidence=0.6, novelty=1.1, confidence_usual=0.9, novelty_usual=0.4)
+    plain = manifest_of()
+    changes: dict[str, Any] = {
+        "thresholds": limits,
+        "temperature": 1.7,
+        "guards": Guards(most_streaks=2.5),
+        "training_ranges": TrainingRanges(voltage_kv=(80, 200), detector=("HAADF",)),
+        "saturated_fraction": 0.02,
+    }
+    told = read(stamped(tiny_model(), plain.model_copy(update=changes)))["scopewatch.decision"]
+    assert {name: told[name] for name in changes} == {
+        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        for name, value in changes.items()
+    }
+    assert told["in_words"].startswith("an answer counts when it uses up no more than one limit in all")
+    files = {stamped(tiny_model(), plain.model_copy(update={name: changes[name]})) for name in changes}
+    assert len(files | {stamped(tiny_model(), plain)}) == len(changes) + 1
+
+
+def test_what_novelty_means_is_told_where_the_graph_gives_it() -> None:
+    tensors = tiny_manifest().tensors.model_copy(update={"novelty": Tensor(name="novelty", shape=(None,))})
+    known = read(stamped(tiny_model(), tiny_manifest().model_copy(update={"tensors": tensors})))
+    assert known["scopewatch.outputs"]["novelty"] == {
+        "name": "novelty",
+        "shape": [None],
+        "meaning": "how unlike the training micrographs the input is, from its feature map; 1 is exceeded by about "
+        "one in twenty good micrographs",
+    }
+    assert "novelty" not in read(stamped(tiny_model(), tiny_manifest()))["scopewatch.outputs"]
 
 
 @pytest.mark.parametrize(("key", "holds"), FACTS)

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 from bundles import Form, tiny_bundle, tiny_manifest, tiny_model
-from limited import with_limits
+from limits_by_hand import with_limits
 from pydantic import ValidationError
 from toys import LABELS
 

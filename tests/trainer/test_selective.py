@@ -18,6 +18,7 @@ def curve(score: list[float], right: list[int], groups: list[str] | None = None)
     [
         pytest.param(0.9, (), 0.9, id="nothing against it"),
         pytest.param(0.4, ("low_confidence",), 0.4, id="unsure: its probability says so already"),
+        pytest.param(0.6, ("unusual_and_unsure",), 0.6, id="unusual and unsure: a surer answer would pass"),
         pytest.param(0.99, ("novel",), -0.01, id="novel"),
         pytest.param(0.3, ("blurred", "low_confidence"), -0.7, id="two reasons"),
     ],
@@ -26,7 +27,9 @@ def test_what_another_gate_stops_comes_last(
     probability: float, reasons: tuple[str, ...], expected: float
 ) -> None:
     assert sureness(probability, reasons) == pytest.approx(expected)
-    assert (sureness(probability, reasons) > 0) == (not set(reasons) - {"low_confidence"})
+    assert (sureness(probability, reasons) > 0) == (
+        not set(reasons) - {"low_confidence", "unusual_and_unsure"}
+    )
 
 
 @pytest.mark.parametrize(

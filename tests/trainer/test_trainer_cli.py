@@ -11,6 +11,7 @@ import pytest
 import typer.main
 from toys import RECIPE
 
+from edge_agent.model_bundle import open_bundle
 from trainer import cli
 from trainer.exporting import export as exporting
 from trainer.fitting import live_display, training
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from limited import Limited
+
     from trainer.preparing.crops import DataSet
 
     Run = Callable[..., tuple[int, str, str]]
 
 COMMANDS = (
     "example", "prepare", "preview", "tune", "train", "crossvalidate", "learning-curve", "export",
-    "import-checkpoint", "trust", "operating-point", "optimise", "evaluate", "faithfulness", "report", "explain",
-    "publish",
+    "import-checkpoint", "optimise", "evaluate", "faithfulness", "report", "explain", "publish",
+    "trust", "operating-point",
 )  # fmt: skip
 
 
@@ -130,8 +133,9 @@ def test_cross_validation_and_its_record_in_the_evaluation(
 def test_a_data_set_that_was_moved_can_be_named(
     run: Run, shared_run: Path, dataset: DataSet, tmp_path: Path
 ) -> None:
-    code, _, said = run("export", shared_run, tmp_path / "b", "--dataset", dataset.root)
+    code, _, said = run("export", shared_run, tmp_path / "b", "--dataset", dataset.root, "--no-trust")
     assert code == 0, said
+    assert "limits" not in said
     code, _, said = run("export", shared_run, tmp_path / "c", "--dataset", tmp_path)
     assert (code, said.count("\n")) == (2, 0)
     assert "is no finished data set" in said
@@ -360,6 +364,140 @@ def test_an_interrupted_training_goes_on_with_the_same_command(
     assert "head epoch" not in said
     assert [line.stage for line in read_history(tmp_path / "r")] == ["head", "fine-tuning"]
     assert read_record(tmp_path / "r").dataset_fingerprint == load_dataset(dataset.root).fingerprint
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def test_limits_are_measured_and_moved_and_said(
+    run: Run, limited: Limited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.trusting.strangers._SIDE_PX", 128)
+    data, one, two = limited.dataset.root, tmp_path / "one", tmp_path / "two"
+    code, out, said = run("trust", limited.bare, data, one, "--drawn", 1, "--version", "1.1", "--seed", 1)
+    assert (code, out) == (0, "")
+    lines = said.splitlines()
+    assert (
+        lines[0]
+        == "measured on the 24 micrographs of the part validation, which the network was not trained on"
+    )
+    assert lines[1].startswith("temperature ")
+    assert lines[-2:] == [f"bundle: {one}", f"next: edge-trainer evaluate {one} {data}"]
+    assert open_bundle(one).manifest.version == "1.1"
+
+    code, out, said = run("operating-point", one, two, "--acceptance", 0.6, "--seed", 1)
+    assert (code, out) == (0, "")
+    assert said.splitlines()[-1] == f"bundle: {two}"
+    assert "\naccepted: " in said
+    before, after = (open_bundle(path).manifest.thresholds for path in (one, two))
+    assert before is not None
+    assert after is not None
+    assert after.acceptance < before.acceptance  # type: ignore[operator]
+
+    code, _, said = run("operating-point", one, tmp_path / "c", "--confidence", 0.9, "--novelty", 0.75)
+    assert code == 0
+    assert "limits: probability 0.900, novelty 0.750" in said
+
+
+MEASURE = "trust {bare} {data} {out}"
+MOVE = "operating-point {trusted} {out}"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        pytest.param(
+            "operating-point {bare} {out}", "has no limits to be moved; run edge-trainer trust", id="bare"
+        ),
+        pytest.param("operating-point {trusted} {bare}", "exists; choose another folder", id="written over"),
+        pytest.param("operating-point {raw} {out}", "no manifest.json here", id="no bundle"),
+        pytest.param(
+            f"{MOVE} --novelty 0", "'--novelty': Input should be greater", id="a novelty of nothing"
+        ),
+        pytest.param(f"{MOVE} --confidence 2", "'--confidence': Input should be less", id="beyond certain"),
+        pytest.param("trust {bare} {raw} {out}", "is no finished data set", id="no data set"),
+        pytest.param("trust {toy} {data} {out}", "was trained on another data set", id="another data set"),
+        pytest.param(
+            f"{MEASURE} --folds {{raw}}", "no folds here; run edge-trainer crossvalidate", id="no folds"
+        ),
+        pytest.param(
+            f"{MEASURE} --folds nowhere", "'--folds': dir 'nowhere' does not exist", id="folds nowhere"
+        ),
+        pytest.param(
+            f"{MEASURE} --strangers nowhere", "'--strangers': dir 'nowhere' does not", id="strangers"
+        ),
+        pytest.param(f"{MEASURE} --split train", "'train' is not one of 'validation', 'test'", id="train"),
+        pytest.param(f"{MEASURE} --acceptance 2", "'--acceptance': Input should be less", id="more than all"),
+        pytest.param("export {run} {out} --strangers nowhere", "'--strangers': dir 'nowhere'", id="export"),
+    ],
+)
+def test_what_was_given_for_limits_and_cannot_be_is_one_line(
+    run: Run, limited: Limited, shared_run: Path, shared_bundle: Path, tmp_path: Path,
+    line: str, said: str,
+) -> None:  # fmt: skip
+    places = {
+        "bare": limited.bare, "trusted": limited.trusted, "data": limited.dataset.root, "raw": limited.dataset.raw,
+        "out": tmp_path / "out", "run": shared_run, "toy": shared_bundle,
+    }  # fmt: skip
+    code, out, error = run(*(word.format(**places) for word in line.split()))
+    assert (code, out) == (2, "")
+    assert error.startswith("edge-trainer: ")
+    assert said in error
+    assert "\n" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_work_that_fails_is_another_exit_code(
+    run: Run, limited: Limited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "x")
+
+    monkeypatch.setattr("trainer.trusting.moving.rewritten", full)
+    code, _, error = run("operating-point", limited.trusted, tmp_path / "b")
+    assert (code, error.startswith("edge-trainer: x: No space left on device; make room")) == (1, True)
+
+
+def test_export_without_enough_held_out_says_so_and_writes_the_bundle(
+    run: Run, shared_run: Path, dataset: DataSet, tmp_path: Path
+) -> None:
+    code, out, said = run("export", shared_run, tmp_path / "b")
+    assert (code, out) == (0, "")
+    (line,) = (line for line in said.splitlines() if line.startswith("no limits"))
+    assert line.startswith("no limits, its answers will be ungated: ")
+    assert "8 held-out micrographs of 2 classes are too few for limits" in line
+    assert ".trusted-" not in line
+    assert open_bundle(tmp_path / "b").manifest.thresholds is None
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_export_gives_limits_in_place_where_it_can(
+    run: Run, shared_run: Path, limited: Limited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def measured(bundle: Path, data: DataSet, order: Any, **_: object) -> Any:
+        asked.append((bundle, order.folds, order.strangers.folder, order.seed))
+        return limited.record
+
+    monkeypatch.setattr("trainer.trusting.trust.trust_in_place", measured)
+    given = ("--folds", limited.dataset.root, "--strangers", limited.dataset.raw, "--seed", 4)
+    code, _, said = run("export", shared_run, tmp_path / "b", *given)
+    assert code == 0
+    assert asked == [(tmp_path / "b", limited.dataset.root, limited.dataset.raw, 4)]
+    assert "measured on the 24 micrographs of the part validation" in said
+
+
+def test_an_export_whose_limits_fail_says_that_the_bundle_is_there(
+    run: Run, shared_run: Path, dataset: DataSet, tmp_path: Path
+) -> None:
+    code, _, said = run("export", shared_run, tmp_path / "b", "--folds", dataset.root)
+    assert code == 2
+    assert said.splitlines()[-1] == (
+        f"edge-trainer: {dataset.root}: no folds here; run edge-trainer crossvalidate first; {tmp_path / 'b'} is "
+        "written, without limits"
+    )
+    assert open_bundle(tmp_path / "b").manifest.thresholds is None
 
 
 # --- what every command has -----------------------------------------------------------------------

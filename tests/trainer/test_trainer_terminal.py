@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
+import trusted
 
 from trainer import terminal
 from trainer.fitting.run_folder import Epoch
@@ -122,3 +123,44 @@ def test_progress_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, t
     written = stderr.getvalue()  # type: ignore[attr-defined]
     assert ("augmented views" in written) == tty
     assert tty or written == ""
+
+
+def test_limits_and_what_they_cost_are_told_in_lines() -> None:
+    record = trusted.trust_record()
+    kinds = tuple(
+        kind.model_copy(update={"kind": name}) for kind, name in zip(record.strangers, "abcd", strict=True)
+    )
+    shown = record.model_copy(update={"strangers": kinds})
+    lines = terminal.trust_text(shown).splitlines()
+    assert lines[0] == "measured on five grouped folds of made-up answers"
+    assert lines[1].startswith("temperature 1.7: calibration error 0.")
+    assert lines[1].count("(95 % interval by group 0.") == 2
+    assert lines[2] == "limits: probability 0.460, novelty 1.000"
+    assert lines[3].startswith("accepted: ")
+    assert lines[4] == "strangers  abstained        AUROC of novelty, of confidence, of both"
+    assert lines[5] == f"a          {f'{kinds[0].abstained} of 60':17}0.970  0.710  0.980"
+    assert lines[-1] == "note: The made-up micrographs all come from one made-up microscope."
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        pytest.param({"novelty": None}, "limits: probability 0.460, no novelty", id="no novelty"),
+        pytest.param(
+            {"tile_disagreement": 0.25},
+            "limits: probability 0.460, novelty 1.000, disagreement of tiles 0.250",
+            id="tiles",
+        ),
+    ],
+)
+def test_limits_are_told_as_they_are(changes: dict[str, float | None], text: str) -> None:
+    record = trusted.trust_record()
+    moved = record.model_copy(update={"thresholds": {**record.thresholds, **changes}})
+    assert terminal.trust_text(moved).splitlines()[2] == text
+
+
+def test_what_is_not_known_of_calibration_is_no_zero() -> None:
+    record = trusted.trust_record()
+    nothing = {"debiased_error": None, "debiased_error_interval": None}
+    unknown = record.model_copy(update={"before": record.before.model_copy(update=nothing)})
+    assert "calibration error not known before, 0." in terminal.trust_text(unknown)

@@ -263,7 +263,7 @@ def _give_limits(
     bundle: Path, data: "DataSet", folds: Path | None, strangers: Path | None, seed: int
 ) -> None:
     """A bundle whose data set held nothing out is whole without limits; it says so in each answer."""
-    from trainer.trusting.trust import NothingHeldOut, Strangers, TrustOrder, trust_in_place
+    from trainer.trusting.trust import NothingHeldOut, Strangers, TrustError, TrustOrder, trust_in_place
 
     order = TrustOrder(folds=folds, strangers=Strangers(strangers), seed=seed)
     try:
@@ -271,6 +271,8 @@ def _give_limits(
             record = trust_in_place(bundle, data, order, progress=shown)
     except NothingHeldOut as error:
         say(f"no limits, its answers will be ungated: {error}")
+    except TrustError as error:
+        raise TrustError(f"{error}; {bundle} is written, without limits") from error
     else:
         say(trust_text(record))
 

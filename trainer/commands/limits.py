@@ -29,12 +29,18 @@ Folds = Annotated[
     Path | None,
     typer.Option(
         "--folds",
+        exists=True,
+        file_okay=False,
         help="Run folder of edge-trainer crossvalidate on the same data: measure on its folds instead.",
     ),
 ]
 StrangersFolder = Annotated[
     Path | None,
-    typer.Option(help="Pictures that are none of the classes, a sub-folder for each kind; only measured on."),
+    typer.Option(
+        exists=True,
+        file_okay=False,
+        help="Pictures that are none of the classes, a sub-folder for each kind; only measured on.",
+    ),
 ]
 
 
@@ -78,13 +84,15 @@ def operating_point(
         float | None, typer.Option(min=0.001, help="Highest novelty of an answer, given by hand.")
     ] = None,
     version: Version = None,
+    seed: Seed = 0,
 ) -> None:
     """Write the same network with another line between answering and abstaining; says what that costs and buys."""
     from trainer.trusting.moving import move_operating_point
     from trainer.trusting.operating_point import Goal
 
+    goal = Goal(acceptance, accuracy)
     _, record = move_operating_point(
-        bundle, out, Goal(acceptance, accuracy), confidence=confidence, novelty=novelty, version=version
+        bundle, out, goal, confidence=confidence, novelty=novelty, version=version, seed=seed
     )
     say(trust_text(record))
     say(f"bundle: {out}")

@@ -26,6 +26,7 @@ from trainer.preparing.leaks import leak_report
 from trainer.preparing.split import tears_micrographs
 from trainer.scoring.figures import Figures, Scored, figures
 from trainer.scoring.pointing import MaskError, mask_of, pointing
+from trainer.trusting.trust_record import TrustError, read_trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -151,7 +152,10 @@ def evaluate(
         made=datetime.now(UTC).replace(microsecond=0),
         labels=bundle.manifest.labels,
         figures=figures(scored, bundle.manifest.labels, seed),
-        warnings=_warnings(bundle, dataset, part, cross_validation),
+        warnings=(
+            *_warnings(bundle, dataset, part, cross_validation),
+            *_limits_measured_here(bundle, dataset, sources),
+        ),
         unreadable=unreadable,
         predictions=scored,
         cross_validation=cross_validation,
@@ -348,3 +352,17 @@ def _warnings(bundle: Bundle, dataset: DataSet, part: str, folds: CrossValidatio
     if folds is not None and folds.dataset_fingerprint != dataset.fingerprint:
         found.append("the cross-validation recorded here was made on another data set")
     return tuple(found)
+
+
+def _limits_measured_here(bundle: Bundle, dataset: DataSet, sources: Sequence[Source]) -> tuple[str, ...]:
+    """A warning where micrographs that are scored are those that temperature and limits were fitted to."""
+    if bundle.manifest.dataset_fingerprint not in (UNKNOWN_DATASET, dataset.fingerprint):
+        return ()
+    try:
+        record = read_trust(bundle)
+    except TrustError as error:
+        raise EvaluationError(str(error)) from error
+    held = set() if record is None else {one.file for one in record.held}
+    if not any(source.file in held for source in sources):
+        return ()
+    return ("limits and temperature were measured on these micrographs: acceptance and calibration flatter",)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 MOST_POINTS: Final = 100
 """Of a recorded curve."""
-UNSURE: Final = "low_confidence"
-"""The one reason whose limit the curve moves along; any other puts an answer last."""
+UNSURE: Final = frozenset({"low_confidence", "unusual_and_unsure"})
+"""The reasons that a surer answer would not have, so that the curve moves along them; any other puts one last."""
 
 
 class _Part(BaseModel):
@@ -69,7 +69,7 @@ def sureness(probability: float, reasons: Collection[str]) -> float:
     So moving the limit of confidence runs along the answers that every other gate lets pass; those that one stops
     (novel, blurred, another pixel size ...) come after all of them, however probable.
     """
-    return probability - 1 if any(reason != UNSURE for reason in reasons) else probability
+    return probability if UNSURE.issuperset(reasons) else probability - 1
 
 
 def risk_coverage(

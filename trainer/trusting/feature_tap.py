@@ -27,15 +27,16 @@ def feature_tap(model: Any, output: str, input_px: int) -> str:  # noqa: ANN401 
     """Name of the map [n, channels, rows, columns] to read: a place that everything on the way to `output` passes.
 
     Of those places the narrowest at a sixteenth of the input's size, the first of equals; where a graph has none
-    there, the last of all.
+    there, the last of all. A map with as many channels as there are labels is taken for the class activation map.
 
     Raises:
         GraphError: no such place carries a map.
     """
     passed = bottlenecks(model, output)
-    shapes = measured_shapes(model, passed, input_px)
+    shapes = measured_shapes(model, [*passed, output], input_px)
     rows = measured_input_rows(model, input_px)
-    maps = [(name, shapes[name]) for name in passed if _is_map(shapes[name])]
+    labels = shapes[output][-1]
+    maps = [(name, shapes[name]) for name in passed if _is_map(shapes[name], labels)]
     if not maps:
         raise GraphError(
             "no feature map that all of the network passes through: novelty cannot be read anywhere"
@@ -44,9 +45,11 @@ def feature_tap(model: Any, output: str, input_px: int) -> str:  # noqa: ANN401 
     return min(there)[2] if there else maps[-1][0]
 
 
-def _is_map(shape: tuple[int, ...]) -> bool:
+def _is_map(shape: tuple[int, ...], labels: int) -> bool:
     """Channels first: the probe is square, so where rows and columns differ the channels come last."""
-    return len(shape) == 4 and shape[1] >= FEWEST_CHANNELS and shape[2] == shape[3] > 1
+    if len(shape) != 4 or shape[1] < FEWEST_CHANNELS or shape[1] == labels:
+        return False
+    return shape[2] == shape[3] > 1
 
 
 def _is_at_stride(rows: int, map_rows: int) -> bool:
@@ -65,8 +68,7 @@ def bottlenecks(model: Any, output: str) -> list[str]:  # noqa: ANN401
     nodes = [
         node for node in graph.upstream(output) if not all(graph.is_constant(name) for name in node.output)
     ]
-    made_at = {name: at for at, node in enumerate(nodes) for name in node.output}
-    last_read = dict.fromkeys(made_at, -1)
+    last_read = {name: -1 for node in nodes for name in node.output}
     last_read[model.graph.input[0].name] = -1
     for at, node in enumerate(nodes):
         for name in node.input:

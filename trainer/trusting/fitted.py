@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from edge_agent.decision import Decision, decide, doubts
+from edge_agent.decision import Decision, decide
 from edge_agent.model_bundle import Manifest, NoveltyFacts, Tensor
 from trainer.trusting.held_out import middle
 from trainer.trusting.novelty import NOVELTY
-from trainer.trusting.operating_point import Goal, Judged, choose_thresholds, upper_limit
+from trainer.trusting.operating_point import Goal, Judged, choose_thresholds, doubt_of, rounded, upper_limit
 from trainer.trusting.temperature import fit_temperature
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 TRUE_ACCEPTANCE: Final = 0.95
 """Share of good micrographs whose novelty is at most 1."""
-REFUSED: Final = 1e6
-"""Doubt where a guard refuses, for ranking: more than any limit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,11 +54,10 @@ class Fitted:
         )
 
     def doubt(self, answer: Answer, guards: Sequence[str] = ()) -> float:
-        """How much of the limits an answer uses up; much more than all where a guard refuses."""
+        """How much of the limits an answer uses up; far more than all where a guard or its tiles refuse it."""
         if self.manifest.thresholds is None:
             raise ValueError("no limits were chosen yet")
-        used = sum(doubts(answer.novelty, answer.probability, self.manifest.thresholds))
-        return min(used, REFUSED) + (REFUSED if guards else 0.0)
+        return doubt_of(judged(answer, guards), self.manifest.thresholds)
 
 
 def fit(
@@ -69,7 +66,7 @@ def fit(
     """Fit everything; `manifest` is that of the bundle as it is, `lesson` what its network was taught."""
     labels = manifest.labels
     temperature = fit_temperature(
-        [one.seen.probabilities for one in held],
+        [one.seen.logits for one in held],
         [labels.index(one.seen.source.label) for one in held],
         [one.seen.source.group for one in held],
     )
@@ -82,8 +79,11 @@ def fit(
         decide(answer, one.seen.micrograph, with_lesson(draft, one.lesson)).reasons
         for one, answer in zip(held, answers, strict=True)
     )
-    judged = [_judged(*each) for each in zip(held, answers, guards, strict=True)]
-    thresholds = choose_thresholds(judged, goal)
+    seen = [
+        judged(answer, why, right=answer.label == one.seen.source.label)
+        for one, answer, why in zip(held, answers, guards, strict=True)
+    ]
+    thresholds = choose_thresholds(seen, goal)
     chosen = Fitted(draft.model_copy(update={"thresholds": thresholds}), statistics, held, answers, guards)
     accepted = np.mean([one.decision == "accept" for one in chosen.decisions])
     stated = thresholds.model_copy(update={"acceptance": round(float(accepted), 4)})
@@ -100,9 +100,9 @@ def _in_unit(lesson: Lesson, held: Sequence[HeldOut], temperature: float) -> Nov
     if lesson.statistics is None or any(one.lesson.statistics is None for one in held):
         return None
     away = [one.seen.answered(temperature, one.lesson.statistics).novelty for one in held]
-    return replace(
-        lesson.statistics, unit=float(f"{upper_limit(np.array(away, float), TRUE_ACCEPTANCE):.6g}")
-    )
+    # Rounded up, so that the micrograph that sets the unit is not beyond 1.
+    unit = rounded(upper_limit(np.array(away, float), TRUE_ACCEPTANCE))
+    return replace(lesson.statistics, unit=unit)
 
 
 def _answer(held: HeldOut, temperature: float, statistics: NoveltyStatistics | None) -> Answer:
@@ -113,13 +113,14 @@ def _answer(held: HeldOut, temperature: float, statistics: NoveltyStatistics | N
     return held.seen.answered(temperature, replace(own, unit=statistics.unit))
 
 
-def _judged(held: HeldOut, answer: Answer, guards: Sequence[str]) -> Judged:
+def judged(answer: Answer, guards: Sequence[str], *, right: bool = False) -> Judged:
+    """What thresholds and rank go by."""
     return Judged(
         confidence=answer.probability,
         novelty=answer.novelty,
         tile_disagreement=answer.tile_disagreement,
         passes=not guards,
-        right=answer.label == held.seen.source.label,
+        right=right,
     )
 
 

@@ -1,8 +1,8 @@
 """How a picture must look and what its tags may say to be judged at all, from the training part of a data set.
 
 Only this module knows how far beyond the training micrographs a limit lies. Good pictures of the same kind shall
-almost never be refused, so a limit is where one in five hundred of them would lie, not where the last one lay; and
-nothing is judged that only some of the training micrographs tell.
+almost never be refused, so a limit is one that three in a thousand of them would miss, not where the last one lay;
+and nothing is judged that only some of the training micrographs tell.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Said = TypeVar("_Said")
 
 FEWEST_MICROGRAPHS: Final = 20
 """Fewer do not show a range."""
-REFUSED: Final = 0.002
+REFUSED: Final = 0.003
 """Share of good pictures that a limit may refuse; there are three."""
 TAIL: Final = 0.1
 """Share of the micrographs that show how a figure's distribution ends."""
@@ -39,8 +39,9 @@ STRAY: Final = 0.01
 """Share at either end of a range that is left out: wrong units, wrong tags."""
 LEAST_DIFFRACTION_LIMIT: Final = 0.45
 LEAST_STREAKS_LIMIT: Final = 1.4
-MOST_SHARPNESS_LIMIT: Final = 0.05
-"""A training set of very even pictures shall not refuse what looks like an ordinary picture."""
+MOST_SHARPNESS_LIMIT: Final = 0.42
+"""A training set of very even pictures shall not refuse what looks like an ordinary picture: one whose sharpest
+outlines rise over less than about 2 % of the field, as those of small particles on rough supports do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def taught_by(micrograph: Micrograph, boxes: Sequence[Box], look: Look | None) -
 
 
 def guard_limits(looks: Sequence[Look]) -> Guards:
-    """Limits of sharpness, streaks and diffraction that about one in 500 pictures of this kind would miss.
+    """Limits of sharpness, streaks and diffraction that about three in a thousand pictures of this kind would miss.
 
     Of fewer than FEWEST_MICROGRAPHS none is derived. Sharpness and streaks are ratios, so their logarithm counts.
     """

@@ -7,12 +7,13 @@ limit is measured on a micrograph that had a part in the statistics it is judged
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from edge_agent.model_bundle import Bundle, Guards, TrainingRanges, Usual, open_bundle
+from edge_agent.model_bundle import Bundle, Guards, Manifest, TrainingRanges, Usual, open_bundle
 from trainer.exporting.onnx_graph import GraphError
 from trainer.fitting.run_folder import read_record
 from trainer.scoring.evaluation import Source, readable, sources_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from edge_agent.preprocessing import Preprocessing
     from trainer.preparing.crops import DataSet
     from trainer.preparing.split import Part
 
@@ -56,10 +58,10 @@ class HeldOut:
     part: str
 
 
-def observer_of(bundle: Bundle) -> Observer:
+def observer_of(bundle: Bundle, rule: Preprocessing | None = None) -> Observer:
     """Open a bundle to be looked into. Raises TrustError where its graph has no place for that."""
     try:
-        return Observer(bundle)
+        return Observer(bundle, rule)
     except GraphError as error:
         raise TrustError(f"{bundle.path}: {error}; it cannot be given limits") from error
 
@@ -103,20 +105,55 @@ def held_out_part(
     return tuple(HeldOut(one, lesson, str(part)) for one in seen)
 
 
-def held_out_by_folds(run: Path, dataset: DataSet, progress: Progress) -> tuple[HeldOut, ...]:
-    """The training micrographs, each by the fold that did not see it; validation and test are left alone."""
+def held_out_by_folds(
+    run: Path, manifest: Manifest, dataset: DataSet, progress: Progress
+) -> tuple[HeldOut, ...]:
+    """The training micrographs, each by the fold that did not see it; `manifest` is that of the bundle in question.
+
+    They are shown as that bundle shows them, in all its views. Nothing is asked about those of validation and test,
+    though networks of other folds were taught with them.
+    """
     folders = sorted(run.glob("fold-*/bundle"))
     if not folders:
         raise TrustError(f"{run}: no folds here; run edge-trainer crossvalidate first")
-    return tuple(one for folder in folders for one in _held_out_by(folder, dataset, progress))
+    folds = [open_bundle(folder) for folder in folders]
+    for fold in folds:  # before the minutes of work
+        _require_alike(fold, manifest, dataset)
+    _require_once(run, [read_record(folder.parent).held_out for folder in folders])
+    rule = manifest.preprocessing
+    return tuple(one for fold in folds for one in _held_out_by(fold, rule, dataset, progress))
 
 
-def _held_out_by(folder: Path, dataset: DataSet, progress: Progress) -> list[HeldOut]:
-    fold, name = open_bundle(folder), folder.parent.name
-    if fold.manifest.dataset_fingerprint != dataset.fingerprint:
-        raise TrustError(f"{folder}: a fold of another data set than {dataset.root}; give the run made on it")
+def _require_once(run: Path, unseen: Sequence[Sequence[str]]) -> None:
+    """Folders of an earlier run with more folds stay when there are fewer."""
+    twice = [
+        group for group, count in Counter(group for each in unseen for group in each).items() if count > 1
+    ]
+    if twice:
+        raise TrustError(
+            f"{run}: {len(twice)} groups are held out by two folds, so these are of two cross-validations; remove "
+            "the older fold folders"
+        )
+
+
+def _require_alike(fold: Bundle, manifest: Manifest, dataset: DataSet) -> None:
+    """What another kind of network answers says nothing of this one."""
+    its = fold.manifest
+    if its.dataset_fingerprint != dataset.fingerprint:
+        raise TrustError(
+            f"{fold.path}: a fold of another data set than {dataset.root}; give the run made on it"
+        )
+    if (its.labels, its.network.backbone) != (manifest.labels, manifest.network.backbone):
+        raise TrustError(
+            f"{fold.path}: a fold of {its.network.backbone} ({', '.join(its.labels)}), the bundle is of "
+            f"{manifest.network.backbone} ({', '.join(manifest.labels)}); give folds of the same recipe"
+        )
+
+
+def _held_out_by(fold: Bundle, rule: Preprocessing, dataset: DataSet, progress: Progress) -> list[HeldOut]:
+    folder, name = fold.path, fold.path.parent.name
     unseen = set(read_record(folder.parent).held_out)
-    observer = observer_of(fold)
+    observer = observer_of(fold, rule)
     known = [source for source in sources_of(dataset.kept) if source.group not in unseen]
     lesson = learnt(observer, dataset, known, progress, f"{name}: ")
     asked = [source for source in sources_of(dataset.train) if source.group in unseen]

@@ -28,7 +28,7 @@ MICROGRAPHS_A_COMPONENT: Final = 10
 """A variance that is measured on fewer micrographs says little."""
 FEWEST_MICROGRAPHS: Final = 20
 _SPREAD_FLOOR: Final = 1e-3
-"""Of the median spread: keeps the logarithm finite for a field in which nothing changes."""
+"""Of the median spread where there is any: keeps the logarithm finite for a field in which nothing changes."""
 
 
 class TooFewMicrographs(ValueError):
@@ -79,7 +79,7 @@ def novelty_statistics(
         raise TooFewMicrographs(
             f"novelty needs {FEWEST_MICROGRAPHS} training micrographs, there are {micrographs}"
         )
-    floor = max(_SPREAD_FLOOR * float(np.median(spread)), 1e-12)
+    floor = _SPREAD_FLOOR * float(np.median(spread[spread > 0])) if spread.any() else 1e-12
     described = _described(mean, spread, floor)
     centre, scale = described.mean(axis=0), described.std(axis=0)
     scale = np.where(scale > 1e-6 * scale.max(), scale, np.inf)  # what never changes says nothing

@@ -47,8 +47,6 @@ class Observation:
     field: FieldStatistics
     look: Look | None
     boxes: tuple[Box, ...]
-    probabilities: NDArray[np.float32]
-    """[inputs, labels] at temperature 1."""
     logits: NDArray[np.float32]
     """[inputs, labels] before temperature and softmax."""
     mean: NDArray[np.float32]
@@ -57,7 +55,7 @@ class Observation:
 
     def answered(self, temperature: float, statistics: NoveltyStatistics | None) -> Answer:
         """The answer that a graph with this temperature and novelty gives."""
-        rows = tempered(self.probabilities, temperature).astype(np.float32)
+        rows = tempered(self.logits, temperature).astype(np.float32)
         novelty = None
         if statistics is not None:
             novelty = statistics.novelty(self.mean, self.spread).astype(np.float32)
@@ -65,30 +63,31 @@ class Observation:
 
 
 class Observer:
-    """A bundle with its feature map within reach. Raises GraphError where it has none."""
+    """A bundle with its feature map within reach. Raises GraphError where it has none.
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+    `rule` is how micrographs are shown to it, by default as the bundle says.
+    """
+
+    def __init__(self, bundle: Bundle, rule: Preprocessing | None = None) -> None:
+        self.bundle, self.rule = bundle, rule or bundle.manifest.preprocessing
         model = bare_model(bundle)
-        self.tensor = feature_tap(model, PROBABILITIES, bundle.manifest.preprocessing.input_px)
-        self._outputs = (PROBABILITIES, find_logits(OnnxGraph(model)), MEAN, SPREAD)
-        self._session = onnx_session(with_pooled_outputs(model, self.tensor, self._outputs[:2]))
+        self.tensor = feature_tap(model, PROBABILITIES, self.rule.input_px)
+        self._outputs = (find_logits(OnnxGraph(model)), MEAN, SPREAD)
+        self._session = onnx_session(with_pooled_outputs(model, self.tensor, self._outputs[:1]))
         self._input = bundle.manifest.tensors.input.name
 
     def observe(self, source: Source, micrograph: Micrograph) -> Observation:
         """Look at one micrograph, or at one crop of it."""
-        manifest = self.bundle.manifest
-        tiles = _tiles_of(micrograph, source, manifest.preprocessing)
+        tiles = _tiles_of(micrograph, source, self.rule)
         answers = [self._session.run(self._outputs, {self._input: tile.values[None]}) for tile in tiles.tiles]
-        rows, logits, mean, spread = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        logits, mean, spread = (np.concatenate(parts) for parts in zip(*answers, strict=True))
         return Observation(
             source=source,
             micrograph=replace(micrograph, pixels=np.empty((0, 0), micrograph.pixels.dtype)),
-            labels=manifest.labels,
+            labels=self.bundle.manifest.labels,
             field=tiles.field,
-            look=look_at(tiles, manifest.preprocessing.value_range),
+            look=look_at(tiles, self.rule.value_range),
             boxes=tuple(tile.box_px for tile in tiles.tiles),
-            probabilities=rows,
             logits=logits,
             mean=mean.reshape(len(mean), -1),
             spread=spread.reshape(len(spread), -1),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from edge_agent.decision import doubts
 from edge_agent.model_bundle import Thresholds
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 WORSE: Final = 0.05
 TILE_ACCEPTANCE: Final = 0.99
 """Share of held-out micrographs whose tiles agree well enough."""
+MISSED: Final = "no limit reaches an accuracy of"
+REFUSED: Final = 1e6
+"""Doubt that is added where a guard refuses, for ranking: more than any limit."""
 _LEAST_STEP: Final = 0.05
 """Of a logarithm: where held-out micrographs are all alike, a rounding must not be a doubt."""
 _LEAST_LIMIT: Final = 1e-3
@@ -54,8 +58,8 @@ def choose_thresholds(held: Sequence[Judged], goal: Goal) -> Thresholds:
     """The limits that reach the goal on held-out micrographs, and, for acceptance, on new ones of their kind.
 
     Of n micrographs the one of rank (n + 1) x acceptance sets the limit: a new one is within it with at least that
-    probability (V. Vovk et al., Algorithmic Learning in a Random World, 2005). Where the accuracy cannot be reached
-    by any limit, the strictest one is returned.
+    probability (V. Vovk et al., Algorithmic Learning in a Random World, 2005). The strictest limit lies at the
+    median of both: where not even that reaches the accuracy, it is returned, and `missed` says so.
     """
     odds = _log_odds(np.array([one.confidence for one in held]))
     away = np.array(
@@ -74,18 +78,37 @@ def choose_thresholds(held: Sequence[Judged], goal: Goal) -> Thresholds:
     doubt[fails] = math.inf
     limit = max(_limit(doubt, np.array([one.right for one in held]), goal), _LEAST_LIMIT)
     return Thresholds(
-        confidence=_rounded(_probability(-usual_odds - limit * step_odds), down=True),
-        novelty=_rounded(math.exp(usual_away + limit * step_away)) if knows else None,
+        confidence=_probability_below(-usual_odds - limit * step_odds),
+        novelty=rounded(math.exp(usual_away + limit * step_away)) if knows else None,
         tile_disagreement=tiles,
-        confidence_usual=_rounded(_probability(-usual_odds)),
-        novelty_usual=_rounded(math.exp(usual_away)) if knows else None,
+        confidence_usual=_probability_below(-usual_odds),
+        novelty_usual=rounded(math.exp(usual_away)) if knows else None,
+    )
+
+
+def doubt_of(judged: Judged, limits: Thresholds) -> float:
+    """How much of the limits an answer uses up; far more than all where a guard or its tiles refuse it."""
+    most, apart = limits.tile_disagreement, judged.tile_disagreement
+    refused = not judged.passes or (most is not None and not apart <= most)
+    used = sum(doubts(judged.novelty, judged.confidence, limits))
+    return min(used, REFUSED) + (REFUSED if refused else 0.0)
+
+
+def missed(goal: Goal, accuracy: float) -> tuple[str, ...]:
+    """A note where the accuracy of what is accepted is below the goal's."""
+    if goal.accuracy is None or accuracy >= goal.accuracy:
+        return ()
+    return (
+        f"{MISSED} {goal.accuracy:g}: the strictest, at the middle of the held-out answers, gives {accuracy:.4g}; "
+        "give --confidence to edge-trainer operating-point to go beyond",
     )
 
 
 def upper_limit(values: NDArray[np.float64], acceptance: float) -> float:
     """The value that a new one of the same kind stays at or below with this probability, at the least."""
     ordered = np.sort(values)
-    return float(ordered[min(len(ordered), math.ceil((len(ordered) + 1) * acceptance)) - 1])
+    rank = math.ceil((len(ordered) + 1) * acceptance - 1e-9)  # 0.55 x 100 is a little more than 55
+    return float(ordered[min(len(ordered), rank) - 1])
 
 
 def _limit(doubt: NDArray[np.float64], right: NDArray[np.bool_], goal: Goal) -> float:
@@ -113,7 +136,7 @@ def _scale(values: NDArray[np.float64]) -> tuple[float, float]:
 def _tile_limit(held: Sequence[Judged]) -> float | None:
     """None where micrographs are one tile each."""
     values = np.array([one.tile_disagreement for one in held])
-    return _rounded(upper_limit(values, TILE_ACCEPTANCE)) if values.max() > 0 else None
+    return rounded(upper_limit(values, TILE_ACCEPTANCE)) if values.max() > 0 else None
 
 
 def _log_odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -121,11 +144,13 @@ def _log_odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.log(held / (1 - held)))
 
 
-def _probability(log_odds: float) -> float:
-    return 1 / (1 + math.exp(-log_odds))
+def _probability_below(log_odds: float) -> float:
+    """Five digits of the probability, or of what it lacks to 1, and not more than it is."""
+    part = 1 / (1 + math.exp(abs(log_odds)))
+    return rounded(part, down=True) if log_odds < 0 else round(1 - rounded(part), 12)
 
 
-def _rounded(value: float, *, down: bool = False) -> float:
+def rounded(value: float, *, down: bool = False) -> float:
     """Five digits, to the side on which the micrograph that sets the limit is still accepted."""
     step = 10.0 ** (math.floor(math.log10(value)) - 4) if value > 0 else 1.0
     return float(f"{(math.floor if down else math.ceil)(value / step) * step:.5g}")

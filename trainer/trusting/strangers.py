@@ -17,6 +17,7 @@ import numpy as np
 from edge_agent.decision import decide
 from edge_agent.files import FileStamp, SourceFile
 from edge_agent.micrograph import Instrument, Micrograph, UnusableFile, read_micrograph
+from edge_agent.output_places import is_own_output
 from edge_agent.simulated_strangers import STRANGERS, draw_stranger
 from trainer.preparing.raw_folder import PICTURE_SUFFIXES
 from trainer.scoring.evaluation import Source
@@ -96,10 +97,21 @@ def _files(folder: Path | None) -> list[tuple[str, Path]]:
         return []
     if not folder.is_dir():
         raise TrustError(f"{folder}: no folder of strangers here; give one with a sub-folder for each kind")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _FILES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if _is_picture(file))
     if not files:
         raise TrustError(f"{folder}: holds no pictures ({', '.join(sorted(_FILES))})")
     return [(_kind_of(file, folder), file) for file in files]
+
+
+def _is_picture(file: Path) -> bool:
+    """By its name, and none that the agent drew; what the system hides is nobody's picture."""
+    name = file.name
+    return (
+        file.suffix.lower() in _FILES
+        and not name.startswith(".")
+        and not is_own_output(name)
+        and file.is_file()
+    )
 
 
 def _kind_of(file: Path, folder: Path) -> str:
@@ -155,6 +167,7 @@ def _kind(
     def area(of: Callable[[_Met], float | None]) -> float | None:
         return auroc([of(one) for one in good], [of(one) for one in those])
 
+    apart = [round(one.answer.tile_disagreement, 6) for one in those]
     return StrangerKind(
         kind=kind,
         source=source,
@@ -168,6 +181,7 @@ def _kind(
         novelty=tuple(float(f"{one.answer.novelty:.5g}") for one in those if one.answer.novelty is not None),
         confidence=tuple(float(f"{one.answer.probability:.6g}") for one in those),
         guards=tuple(one.guards for one in those),
+        tile_disagreement=tuple(apart) if any(apart) else (),
     )
 
 

@@ -6,7 +6,7 @@ answer to a micrograph is the mean over its network inputs (boxes, views), so th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -26,10 +26,13 @@ _SMALLEST: Final = 1e-30
 _TENSOR: Final = "trusted/temperature"
 
 
-def tempered(probabilities: NDArray[np.floating[Any]], temperature: float) -> NDArray[np.float64]:
-    """What probabilities [n, labels], made at temperature 1, become at another."""
-    logits = np.log(np.maximum(probabilities.astype(np.float64), _SMALLEST)) / temperature
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+def tempered(logits: NDArray[np.floating[Any]], temperature: float) -> NDArray[np.float64]:
+    """Probabilities [n, labels] of logits at a temperature.
+
+    Not of probabilities at another temperature: what single precision has rounded to 0 cannot be softened again.
+    """
+    divided = logits.astype(np.float64) / temperature
+    raised = np.exp(divided - divided.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
@@ -38,29 +41,33 @@ def fit_temperature(
 ) -> float:
     """The temperature of the least mean log loss of held-out micrographs.
 
-    `inputs` has each micrograph's probabilities [network inputs, labels] at temperature 1, `true` its class. Each
-    group has equal weight: forty near-equal pictures of one sample are not forty pieces of evidence. The true class
-    is asked for with (n + 1) / (n + 2), n groups, not 1 (J. Platt, Advances in Large Margin Classifiers, 1999):
-    answers that are all right would else ask for any certainty whatever.
+    `inputs` has each micrograph's logits [network inputs, labels], `true` its class. Each group has equal weight:
+    forty near-equal pictures of one sample are not forty pieces of evidence. The true class is asked for with
+    (n + 1) / (n + 2), n groups, not 1 (J. Platt, Advances in Large Margin Classifiers, 1999): answers that are all
+    right would else ask for any certainty whatever.
     """
     names, member, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     weight, target = 1 / sizes[member], (len(names) + 1) / (len(names) + 2)
+    counts = np.array([len(rows) for rows in inputs])
+    joined = _Inputs(np.concatenate(inputs), np.cumsum(counts) - counts, counts, np.asarray(true))
     tried = np.exp(np.linspace(np.log(LOWEST), np.log(HIGHEST), _STEPS + 1))
-    losses = [_loss(inputs, true, weight, target, value) for value in tried]
+    losses = [_loss(joined, weight, target, value) for value in tried]
     return float(f"{tried[int(np.argmin(losses))]:.4g}")
 
 
-def _loss(
-    inputs: Sequence[NDArray[np.floating[Any]]],
-    true: Sequence[int],
-    weight: NDArray[np.float64],
-    target: float,
-    temperature: float,
-) -> float:
-    told = np.log(
-        np.maximum(np.array([tempered(rows, temperature).mean(axis=0) for rows in inputs]), _SMALLEST)
-    )
-    of_true = told[np.arange(len(told)), np.asarray(true)]
+class _Inputs(NamedTuple):
+    """Network inputs of all micrographs one after the other; those of one begin at its start."""
+
+    logits: NDArray[np.floating[Any]]
+    starts: NDArray[np.intp]
+    counts: NDArray[np.intp]
+    true: NDArray[np.intp]
+
+
+def _loss(inputs: _Inputs, weight: NDArray[np.float64], target: float, temperature: float) -> float:
+    sums = np.add.reduceat(tempered(inputs.logits, temperature), inputs.starts)
+    told = np.log(np.maximum(sums / inputs.counts[:, None], _SMALLEST))
+    of_true = told[np.arange(len(told)), inputs.true]
     of_others = (told.sum(axis=1) - of_true) / (told.shape[1] - 1)
     losses = -(target * of_true + (1 - target) * of_others)
     return float((weight * losses).sum() / weight.sum())

@@ -8,6 +8,7 @@ parts untouched, so that they can measure the decision. What was found stands in
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from trainer.scoring.evaluation import readable, sources_of
 from trainer.scoring.selective import risk_coverage
 from trainer.trusting.fitted import Fitted, fit
 from trainer.trusting.held_out import HeldOut, held_out_by_folds, held_out_part, learnt, observer_of
-from trainer.trusting.operating_point import Goal
+from trainer.trusting.operating_point import Goal, missed
 from trainer.trusting.rewriting import rewritten
 from trainer.trusting.strangers import Strangers, measured_strangers
 from trainer.trusting.trust_record import Held, NothingHeldOut, TrustError, TrustRecord
@@ -90,22 +91,29 @@ def trust(
     bundle = open_bundle(bundle_path)
     _require_own(bundle, dataset)
     _require_whole(dataset, order)
+    _require_unseen(bundle, order)
     observer = observer_of(bundle)
     lesson = learnt(observer, dataset, sources_of(dataset.train), progress)
     held = (
         held_out_part(observer, lesson, dataset, order.part, progress)
         if order.folds is None
-        else held_out_by_folds(order.folds, dataset, progress)
+        else held_out_by_folds(order.folds, bundle.manifest, dataset, progress)
     )
     _require_enough(bundle, held)
     fitted = fit(bundle.manifest, lesson, held, order.goal, order.version)
     kinds, unread = measured_strangers(observer, fitted, order.strangers, order.seed, progress)
     notes = (*_notes(fitted, lesson.note, order), *unread)
-    record = _record(fitted, order).model_copy(update={"strangers": kinds, "notes": notes})
+    record = _record(fitted, order)
+    notes = (*notes, *missed(order.goal, record.accepted_accuracy))
+    record = record.model_copy(update={"strangers": kinds, "notes": notes})
     progress("golden cases and manifest", 0, 1)
     model = trusted_model(bundle, fitted.manifest.temperature, fitted.statistics)
     written = rewritten(bundle, out, model, fitted.manifest, record)
-    _compare(written, dataset, observer, fitted)
+    try:
+        _compare(written, dataset, observer, fitted)
+    except TrustError:
+        shutil.rmtree(out)
+        raise
     progress("golden cases and manifest", 1, 1)
     return written, record
 
@@ -117,7 +125,11 @@ def trust_in_place(
     with tempfile.TemporaryDirectory(prefix=".trusted-", dir=bundle_path.parent) as draft:
         _, record = trust(bundle_path, dataset, Path(draft) / "new", order, progress=progress)
         bundle_path.rename(Path(draft) / "old")
-        (Path(draft) / "new").rename(bundle_path)
+        try:
+            (Path(draft) / "new").rename(bundle_path)
+        except BaseException:  # Ctrl-C too: the draft's folder goes, and the old bundle is in it
+            (Path(draft) / "old").rename(bundle_path)
+            raise
     return record
 
 
@@ -137,6 +149,14 @@ def _require_whole(dataset: DataSet, order: TrustOrder) -> None:
         raise NothingHeldOut(
             f"{dataset.root}: the split {dataset.split.by} puts crops of one micrograph into several parts, so no "
             "whole micrograph was held out; prepare with --split micrograph, or give --folds of a cross-validation"
+        )
+
+
+def _require_unseen(bundle: Bundle, order: TrustOrder) -> None:
+    """An ensemble of folds has seen every part."""
+    if order.folds is None and order.part in bundle.manifest.network.trained_parts:
+        raise NothingHeldOut(
+            f"{bundle.path}: was trained on the part {order.part} too; give --folds of a cross-validation"
         )
 
 
@@ -216,9 +236,19 @@ def _notes(fitted: Fitted, no_novelty: str, order: TrustOrder) -> list[str]:
     """What a reader of the limits has to know."""
     found = [f"no novelty is computed: {no_novelty}"] if fitted.statistics is None else []
     chose = fitted.manifest.network.weights_kept == "lowest validation loss" and order.part == "validation"
-    if chose and order.folds is None and UNKNOWN_DATASET != fitted.manifest.dataset_fingerprint:
+    if fitted.manifest.dataset_fingerprint == UNKNOWN_DATASET:
+        found.append(
+            "the network was trained elsewhere: whether it saw the held-out micrographs is not known"
+        )
+    elif chose and order.folds is None:
         found.append(
             "the held-out micrographs chose the epoch that was kept: temperature and limits flatter a little"
+        )
+    members = fitted.manifest.network.members
+    if members > 1 and order.folds is not None:
+        found.append(
+            f"limits are those of single networks, this bundle averages {members}: how far they hold for it "
+            "was not measured"
         )
     refused = sum(bool(why) for why in fitted.guards)
     if refused:
@@ -244,10 +274,17 @@ def _compare(written: Bundle, dataset: DataSet, observer: Observer, fitted: Fitt
             fitted.manifest.temperature, fitted.statistics
         )
         seen = classifier.answer(micrograph)
-        apart = float(np.abs(np.subtract(seen.probabilities, expected.probabilities)).max())
-        if expected.novelty is not None and seen.novelty is not None:
-            apart = max(apart, abs(seen.novelty / max(expected.novelty, 1e-9) - 1))
-        if not apart <= ALIKE:
+        apart = _apart(seen, expected)
+        if not apart <= ALIKE:  # NaN too
             raise TrustError(
                 f"{written.path}: answers {source.file} otherwise than was fitted (by {apart:.1e}); do not use it"
             )
+
+
+def _apart(seen: Answer, expected: Answer) -> float:
+    """The larger of the differences in probabilities and, of itself, in novelty; NaN where one is no number."""
+    differences = np.abs(np.subtract(seen.probabilities, expected.probabilities)).tolist()
+    if expected.novelty is not None:
+        novelty = np.nan if seen.novelty is None else seen.novelty
+        differences.append(abs(novelty / max(expected.novelty, 1e-9) - 1))
+    return float(np.max(differences))

@@ -69,6 +69,8 @@ class StrangerKind(_Part):
     confidence: tuple[float, ...]
     guards: tuple[tuple[str, ...], ...] = ()
     """Of each picture, the reasons that no threshold moves."""
+    tile_disagreement: tuple[float, ...] = ()
+    """Of each picture; none where all are one tile."""
 
 
 class TrustRecord(_Part):
