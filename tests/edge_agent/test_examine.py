@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LONG = "SCOPEWATCH_LONG" in os.environ
-"""Every byte offset instead of every tenth."""
+"""Every byte offset instead of every fortieth."""
 BESIDE = Request(OutputPlan())
 AT_ONCE = Request(OutputPlan(), incomplete_is_final=True)
 
@@ -416,7 +416,7 @@ def test_a_disk_that_fills_at_any_byte_leaves_no_half_file(
         picture = picture[::-1]
     whole = len(picture) + 3000
     failed = 0
-    for room_bytes in range(0, whole, 1 if LONG else 10):
+    for room_bytes in range(0, whole, 1 if LONG else 40):
         finding = examine(saved, classifier, Request(OutputPlan(), layer=FullDisk(room_bytes)))
         if finding.outcome == "classified":
             break
@@ -426,7 +426,7 @@ def test_a_disk_that_fills_at_any_byte_leaves_no_half_file(
         assert_nothing_half(saved, before, picture if room_bytes >= len(picture) else None)
     assert finding.outcome == "classified"
     assert_belong_together(finding)
-    assert failed > len(picture) / (1 if LONG else 10)
+    assert failed > len(picture) / (1 if LONG else 40)
 
 
 def assert_nothing_half(saved, before, picture):

@@ -187,7 +187,7 @@ def _without_inotify(key: str) -> tuple[str, ...]:
 
 def newest_first(scale: Scale, folder: Path) -> Figures:
     """While a backlog is worked off, the newest file is next, and one saved just now overtakes the rest."""
-    number = scale.pick(1_500, 800)
+    number = scale.pick(1_500, 400)
     scope = folder / "scope"
     backlog = save_all(scope, range(number))
     now = time.time()

@@ -129,12 +129,12 @@ def _unlike(micrograph):
 
 
 def test_a_run_goes_on_where_its_record_ends(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fuzz_dm, "BLOCK_FILES", 40)
+    monkeypatch.setattr(fuzz_dm, "BLOCK_FILES", 10)
     command = [
         "fuzz_dm",
         "run",
         "--files",
-        "80",
+        "20",
         "--record",
         str(tmp_path / "r"),
         "--keep",
@@ -145,8 +145,8 @@ def test_a_run_goes_on_where_its_record_ends(tmp_path, monkeypatch, capsys):
         with contextlib.suppress(SystemExit):
             assert fuzz_dm.main() == 0
     said = capsys.readouterr().out
-    assert said.count("0 of 80 files (dm)") == 3
-    assert said.count("40 of 80 files, 0 failures") == 1
+    assert said.count("0 of 20 files (dm)") == 3
+    assert said.count("10 of 20 files, 0 failures") == 1
     assert (tmp_path / "r").read_text().count("\n") == 2
 
 

@@ -45,8 +45,9 @@ THROUGH: Final = {
     "evaluate": "answered: ",
 }
 """What a command says when its work is done."""
-PICTURES: Final = 70
-"""Of each class: the validation part must suffice for limits."""
+PICTURES: Final = 60
+HELD_OUT: Final = ("--split", "test", "--drawn", 3)
+"""All discs are alike: they stand in two groups, and the validation part has none."""
 BARS: Final = (
     Bar("other results"),
     Bar("wrong exit codes"),
@@ -117,7 +118,7 @@ def set_up(place: Path) -> Lab:
         "prepare": ("prepare", raw, data, "--input-px", 64),
         "train": ("train", data, "--run", folder, "--recipe", recipe),
         "export": ("export", folder, bundle, "--no-trust"),
-        "trust": ("trust", bundle, data, trusted),
+        "trust": ("trust", bundle, data, trusted, *HELD_OUT),
         "evaluate": ("evaluate", bundle, data),
     }.items():
         started = time.monotonic()
@@ -271,7 +272,7 @@ def _trust(lab: Lab, how: str, rounds: int, draw: random.Random, place: Path) ->
                 raise ValueError("other limits")
             shutil.rmtree(out)
 
-    line = ("trust", lab.bundle, lab.data, out)
+    line = ("trust", lab.bundle, lab.data, out, *HELD_OUT)
     tally = disturbed(line, how, rounds, lab.seconds["trust"], draw, look)
     return tally, out.exists() and limits(out) == limits(lab.trusted)
 

@@ -276,6 +276,8 @@ def check_end(answer: Answer, codes: set[int]) -> None:
         assert answer.lines[-1] == INTERRUPTED, answer.said
 
 
+@pytest.mark.long
+@LONG_TIER
 @posix
 def test_prepare_ended_thrice_goes_on_and_ends_the_same(run: Run, much: Path, tmp_path: Path) -> None:
     data, records = tmp_path / "data", tmp_path / "data" / "cache" / "found"

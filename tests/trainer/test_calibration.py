@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from answered import THREE, drawn_scored
@@ -114,6 +116,9 @@ def test_a_certain_wrong_answer_costs_much_and_not_everything() -> None:
 # --- the debiased error -----------------------------------------------------------------------------
 
 
+ROUNDS = 60 if "SCOPEWATCH_LONG" in os.environ else 20
+
+
 def in_groups(count: int, error: float, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Answers, right less often than promised by `error`; 300 in about 200 groups, which half err together."""
     random = np.random.default_rng(seed)
@@ -126,10 +131,10 @@ def in_groups(count: int, error: float, seed: int) -> tuple[np.ndarray, np.ndarr
 
 @pytest.mark.parametrize("error", [0.0, 0.05, 0.1])
 def test_the_debiased_error_is_the_true_one_on_average_and_the_interval_covers_it(error: float) -> None:
-    seen = [calibration(*in_groups(300, error, seed), seed) for seed in range(60)]
+    seen = [calibration(*in_groups(300, error, seed), seed) for seed in range(ROUNDS)]
     squares = [one.debiased_error**2 for one in seen if one.debiased_error is not None]
     intervals = [one.debiased_error_interval for one in seen if one.debiased_error_interval is not None]
-    assert len(squares) == len(intervals) == 60
+    assert len(squares) == len(intervals) == ROUNDS
     # Squares are right on average; those below 0 are cut, which lifts the mean where there is no error.
     assert np.mean(squares) == pytest.approx(error**2, abs=0.0012)
     assert np.mean([low <= error <= high for low, high in intervals]) >= 0.9

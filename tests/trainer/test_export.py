@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from toys import LABELS, RECIPE, prepared
+from toys import LABELS, LONG_TIER, RECIPE, prepared
 
 from edge_agent.classifier import Classifier
 from edge_agent.micrograph import read_micrograph
@@ -68,7 +68,13 @@ def assert_parity(network: Network, model: bytes, shape: tuple[int, int, int], l
 SHAPES = [(1, 96, 96), (2, 96, 131), (1, 141, 99)]
 
 
-@pytest.mark.parametrize(("name", "stride"), [("inceptionv3-mixed7", 16), ("mobilenetv2", 32)])
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [
+        pytest.param("inceptionv3-mixed7", 16, marks=[pytest.mark.long, LONG_TIER]),
+        ("mobilenetv2", 32),
+    ],
+)
 def test_keras_own_backbones_compute_the_same_in_onnx(name: str, stride: int) -> None:
     backbone = build_backbone(name, "none", seed=5)
     network = build_network(backbone, ("a", "b", "c"))

@@ -16,6 +16,7 @@ from onnx import helper
 from PIL import Image
 from test_cam_graph import REFUSED, onnx_network
 from test_foreign_graph import network
+from toys import LONG_TIER
 
 from edge_agent.classifier import Classifier
 from edge_agent.micrograph import read_micrograph
@@ -108,6 +109,8 @@ def test_what_keras_2_left_behind(kind: str, legacy: Path, tmp_path: Path) -> No
     assert np.isfinite(cam).all()
 
 
+@pytest.mark.long
+@LONG_TIER
 def test_a_checkpoint_of_inception_weights_alone(legacy: Path, picture: Path, tmp_path: Path) -> None:
     bundle = import_checkpoint(
         legacy / "inception" / "weights.hdf5.ckpt",
@@ -119,6 +122,8 @@ def test_a_checkpoint_of_inception_weights_alone(legacy: Path, picture: Path, tm
     assert bundle.manifest.preprocessing.input_px == INCEPTION_PX
 
 
+@pytest.mark.long
+@LONG_TIER
 def test_keras_vis_a_tape_and_the_graph_agree_on_real_crops(shared_data: Path, tmp_path: Path) -> None:
     files = sorted((shared_data / "labelled" / "emps").glob("r*/*.jpg"))[::40][:4]
     crops = [Image.open(file).convert("L").resize((VIS_PX, VIS_PX)) for file in files]
