@@ -41,12 +41,12 @@ def held(limited: Limited, lesson: Lesson) -> tuple[HeldOut, ...]:
     return held_out_part(observer, lesson, limited.dataset, "validation", silent)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def by_folds(limited_by_folds: tuple[object, tuple[HeldOut, ...]]) -> tuple[HeldOut, ...]:
     return limited_by_folds[1]
 
 
-@pytest.fixture(params=["part", "folds"])
+@pytest.fixture(scope="module", params=["part", "folds"])
 def fitted(
     request: pytest.FixtureRequest,
     manifest: Manifest,

@@ -90,7 +90,7 @@ def test_the_acceptance_is_reached_on_what_it_was_measured_on(
 @pytest.mark.parametrize("count", [30, 100])
 def test_new_micrographs_are_accepted_as_often_on_average(case: dict[str, float], count: int) -> None:
     """Not on each draw, but over many: that is what the rank (n + 1) x acceptance is for."""
-    fresh = drawn(2000, 999, **case)  # type: ignore[arg-type]
+    fresh = drawn(600, 999, **case)  # type: ignore[arg-type]
     found = [
         acceptance(choose_thresholds(drawn(count, seed, **case), Goal(0.9)), fresh)  # type: ignore[arg-type]
         for seed in range(25)
