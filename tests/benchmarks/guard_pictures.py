@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from edge_agent.classifier import Prediction
 
 SIDE_PX = 1024
-SHEET_PX = 850
-"""A README's width on GitHub."""
-COLUMNS = 3
+SHEET_PX = 1020
+"""A little more than a README's width on GitHub, for four in a row."""
+COLUMNS = 4
 GAP_PX = 10
 CAPTION_PX = 42
 LARGEST_BYTES = 600_000
@@ -237,7 +237,7 @@ CASES = (
         ("guards", "least_sharpness"), lambda seen: above(seen.look.sharpness),
     ),
     Case(
-        "drifted", "the specimen moved during the exposure", lambda: a_stranger("drifted", 5),
+        "drifted", "the specimen moved meanwhile", lambda: a_stranger("drifted", 5),
         ("guards", "most_streaks"), lambda seen: below(seen.look.streaks),
     ),
     Case(

@@ -312,7 +312,7 @@ def test_an_evaluation_of_an_older_version_is_read(bundle: Path) -> None:
 
 
 def test_the_shipped_evaluation_is_read() -> None:
-    shipped = open_bundle(Path(__file__).parents[2] / "models" / "particle-shape-1.1")
+    shipped = open_bundle(Path(__file__).parents[2] / "models" / "particle-shape-1.2")
     seen = read_evaluation(shipped)
     again = figures(seen.predictions, seen.labels, seen.seed)
     assert again.balanced_accuracy == seen.figures.balanced_accuracy

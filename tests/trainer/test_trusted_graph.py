@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
 import pytest
 from bundles import Form, tiny_bundle
 
+from edge_agent.classifier import Classifier
 from edge_agent.model_bundle import open_bundle
 from trainer.exporting.bundle_writer import onnx_session
+from trainer.exporting.cam_graph import by_method
 from trainer.trusting.novelty import NOVELTY, NoveltyStatistics, novelty_statistics
 from trainer.trusting.trusted_graph import bare_model, trusted_model
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from limited import Limited
 
     from numpy.typing import NDArray
 
@@ -84,3 +88,25 @@ def test_the_map_stays_evidence_before_the_temperature(tmp_path: Path) -> None:
     bundle = open_bundle(tiny_bundle(tmp_path / "b"))
     one, other = (answers(trusted_model(bundle, value, None), "cam")[0] for value in (1.0, 4.0))
     np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "hirescam"])
+def test_another_map_of_the_same_graph_leaves_novelty_and_temperature_alone(
+    limited: Limited, method: Literal["gradcam", "hirescam"]
+) -> None:
+    bundle = open_bundle(limited.trusted)
+    other = by_method(bundle, method)
+    names = ("probabilities", NOVELTY)
+    for seen, expected in zip(
+        answers(other.model_bytes, *names), answers(bundle.model_bytes, *names), strict=True
+    ):
+        np.testing.assert_allclose(seen, expected, rtol=1e-5)
+    assert other.manifest.thresholds == bundle.manifest.thresholds
+    assert Classifier(other).bundle is other
+
+
+def test_a_graph_that_is_cut_behind_its_feature_map_is_not_judged_by_novelty(limited: Limited) -> None:
+    exact = by_method(by_method(open_bundle(limited.trusted), "gradcam"), "cam")
+    assert exact.manifest.tensors.novelty is None
+    assert exact.manifest.thresholds.novelty is None  # type: ignore[union-attr]
+    assert [put.name for put in onnx_session(exact.model_bytes).get_outputs()] == ["probabilities", "cam"]

@@ -46,7 +46,7 @@ from trainer.exporting.node_writer import NodeWriter
 from trainer.exporting.onnx_graph import GraphError, NoClosedForm, OnnxGraph
 
 if TYPE_CHECKING:
-    from edge_agent.model_bundle import Bundle
+    from edge_agent.model_bundle import Bundle, Manifest
     from trainer.exporting.back_propagation import Adjoint
 
 __all__ = ["METHODS", "GraphError", "MappedGraph", "Method", "NoClosedForm", "append_maps", "by_method"]
@@ -137,11 +137,27 @@ def by_method(bundle: Bundle, method: Method) -> Bundle:
     model = onnx.load_model_from_string(bundle.model_bytes)
     tensor = _take_map_out(model, manifest.cam.tensor)
     mapped = append_maps(model, method, input_px=manifest.preprocessing.input_px, tensor=tensor)
-    tensors = manifest.tensors.model_copy(update=map_tensors(mapped, manifest.tensors.probabilities.shape[0]))
-    return replace(
-        bundle,
-        model_bytes=mapped.model.SerializeToString(),
-        manifest=manifest.model_copy(update={"cam": mapped.cam, "tensors": tensors}),
+    changes = map_tensors(mapped, manifest.tensors.probabilities.shape[0])
+    tensors = manifest.tensors.model_copy(update=changes)
+    changed = manifest.model_copy(update={"cam": mapped.cam, "tensors": tensors})
+    if tensors.novelty is not None and not _gives(mapped.model, tensors.novelty.name):
+        changed = _without_novelty(changed)
+    return replace(bundle, model_bytes=mapped.model.SerializeToString(), manifest=changed)
+
+
+def _gives(model: Any, output: str) -> bool:  # noqa: ANN401
+    return any(put.name == output for put in model.graph.output)
+
+
+def _without_novelty(manifest: Manifest) -> Manifest:
+    """For a graph that was cut behind its feature map: what is not computed is not judged."""
+    limits = manifest.thresholds
+    return manifest.model_copy(
+        update={
+            "tensors": manifest.tensors.model_copy(update={"novelty": None}),
+            "novelty": None,
+            "thresholds": None if limits is None else limits.model_copy(update={"novelty": None}),
+        }
     )
 
 
@@ -285,7 +301,7 @@ def _take_map_out(model: Any, tensor: str) -> str | None:  # noqa: ANN401
     convolution = graph.producers.get(CAM)
     if convolution is not None and convolution.op_type == "Conv":
         tensor = convolution.input[0]
-    kept = [put for put in model.graph.output if put.name == PROBABILITIES]
+    kept = [put for put in model.graph.output if put.name not in (CAM, CAM_EVERY_CLASS)]
     del model.graph.output[:]
     model.graph.output.extend(kept)
     prune(model)

@@ -109,6 +109,11 @@ def _limits(manifest: Manifest) -> dict[str, str]:
         found["tiles_disagree"] = _beyond("disagreement above", thresholds.tile_disagreement)
         found["novel"] = _beyond("novelty above", thresholds.novelty)
         found["low_confidence"] = _beyond("probability below", thresholds.confidence)
+        if thresholds.novelty_usual is not None and thresholds.confidence_usual is not None:
+            found["unusual_and_unsure"] = (
+                f"shares of the way from novelty {thresholds.novelty_usual:.3g} and probability "
+                f"{thresholds.confidence_usual:.3g}, the usual, to both limits: above 1 together"
+            )
     return {reason: found.get(reason, "") for reason in REASONS}
 
 
