@@ -41,12 +41,12 @@ def held(limited: Limited, lesson: Lesson) -> tuple[HeldOut, ...]:
     return held_out_part(observer, lesson, limited.dataset, "validation", silent)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def by_folds(limited_by_folds: tuple[object, tuple[HeldOut, ...]]) -> tuple[HeldOut, ...]:
     return limited_by_folds[1]
 
 
-@pytest.fixture(params=["part", "folds"])
+@pytest.fixture(scope="module", params=["part", "folds"])
 def fitted(
     request: pytest.FixtureRequest,
     manifest: Manifest,
@@ -151,15 +151,6 @@ def test_without_statistics_of_some_network_there_is_no_novelty(
     assert fitted.manifest.thresholds.novelty is None
     assert {one.novelty for one in fitted.answers} == {None}
     assert fitted.manifest.usual.novelty is None
-
-
-def test_the_version_is_the_old_one_s_unless_it_is_given(
-    manifest: Manifest, lesson: Lesson, held: tuple[HeldOut, ...]
-) -> None:
-    assert fit(manifest, lesson, held, Goal()).manifest.version == "1"
-    made = fit(manifest, lesson, held, Goal(), "1.2").manifest
-    assert made.version == "1.2"
-    assert made.created > manifest.created
 
 
 def test_without_limits_there_is_no_doubt(

@@ -74,16 +74,16 @@ def test_each_goes_with_the_lesson_of_the_fold_that_did_not_see_it(
     limited_by_folds: ByFolds, limited: Limited, limited_folds: Path
 ) -> None:
     _, held = limited_by_folds
-    for fold in ("fold-0", "fold-2"):
-        bundle = open_bundle(limited_folds / fold / "bundle")
-        unseen = set(read_record(limited_folds / fold).held_out)
-        taught = [one for one in sources_of(limited.dataset.kept) if one.group not in unseen]
-        alone = learnt(observer_of(bundle), limited.dataset, taught, silent)
-        (lesson,) = {id(one.lesson): one.lesson for one in held if one.part == fold}.values()
-        assert alone.statistics is not None
-        assert lesson.statistics is not None
-        np.testing.assert_array_equal(lesson.statistics.centre, alone.statistics.centre)
-        assert (lesson.guards, lesson.ranges, lesson.usual) == (alone.guards, alone.ranges, alone.usual)
+    fold = "fold-2"
+    bundle = open_bundle(limited_folds / fold / "bundle")
+    unseen = set(read_record(limited_folds / fold).held_out)
+    taught = [one for one in sources_of(limited.dataset.kept) if one.group not in unseen]
+    alone = learnt(observer_of(bundle), limited.dataset, taught, silent)
+    (lesson,) = {id(one.lesson): one.lesson for one in held if one.part == fold}.values()
+    assert alone.statistics is not None
+    assert lesson.statistics is not None
+    np.testing.assert_array_equal(lesson.statistics.centre, alone.statistics.centre)
+    assert (lesson.guards, lesson.ranges, lesson.usual) == (alone.guards, alone.ranges, alone.usual)
 
 
 def test_folds_are_shown_micrographs_in_the_views_of_the_bundle(

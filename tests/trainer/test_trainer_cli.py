@@ -427,6 +427,8 @@ MOVE = "operating-point {trusted} {out}"
             f"{MEASURE} --strangers nowhere", "'--strangers': dir 'nowhere' does not", id="strangers"
         ),
         pytest.param(f"{MEASURE} --split train", "'train' is not one of 'validation', 'test'", id="train"),
+        pytest.param(f"{MEASURE} --version a/b", "version: String should match pattern", id="a version"),
+        pytest.param(f"{MOVE} --version a/b", "version: String should match pattern", id="of another line"),
         pytest.param(f"{MEASURE} --acceptance 2", "'--acceptance': Input should be less", id="more than all"),
         pytest.param("export {run} {out} --strangers nowhere", "'--strangers': dir 'nowhere'", id="export"),
     ],

@@ -93,9 +93,13 @@ def test_the_record_says_what_a_reader_needs(limited: Limited) -> None:
     assert record.after.log_loss is not None
     right = [one.label == one.predicted for one in record.held]
     assert record.selective.points[-1].accuracy == pytest.approx(np.mean(right), abs=1e-4)
+    refused = sum(bool(one.guards) for one in record.held)
+    guarded = (
+        f"{refused} of 24 held-out micrographs are refused by guards (tags or look), which no threshold moves"
+    )
     assert record.notes == (
         "the held-out micrographs chose the epoch that was kept: temperature and limits flatter a little",
-        "3 of 24 held-out micrographs are refused by guards (tags or look), which no threshold moves",
+        *([guarded] if refused else []),
     )
     card = (limited.trusted / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "## When it does not answer" in card
@@ -218,12 +222,12 @@ def torn(data: Any) -> Any:
         ),
         pytest.param(
             {}, torn, NothingHeldOut,
-            "the split every-third puts crops of one micrograph into several parts, so no whole micrograph was held",
+            "the split every-third puts crops of one micrograph into several parts, so no whole micrograph was",
             id="a torn split",
         ),
         pytest.param(
             {"dataset_fingerprint": "f00"}, lambda data: data, TrustError,
-            "was trained on another data set than .*; give its own, or limits would be measured on micrographs that",
+            "was trained on another data set than .*; give its own, or limits would be measured on micrographs",
             id="another data set",
         ),
         pytest.param(
@@ -247,6 +251,17 @@ def test_limits_are_refused_where_nothing_was_held_out(
         trust(path, data(limited.dataset), tmp_path / "t", QUICK)
     assert type(caught.value) is kind
     assert not (tmp_path / "t").exists()
+
+
+def test_an_empty_folder_of_strangers_is_seen_before_any_work(
+    limited: Limited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "learnt", lambda *_: pytest.fail("worked"))
+    (tmp_path / "s").mkdir()
+    with pytest.raises(TrustError, match="holds no pictures"):
+        trust(
+            limited.bare, limited.dataset, tmp_path / "t", replace(QUICK, strangers=Strangers(tmp_path / "s"))
+        )
 
 
 def test_another_bundle_is_not_written_over(limited: Limited, tmp_path: Path) -> None:

@@ -60,9 +60,7 @@ class Fitted:
         return doubt_of(judged(answer, guards), self.manifest.thresholds)
 
 
-def fit(
-    manifest: Manifest, lesson: Lesson, held: tuple[HeldOut, ...], goal: Goal, version: str | None = None
-) -> Fitted:
+def fit(manifest: Manifest, lesson: Lesson, held: tuple[HeldOut, ...], goal: Goal) -> Fitted:
     """Fit everything; `manifest` is that of the bundle as it is, `lesson` what its network was taught."""
     labels = manifest.labels
     temperature = fit_temperature(
@@ -72,9 +70,7 @@ def fit(
     )
     statistics = _in_unit(lesson, held, temperature)
     answers = tuple(_answer(one, temperature, statistics) for one in held)
-    draft = _draft(manifest, lesson, statistics, answers, version).model_copy(
-        update={"temperature": temperature}
-    )
+    draft = _draft(manifest, lesson, statistics, answers).model_copy(update={"temperature": temperature})
     guards = tuple(
         decide(answer, one.seen.micrograph, with_lesson(draft, one.lesson)).reasons
         for one, answer in zip(held, answers, strict=True)
@@ -129,7 +125,6 @@ def _draft(
     lesson: Lesson,
     statistics: NoveltyStatistics | None,
     answers: Sequence[Answer],
-    version: str | None,
 ) -> Manifest:
     """Everything but temperature and thresholds."""
     away = [answer.novelty for answer in answers if answer.novelty is not None]
@@ -137,7 +132,6 @@ def _draft(
     usual = {"confidence": middle([answer.probability for answer in answers]), "novelty": middle(away)}
     return with_lesson(manifest, lesson).model_copy(
         update={
-            "version": version or manifest.version,
             "created": datetime.now(UTC).replace(microsecond=0),
             "tensors": manifest.tensors.model_copy(update={"novelty": tensor}),
             "novelty": None if statistics is None else _facts(statistics, away),

@@ -15,7 +15,7 @@ from edge_agent.decision import unsure
 from edge_agent.model_bundle import Bundle, Thresholds, open_bundle
 from trainer.scoring.selective import risk_coverage
 from trainer.trusting.operating_point import MISSED, Goal, Judged, choose_thresholds, doubt_of, missed
-from trainer.trusting.rewriting import rewritten
+from trainer.trusting.rewriting import rewritten, with_version
 from trainer.trusting.strangers import auroc
 from trainer.trusting.trust_record import TrustError, TrustRecord, read_trust
 
@@ -44,11 +44,13 @@ def move_operating_point(
         BundleRefused: the bundle is not as its manifest says.
         FileExistsError: `out` is there already.
         TrustError: nothing was measured of this bundle, or a limit makes no sense for it.
+        ValidationError: the version asked for cannot be one.
 
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another folder or remove it first")
     bundle = open_bundle(bundle_path)
+    manifest = with_version(bundle.manifest, version)
     record = read_trust(bundle)
     if record is None:
         raise TrustError(f"{bundle_path}: has no limits to be moved; run edge-trainer trust on it first")
@@ -60,10 +62,9 @@ def move_operating_point(
     moved = _moved(record, limits, goal, seed)
     stated = {
         "thresholds": limits.model_copy(update={"acceptance": moved.accepted}),
-        "version": version or bundle.manifest.version,
         "created": datetime.now(UTC).replace(microsecond=0),
     }
-    return rewritten(bundle, out, bundle.model_bytes, bundle.manifest.model_copy(update=stated), moved), moved
+    return rewritten(bundle, out, bundle.model_bytes, manifest.model_copy(update=stated), moved), moved
 
 
 def _judged(held: Held) -> Judged:

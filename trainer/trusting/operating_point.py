@@ -57,7 +57,7 @@ class Goal:
 def choose_thresholds(held: Sequence[Judged], goal: Goal) -> Thresholds:
     """The limits that reach the goal on held-out micrographs, and, for acceptance, on new ones of their kind.
 
-    Of n micrographs the one of rank (n + 1) x acceptance sets the limit: a new one is within it with at least that
+    Of n micrographs the one of rank (n + 1) x acceptance sets the limit, for a new one is within it with that
     probability (V. Vovk et al., Algorithmic Learning in a Random World, 2005). The strictest limit lies at the
     median of both: where not even that reaches the accuracy, it is returned, and `missed` says so.
     """
@@ -105,10 +105,17 @@ def missed(goal: Goal, accuracy: float) -> tuple[str, ...]:
 
 
 def upper_limit(values: NDArray[np.float64], acceptance: float) -> float:
-    """The value that a new one of the same kind stays at or below with this probability, at the least."""
+    """The value that a new one of the same kind stays at or below with this probability.
+
+    Of n values that of rank (n + 1) x acceptance, where need be between two of them: taking the next whole rank
+    would accept 98 % of 54 where 95 % are asked for.
+    """
     ordered = np.sort(values)
-    rank = math.ceil((len(ordered) + 1) * acceptance - 1e-9)  # 0.55 x 100 is a little more than 55
-    return float(ordered[min(len(ordered), rank) - 1])
+    rank = min(max((len(ordered) + 1) * acceptance, 1.0), float(len(ordered)))
+    below, above = ordered[math.floor(rank + 1e-9) - 1], ordered[math.ceil(rank - 1e-9) - 1]
+    if not math.isfinite(above):
+        return float(below)
+    return float(below + (rank - math.floor(rank + 1e-9)) * (above - below))
 
 
 def _limit(doubt: NDArray[np.float64], right: NDArray[np.bool_], goal: Goal) -> float:

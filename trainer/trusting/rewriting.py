@@ -20,6 +20,13 @@ _OUTDATED: Final = (MODEL, GOLDEN, EVALUATION, FAITHFULNESS, TRUST)
 """Written anew, or measured on the bundle as it was."""
 
 
+def with_version(manifest: Manifest, version: str | None) -> Manifest:
+    """The manifest with another version, for None as it is. Raises ValidationError where it cannot be one."""
+    if version is None:
+        return manifest
+    return Manifest.model_validate({**manifest.model_dump(by_alias=True), "version": version})
+
+
 def rewritten(bundle: Bundle, out: Path, model: bytes, manifest: Manifest, record: TrustRecord) -> Bundle:
     """Write `model` with this manifest and what its limits rest on into the new folder `out`, and open it."""
     kept = [name for name in bundle.manifest.sha256 if name not in _OUTDATED]

@@ -69,7 +69,7 @@ def measured_strangers(
 
     Areas under the ROC curve are against the held-out micrographs behind the limits.
     """
-    files, unread = _files(strangers.folder), []
+    files, unread = stranger_files(strangers.folder), []
     total = strangers.drawn * len(STRANGERS) + len(files)
     met: dict[tuple[str, Literal["simulated", "given"]], list[_Met]] = {}
     for index, (kind, micrograph) in enumerate(_drawn(strangers.drawn, seed, fitted.manifest)):
@@ -92,7 +92,8 @@ def measured_strangers(
     return tuple(found), tuple(unread)
 
 
-def _files(folder: Path | None) -> list[tuple[str, Path]]:
+def stranger_files(folder: Path | None) -> list[tuple[str, Path]]:
+    """The kind of each picture file in a folder, and the file; TrustError where there is none."""
     if folder is None:
         return []
     if not folder.is_dir():

@@ -24,10 +24,10 @@ from trainer.scoring.calibration import calibration
 from trainer.scoring.evaluation import readable, sources_of
 from trainer.scoring.selective import risk_coverage
 from trainer.trusting.fitted import Fitted, fit
-from trainer.trusting.held_out import HeldOut, held_out_by_folds, held_out_part, learnt, observer_of
+from trainer.trusting.held_out import HeldOut, Lesson, held_out_by_folds, held_out_part, learnt, observer_of
 from trainer.trusting.operating_point import Goal, missed
-from trainer.trusting.rewriting import rewritten
-from trainer.trusting.strangers import Strangers, measured_strangers
+from trainer.trusting.rewriting import rewritten, with_version
+from trainer.trusting.strangers import Strangers, measured_strangers, stranger_files
 from trainer.trusting.trust_record import Held, NothingHeldOut, TrustError, TrustRecord
 from trainer.trusting.trusted_graph import trusted_model
 
@@ -83,28 +83,25 @@ def trust(
         FileExistsError: `out` is there already.
         NothingHeldOut: there are too few held-out micrographs.
         TrustError: the data set is not the network's, or the written bundle does not answer as what was fitted.
+        ValidationError: the version asked for cannot be one.
 
     """
     order = order or TrustOrder()
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another folder or remove it first")
     bundle = open_bundle(bundle_path)
+    manifest = with_version(bundle.manifest, order.version)
     _require_own(bundle, dataset)
     _require_whole(dataset, order)
     _require_unseen(bundle, order)
+    stranger_files(order.strangers.folder)  # before the minutes of work, not after
     observer = observer_of(bundle)
-    lesson = learnt(observer, dataset, sources_of(dataset.train), progress)
-    held = (
-        held_out_part(observer, lesson, dataset, order.part, progress)
-        if order.folds is None
-        else held_out_by_folds(order.folds, bundle.manifest, dataset, progress)
-    )
+    lesson, held = _lesson_and_held_out(observer, dataset, order, progress)
     _require_enough(bundle, held)
-    fitted = fit(bundle.manifest, lesson, held, order.goal, order.version)
+    fitted = fit(manifest, lesson, held, order.goal)
     kinds, unread = measured_strangers(observer, fitted, order.strangers, order.seed, progress)
-    notes = (*_notes(fitted, lesson.note, order), *unread)
     record = _record(fitted, order)
-    notes = (*notes, *missed(order.goal, record.accepted_accuracy))
+    notes = (*_notes(fitted, lesson.note, order), *unread, *missed(order.goal, record.accepted_accuracy))
     record = record.model_copy(update={"strangers": kinds, "notes": notes})
     progress("golden cases and manifest", 0, 1)
     model = trusted_model(bundle, fitted.manifest.temperature, fitted.statistics)
@@ -131,6 +128,18 @@ def trust_in_place(
             (Path(draft) / "old").rename(bundle_path)
             raise
     return record
+
+
+def _lesson_and_held_out(
+    observer: Observer, dataset: DataSet, order: TrustOrder, progress: Progress
+) -> tuple[Lesson, tuple[HeldOut, ...]]:
+    by_folds = None
+    if order.folds is not None:
+        by_folds = held_out_by_folds(order.folds, observer.bundle.manifest, dataset, progress)
+    lesson = learnt(observer, dataset, sources_of(dataset.train), progress)
+    if by_folds is not None:
+        return lesson, by_folds
+    return lesson, held_out_part(observer, lesson, dataset, order.part, progress)
 
 
 def _require_own(bundle: Bundle, dataset: DataSet) -> None:
