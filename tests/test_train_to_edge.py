@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from edge_agent.simulated_field import SimulatedField
 
+pytestmark = pytest.mark.timeout(300)  # a fixture runs five commands, and TensorFlow loads slowly
+
 RECIPE = {
     "weights": "none",
     "views": 2,
@@ -79,7 +81,11 @@ def bundle(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "16 crops of 16 micrographs" in prepared.stderr
     assert "2 files dropped" in prepared.stderr
     run("trainer.cli", "train", "data", "--run", "run", "--recipe", "recipe.json", folder=folder)
-    run("trainer.cli", "export", "run", "shape", "--name", "shape", "--version", "1", folder=folder)
+    exported = run(
+        "trainer.cli", "export", "run", "shape", "--name", "shape", "--version", "1", folder=folder
+    )
+    assert "no limits, its answers will be ungated: " in exported.stderr
+    assert "4 held-out micrographs of 2 classes are too few for limits" in exported.stderr
     evaluated = run("trainer.cli", "evaluate", "shape", "data", "--json", folder=folder)
     assert json.loads(evaluated.stdout)["figures"]["micrographs"] == 4
     return folder / "shape"
@@ -119,6 +125,7 @@ def test_the_agent_classifies_new_files_with_that_model(published: Path, tmp_pat
     manifest = json.loads((published / "manifest.json").read_bytes())
     assert sidecar["outcome"] == "classified"
     assert sidecar["model"] == {"name": "shape", "version": "1", "sha256": manifest["sha256"]["model.onnx"]}
+    assert sidecar["prediction"]["decision"] == "ungated"
     assert set(sidecar["prediction"]["probabilities"]) == {"rod", "round"}
     assert sum(sidecar["prediction"]["probabilities"].values()) == pytest.approx(1, abs=1e-3)
     assert sidecar["micrograph"]["pixel_size_nm"] == pytest.approx([field.pixel_size_nm] * 2)

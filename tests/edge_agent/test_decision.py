@@ -141,6 +141,9 @@ def novel(score: float | None) -> Prediction:
 
 
 WITH_NOVELTY = GATED.model_copy(update={"thresholds": Thresholds(confidence=0.7, novelty=1.0)})
+USUAL = GATED.model_copy(
+    update={"thresholds": Thresholds(confidence=0.7, novelty=1.0, confidence_usual=0.99, novelty_usual=0.5)}
+)
 EACH_REASON = [
     pytest.param(GOOD, CALIBRATED, GATED, None, id="a good one"),
     pytest.param(shown(0, 0, 40, 20), at_pixel_size(4.0), GATED, "too_small", id="too small"),
@@ -185,6 +188,31 @@ EACH_REASON = [
     pytest.param(
         replace(predicted(CLEAR, 0.6), look=ORDINARY), CALIBRATED, GATED, "low_confidence", id="unsure"
     ),
+    pytest.param(
+        novel(0.5), CALIBRATED, USUAL, None, id="of usual novelty, 0.43 of the doubt as to the class"
+    ),
+    pytest.param(
+        replace(predicted(CLEAR, 0.9), look=ORDINARY, novelty=0.5),
+        CALIBRATED,
+        USUAL,
+        None,
+        id="0.64 of the doubt as to the class",
+    ),
+    pytest.param(
+        replace(predicted(CLEAR, 0.99), look=ORDINARY, novelty=0.76),
+        CALIBRATED,
+        USUAL,
+        None,
+        id="0.60 of the doubt as to the kind",
+    ),
+    pytest.param(
+        replace(predicted(CLEAR, 0.9), look=ORDINARY, novelty=0.76),
+        CALIBRATED,
+        USUAL,
+        "unusual_and_unsure",
+        id="both together",
+    ),
+    pytest.param(novel(1.01), CALIBRATED, USUAL, "novel", id="beyond one limit, the sum is not asked"),
 ]
 
 
