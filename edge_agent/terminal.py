@@ -61,12 +61,21 @@ def finding_text(finding: Finding) -> str:
 
 def _answer_text(finding: Finding) -> str:
     """An answer leads with its label, an abstention with its reasons."""
-    probability = "" if finding.probability is None else f" {finding.probability:.2f}"
-    answer, decided = f"{finding.label}{probability}", _DECIDED.get(finding.decision or "", finding.decision)
+    answer, decided = (
+        f"{finding.label}{_probability_text(finding.probability)}",
+        _DECIDED.get(finding.decision or "", finding.decision),
+    )
     if finding.decision != "abstain":
         return f"{answer}  {decided}" if decided else answer
     because = ", ".join(map(_words, finding.reasons)) or "no reason was kept"
     return f"{decided}: {because} (leans to {answer})"
+
+
+def _probability_text(probability: float | None) -> str:
+    """Two digits; what would round to 1.00 is not certain."""
+    if probability is None:
+        return ""
+    return " > 0.99" if probability >= 0.995 else f" {probability:.2f}"
 
 
 def finding_line(finding: Finding, name: Path | str) -> str:

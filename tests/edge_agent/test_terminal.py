@@ -96,6 +96,11 @@ def test_what_is_printed_is_always_printable_and_encodable(text):
             "no answer: no reason was kept (leans to my_class 0.90)  0 ms",
             id="abstained, nobody says why",
         ),
+        pytest.param(
+            Finding(PATH, "classified", label="rod", probability=0.9995, decision="accept"),
+            "rod > 0.99  accepted  0 ms",
+            id="never quite certain",
+        ),
         pytest.param(Finding(PATH, "not_an_image", "a spectrum"), "not an image: a spectrum", id="no image"),
         pytest.param(Finding(PATH, "unreadable", "cut off"), "UNREADABLE: cut off", id="unreadable"),
         pytest.param(Finding(PATH, "crashed", "SIGSEGV"), "FAILED: SIGSEGV", id="crashed"),

@@ -113,7 +113,7 @@ def fitted_bundle(
 def _others() -> dict[str, bytes]:
     """What an evaluated bundle has beside; two of them hold for it as it was only."""
     return {
-        "MODEL_CARD.md": b"# toy\n\nA toy.\n",
+        "MODEL_CARD.md": b"# toy 1\n\nA toy.\n",
         "labels.csv": b"file,label,group,part\n",
         "evaluation.json": b"{}",
         "faithfulness.json": b"{}",

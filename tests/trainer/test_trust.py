@@ -102,6 +102,7 @@ def test_the_record_says_what_a_reader_needs(limited: Limited) -> None:
         *([guarded] if refused else []),
     )
     card = (limited.trusted / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert card.partition("\n---\n")[2].lstrip().startswith("# toy 2\n")
     assert "## When it does not answer" in card
     assert "the 24 micrographs of the part validation" in card
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from limited import Limited
-
     from numpy.typing import NDArray
 
     from edge_agent.model_bundle import Bundle

@@ -33,6 +33,7 @@ def rewritten(bundle: Bundle, out: Path, model: bytes, manifest: Manifest, recor
     others = {name: (bundle.path / name).read_bytes() for name in kept}
     others[TRUST] = (record.model_dump_json(indent=1, by_alias=True) + "\n").encode()
     if _CARD in others:
-        card = with_trust(others[_CARD].decode("utf-8"), record)
+        old, new = (f"# {one.name} {one.version}\n" for one in (bundle.manifest, manifest))
+        card = with_trust(others[_CARD].decode("utf-8").replace(old, new, 1), record)
         others[_CARD] = with_front_matter(card, manifest).encode()
     return write_bundle(out, BundleFiles(model, others), manifest)
