@@ -10,7 +10,7 @@ import onnx
 import pytest
 from bundles import tiny_model
 
-from edge_agent.onnx_gate import gate_model
+from edge_agent.onnx_gate import ALLOWED_OPERATORS, gate_model
 from trainer.exporting.bundle_writer import onnx_session
 from trainer.trusting.feature_tap import MEAN, SPREAD, with_pooled_outputs
 from trainer.trusting.novelty import (
@@ -196,3 +196,4 @@ def test_the_graph_passes_the_agent_s_gate() -> None:
     model = onnx.load_from_string(tiny_model())
     append_novelty(model, tiny_statistics())
     gate_model(model.SerializeToString(), (("micrograph",), ("probabilities", NOVELTY)))
+    assert {node.op_type for node in model.graph.node} <= ALLOWED_OPERATORS

@@ -502,6 +502,19 @@ def test_an_export_whose_limits_fail_says_that_the_bundle_is_there(
     assert open_bundle(tmp_path / "b").manifest.thresholds is None
 
 
+def test_an_export_that_is_interrupted_over_its_limits_says_what_is_there(
+    run: Run, shared_run: Path, dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.trusting.trust.trust_in_place", interrupted)
+    code, _, said = run("export", shared_run, tmp_path / "b")
+    assert code == 130
+    assert f"{tmp_path / 'b'} is written, without limits; edge-trainer trust {tmp_path / 'b'} " in said
+    assert open_bundle(tmp_path / "b").manifest.thresholds is None
+
+
 # --- what every command has -----------------------------------------------------------------------
 
 

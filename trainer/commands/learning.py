@@ -273,6 +273,9 @@ def _give_limits(
         say(f"no limits, its answers will be ungated: {error}")
     except TrustError as error:
         raise TrustError(f"{error}; {bundle} is written, without limits") from error
+    except KeyboardInterrupt:
+        say(f"{bundle} is written, without limits; edge-trainer trust {bundle} {data.root} OUT gives it some")
+        raise
     else:
         say(trust_text(record))
 
