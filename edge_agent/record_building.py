@@ -9,8 +9,10 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.decision import doubts
 from edge_agent.sidecar import (
     CamRecord,
+    DoubtsRecord,
     FieldRecord,
     InstrumentRecord,
     MicrographRecord,
@@ -76,7 +78,14 @@ def prediction_record(
         tiles=tuple(tiles),
         confidence_threshold=thresholds.confidence if thresholds else None,
         tile_disagreement=_shortened(prediction.tile_disagreement) if len(prediction.tiles) > 1 else None,
+        doubts=None if thresholds is None else _doubts_record(prediction, thresholds),
     )
+
+
+def _doubts_record(prediction: Prediction, thresholds: Thresholds) -> DoubtsRecord:
+    found = doubts(prediction.novelty, prediction.probability, thresholds)
+    novelty, confidence = (_shortened(value) if math.isfinite(value) else None for value in found)
+    return DoubtsRecord(novelty=novelty, confidence=confidence)
 
 
 def cam_record(prediction: Prediction) -> CamRecord:

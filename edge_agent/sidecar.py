@@ -132,6 +132,16 @@ class TileRecord(_Part):
     probabilities: dict[str, FiniteFloat]
 
 
+class DoubtsRecord(_Part):
+    """How much of the limits an answer uses up: 0 is usual; above 1, alone or together, it abstains.
+
+    Null is more than any number: the value itself is none, or a limit without a usual value is passed.
+    """
+
+    novelty: FiniteFloat | None
+    confidence: FiniteFloat | None
+
+
 class PredictionRecord(_Part):
     """The answer, and whether to trust it."""
 
@@ -145,6 +155,8 @@ class PredictionRecord(_Part):
     confidence_threshold: float | None = None
     tile_disagreement: FiniteFloat | None = None
     """None for one tile, whose answer is the whole's, and in records of scopewatch 0.4 and before."""
+    doubts: DoubtsRecord | None = None
+    """None where the bundle carries no thresholds, and in records of scopewatch 0.4 and before."""
 
 
 class CamRecord(_Part):

@@ -39,7 +39,7 @@ CONTRACT = {
         "probabilities": {"faceted": 0.02, "rod": 0.01, "round": 0.97}, "novelty": 0.31,
         "novelty_threshold": 1.0,
         "tiles": [{"box_px": [0, 0, 1024, 2048], "probabilities": {"round": 1.0}}],
-        "confidence_threshold": 0.5, "tile_disagreement": None,
+        "confidence_threshold": 0.5, "tile_disagreement": None, "doubts": {"novelty": 0.2, "confidence": 0.1},
     },
     "cam": {
         "label": "round", "method": "cam", "box_px": [0, 0, 1024, 2048], "grid": [1, 2],

@@ -16,7 +16,7 @@ from limited import changed_manifest, fitted_bundle, without
 
 from edge_agent import cli as agent
 from edge_agent.classifier import Classifier
-from edge_agent.decision import decide
+from edge_agent.decision import decide, doubts
 from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import UNKNOWN_DATASET, open_bundle
 from trainer.exporting.bundle_writer import add_file
@@ -122,6 +122,10 @@ def test_the_agent_checks_and_uses_it(
     assert told["decision"] in ("accept", "abstain")
     assert (told["novelty_threshold"], told["confidence_threshold"]) == (limits.novelty, limits.confidence)
     assert told["novelty"] > 0
+    used = doubts(told["novelty"], told["probabilities"][told["label"]], limits)
+    assert tuple(told["doubts"].values()) == pytest.approx(used, rel=1e-4)
+    unsure = {"novel", "low_confidence", "unusual_and_unsure"} & set(told["reasons"])
+    assert (sum(used) > 1) == bool(unsure)
 
 
 def test_tiles_and_views_get_limits(limited: Limited, tmp_path: Path) -> None:
