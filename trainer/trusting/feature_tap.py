@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from trainer.exporting.node_writer import NodeWriter
-from trainer.exporting.onnx_graph import GraphError, OnnxGraph, measured_shapes
+from trainer.exporting.onnx_graph import GraphError, OnnxGraph, input_shape, measured_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ def feature_tap(model: Any, output: str, input_px: int) -> str:  # noqa: ANN401 
     """
     passed = bottlenecks(model, output)
     shapes = measured_shapes(model, [*passed, output], input_px)
-    rows = measured_input_rows(model, input_px)
+    rows = input_shape(model.graph.input[0], input_px)[2]
     labels = shapes[output][-1]
     maps = [(name, shapes[name]) for name in passed if _is_map(shapes[name], labels)]
     if not maps:
@@ -55,11 +55,6 @@ def _is_map(shape: tuple[int, ...], labels: int) -> bool:
 def _is_at_stride(rows: int, map_rows: int) -> bool:
     """Networks without padding end a little above or below the round figure."""
     return abs(math.log2(rows / map_rows) - math.log2(STRIDE)) < 0.3
-
-
-def measured_input_rows(model: Any, input_px: int) -> int:  # noqa: ANN401
-    """Rows of the input when its free sizes are `input_px`."""
-    return int(model.graph.input[0].type.tensor_type.shape.dim[2].dim_value or input_px)
 
 
 def bottlenecks(model: Any, output: str) -> list[str]:  # noqa: ANN401
