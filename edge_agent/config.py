@@ -32,6 +32,52 @@ def state_folder() -> Path:
     )
 
 
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PageConfig(_Table):
+    """The page, health and metrics of the running agent, on this PC only (127.0.0.1)."""
+
+    enabled: bool = True
+    """Whether to listen at all."""
+    port: int = Field(default=8747, ge=0, le=65535)
+    """The port; 0 is any free one, which `status` then names. When it is taken the agent works without."""
+
+
+class EventsConfig(_Table):
+    """What is sent elsewhere when a file is finished; nothing is, unless an address is given here."""
+
+    webhook_url: str | None = None
+    """Each finding is sent as JSON by HTTP POST to this http(s) address."""
+    mqtt_url: str | None = None
+    """Each finding is published as JSON under this address, `mqtt://host:1883/topic` (needs `scopewatch[mqtt]`)."""
+
+
+class InstrumentConfig(_Table):
+    """What the files of this microscope do not say, or say wrongly; noted in every sidecar."""
+
+    name: str | None = None
+    """How the laboratory calls the instrument."""
+    microscope: str | None = None
+    """Maker and type."""
+    camera: str | None = None
+    """The camera or detector."""
+    pixel_size_nm: dict[str, float] = Field(default_factory=dict)
+    """Pixel size in nm by indicated magnification ("40000" = 0.25); it replaces what such a file says."""
+
+
+class RetentionConfig(_Table):
+    """What is kept for how long; micrographs and sidecars are never removed."""
+
+    heatmap_days: int | None = Field(default=None, ge=1)
+    """Heatmaps older than this are removed, their sidecars stay; None keeps them."""
+    log_files: int = Field(default=5, ge=1, le=100)
+    """Rotated log files that are kept beside the current one."""
+    log_mib: int = Field(default=10, ge=1, le=1024)
+    """Size at which a log file is rotated."""
+
+
 class AgentConfig(BaseModel):
     """Everything the live agent can be told. Paths are absolute once loaded."""
 
@@ -79,6 +125,13 @@ class AgentConfig(BaseModel):
     """Larger files are read frame by frame from the shared handle instead of whole into memory."""
     heatmap: bool = True
     """Whether to draw heatmaps."""
+    trusted_keys: tuple[str, ...] = ()
+    """Public keys ("ed25519:...") of those who may sign models; once one is listed, no unsigned model is used
+    but those that came with the installation."""
+    page: PageConfig = PageConfig()
+    events: EventsConfig = EventsConfig()
+    instrument: InstrumentConfig = InstrumentConfig()
+    retention: RetentionConfig = RetentionConfig()
     state: Path = Field(default_factory=state_folder)
     """Where the journal, the status and the lock are kept: a local disk, never the share that is watched."""
 

@@ -33,6 +33,7 @@ from edge_agent.status import (
     DiskStatus,
     FolderStatus,
     ModelStatus,
+    Surroundings,
     WorkerStatus,
     publish,
     sole_agent,
@@ -85,7 +86,11 @@ class _Agent:
 
 
 class Service:
-    """One live agent. `on_finding` and `on_ready` are called in the desk's thread, and should be quick."""
+    """One live agent. `on_finding` and `on_ready` are called in the desk's thread, and should be quick.
+
+    `on_status` is called in the main thread, every two seconds at the latest, with the numbers of that moment;
+    `surroundings` says what whoever runs the service adds to them.
+    """
 
     def __init__(
         self,
@@ -93,6 +98,8 @@ class Service:
         *,
         on_finding: Callable[[Finding], None] = lambda finding: None,
         on_ready: Callable[[Ready], None] = lambda model: None,
+        on_status: Callable[[AgentStatus], None] = lambda numbers: None,
+        surroundings: Callable[[], Surroundings] = Surroundings,
         worker_command: Sequence[str] = WORKER_COMMAND,
         hints: Callable[[], Hints] | None = None,
     ) -> None:
@@ -101,6 +108,8 @@ class Service:
         self._owner = owner_of(config.state)
         self._on_finding = on_finding
         self._on_ready = on_ready
+        self._on_status = on_status
+        self._surroundings = surroundings
         self._worker_command = worker_command
         self._hints = hints
         self._stop = threading.Event()
@@ -235,6 +244,7 @@ class Service:
             agent.journal.flush()
             agent.drift.save()
             numbers = self._status(agent)
+            self._on_status(numbers)
             next_look = now + (_PUBLISH_SECONDS if numbers.waiting else _PUBLISH_IDLE_SECONDS)
             unchanged = numbers.model_copy(update={"updated": self._started, "oldest_waiting_seconds": None})
             if unchanged != said or now >= next_word:
@@ -295,7 +305,7 @@ class Service:
             health.oldest_waiting_seconds for health in watching if health.oldest_waiting_seconds is not None
         ]
         scans = [health.last_scan_seconds for health in watching if health.last_scan_seconds is not None]
-        model = worker.model
+        model, around = worker.model, self._surroundings()
         spaces = (agent.room.free_space(self._config.state), *(clerk.space for clerk in agent.clerks))
         return AgentStatus(
             version=__version__,
@@ -332,6 +342,10 @@ class Service:
             last=desk.last,
             troubles=desk.troubles,
             drift=agent.drift.numbers(),
+            instrument=self._config.instrument.name,
+            config=around.config,
+            page=around.page,
+            model_note=around.model_note,
         )
 
 

@@ -113,16 +113,33 @@ class DriftStatus(_Part):
     left: bool | None
 
 
+class ConfigStatus(_Part):
+    """The configuration that is in force: its file, since when, and why the last edit is not taken up, if so."""
+
+    file: str | None
+    since: AwareDatetime
+    refused: str | None
+
+
+class Surroundings(_Part):
+    """What whoever runs the service adds to its numbers; see `AgentStatus`."""
+
+    config: ConfigStatus | None = None
+    page: str | None = None
+    model_note: str | None = None
+
+
 class AgentStatus(_Part):
     """Everything `edge-agent status` prints. `done` counts the journal, `since_start` this run.
 
     `decided` splits what this run classified by its decision: "accept", "abstain", "ungated".
     `journal` says where the rows come from: "kept", "new" (there was none), or "moved aside" (it could not be
     used); the last two are filled from the sidecars. `orphaned` counts sidecars whose micrograph is gone.
-    `drift` is of the last day with files and, when that is today, of the one before.
+    `drift` is of the last day with files and, when that is today, of the one before. `page` is the address of page
+    and metrics, or why there is none. `model_note` says why another model answers than was asked for.
     """
 
-    schema_name: Literal["scopewatch.status/3"] = "scopewatch.status/3"
+    schema_name: Literal["scopewatch.status/4"] = "scopewatch.status/4"
     version: str
     pid: int
     started: AwareDatetime
@@ -150,6 +167,10 @@ class AgentStatus(_Part):
     last: LastFile | None
     troubles: tuple[Trouble, ...]
     drift: tuple[DriftStatus, ...]
+    instrument: str | None = None
+    config: ConfigStatus | None = None
+    page: str | None = None
+    model_note: str | None = None
 
 
 @contextmanager

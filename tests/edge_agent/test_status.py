@@ -102,7 +102,7 @@ def test_numbers_that_cannot_be_read_are_told_apart_from_no_agent(tmp_path, cont
 def test_numbers_are_json_with_a_version(tmp_path):
     publish(tmp_path, NUMBERS)
 
-    assert json.loads((tmp_path / "status.json").read_text())["schema_name"] == "scopewatch.status/3"
+    assert json.loads((tmp_path / "status.json").read_text())["schema_name"] == "scopewatch.status/4"
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 
 

@@ -1,0 +1,1 @@
+"""The commands of `edge-agent`, grouped by what a person is after."""

@@ -1,0 +1,39 @@
+"""Commands that say whether this PC is fit for the agent: `selftest`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path  # noqa: TC003 - Typer reads the annotations
+from typing import Annotated
+
+import typer
+
+from edge_agent.commands.options import JsonOption, ModelOption, print_json
+from edge_agent.terminal import say
+from edge_agent.verdicts import EXIT_FAILED
+
+
+def selftest(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False)],
+    state: Annotated[
+        Path | None, typer.Option("--state", metavar="DIR", help="Where the agent will keep its state.")
+    ] = None,
+    as_json: JsonOption = False,
+    model: ModelOption = None,
+) -> None:
+    """Try on this PC, in a sub-folder of FOLDER that is removed afterwards, what the agent relies on."""
+    from edge_agent.selftest import check_json, check_lines, run_selftest, summary_line
+
+    done = []
+    with contextlib.closing(run_selftest(folder.absolute(), state=state, model=model)) as checks:
+        for item in checks:
+            done.append(item)
+            if as_json:
+                print_json(check_json(item))
+            else:
+                for line in check_lines(item):
+                    say(line)
+    say(summary_line(done), sys.stderr)
+    if any(item.verdict == "failed" for item in done):
+        raise typer.Exit(EXIT_FAILED)
