@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from edge_agent.config import AgentConfig
+    from edge_agent.deploy.model_store import Chosen
     from edge_agent.protocol import Ready
     from edge_agent.room import FreeSpace
     from edge_agent.sidecar import Finding
@@ -89,7 +90,8 @@ class Service:
     """One live agent. `on_finding` and `on_ready` are called in the desk's thread, and should be quick.
 
     `on_status` is called in the main thread, every two seconds at the latest, with the numbers of that moment;
-    `surroundings` says what whoever runs the service adds to them.
+    `surroundings` says what whoever runs the service adds to them. `model` is what the model store chose; without
+    it, the configuration's. A model of the store that is refused ends `run`: another one can answer.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Service:
         on_ready: Callable[[Ready], None] = lambda model: None,
         on_status: Callable[[AgentStatus], None] = lambda numbers: None,
         surroundings: Callable[[], Surroundings] = Surroundings,
+        model: Chosen | None = None,
         worker_command: Sequence[str] = WORKER_COMMAND,
         hints: Callable[[], Hints] | None = None,
     ) -> None:
@@ -110,6 +113,7 @@ class Service:
         self._on_ready = on_ready
         self._on_status = on_status
         self._surroundings = surroundings
+        self._model = model
         self._worker_command = worker_command
         self._hints = hints
         self._stop = threading.Event()
@@ -153,10 +157,10 @@ class Service:
             self._publish(self._status(agent))
 
     def _assemble(self, journal: Journal) -> _Agent:
-        config = self._config
+        config, chosen = self._config, self._model
         supervisor = Supervisor(
             WorkerSettings(
-                model=config.model,
+                model=config.model if chosen is None else chosen.model,
                 plan=self._plan,
                 heatmap=config.heatmap,
                 snapshot_limit_mib=config.snapshot_limit_mib,
@@ -165,10 +169,14 @@ class Service:
                 low_priority=config.low_priority,
                 owner=self._owner,
                 supervisor_pid=os.getpid(),
+                manifest_sha256=None if chosen is None else chosen.manifest_sha256,
+                trusted_keys=config.trusted_keys,
+                prove=True,
             ),
             wall_limit_seconds=config.wall_limit_seconds,
             recycle_files=config.recycle_files,
             command=self._worker_command,
+            another_model_answers=chosen is not None and chosen.in_store,
         )
         room = Room(
             config.state,
