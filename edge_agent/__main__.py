@@ -12,6 +12,7 @@ from typing import Final
 
 PROGRAM: Final = "edge-agent"
 EXIT_FAILED: Final = 1
+EXIT_INTERRUPTED: Final = 130
 
 
 def main() -> None:
@@ -33,31 +34,18 @@ def main() -> None:
 def _run_command_line() -> int:
     try:
         from edge_agent import cli
+
+        cli.main()
     except KeyboardInterrupt:
-        return 130
-    except Exception as error:  # whatever a broken wheel raises at import
-        return _say_broken(error)
-    cli.main()
+        return EXIT_INTERRUPTED
+    except Exception as error:  # whatever a broken wheel raises at import; `cli.main` itself raises nothing
+        if "--verbose" in sys.argv:
+            traceback.print_exception(error)
+        from edge_agent.deploy.installation import broken_text
+
+        sys.stderr.write(f"{PROGRAM}: {broken_text(error)}\n")
+        return EXIT_FAILED
     return 0
-
-
-def _say_broken(error: Exception) -> int:
-    """Say which module could not be imported, and where to ask what is wrong."""
-    if "--verbose" in sys.argv:
-        traceback.print_exception(error)
-    module = getattr(error, "name", None) or _importing(error)
-    sys.stderr.write(
-        f"{PROGRAM}: this installation is broken: {module}: {error}; "
-        f"`{PROGRAM} doctor` says what is wrong and what to do\n"
-    )
-    return EXIT_FAILED
-
-
-def _importing(error: Exception) -> str:
-    """Return the name of the innermost module that was being imported."""
-    frames = traceback.walk_tb(error.__traceback__)
-    names = [frame.f_globals.get("__name__", "") for frame, _ in frames]
-    return next((name for name in reversed(names) if not name.startswith("importlib")), "unknown")
 
 
 def _end(code: int) -> None:

@@ -297,7 +297,7 @@ def model_line(model: str | None, check: Callable[[Sequence[str]], Ended] | None
     seen = "; ".join(line.removeprefix("edge-agent: ").strip() for line in lines)
     if end.well:
         return ok("model", seen)
-    dead = end.code is None or end.code < 0 or not lines
+    dead = end.code is None or end.code < 0 or not lines or "Traceback" in end.errors
     return fail(
         "model",
         end.why if dead else seen,

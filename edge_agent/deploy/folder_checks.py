@@ -353,7 +353,7 @@ def account() -> str:
         return f"user {os.getuid()}" if hasattr(os, "getuid") else "an unknown user"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Mount:
     mountpoint: str
     fstype: str

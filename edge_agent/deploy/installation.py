@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import sys
+import traceback
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -63,6 +64,21 @@ def needed_glibc(distributions: tuple[str, ...] = tuple(DEPENDENCIES)) -> tuple[
         found = [(int(major), int(minor)) for major, minor in re.findall(r"manylinux_(\d+)_(\d+)_", wheel)]
         needs += [min(found)] if found else []
     return max(needs, default=None)
+
+
+def broken_text(error: BaseException) -> str:
+    """Return the one line about a module that cannot be imported on this PC."""
+    module = getattr(error, "name", None) or _importing(error)
+    return (
+        f"this installation is broken: {module}: {str(error) or type(error).__name__}; "
+        "`edge-agent doctor` says what is wrong and what to do"
+    )
+
+
+def _importing(error: BaseException) -> str:
+    """Return the name of the innermost module that was being imported."""
+    names = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((name for name in reversed(names) if not name.startswith("importlib")), "unknown")
 
 
 def shipped_names() -> list[str]:
