@@ -23,6 +23,10 @@ def main() -> None:
         from edge_agent.deploy import doctor
 
         _end(doctor.main(arguments[1:]))
+    if first == "support":
+        from edge_agent.deploy import support
+
+        _end(support.main(arguments[1:]))
     if first == "--version":
         from edge_agent.deploy.installation import version_lines
 

@@ -51,6 +51,7 @@ for command in (
 ):
     app.command()(command)
 app.command(**health.BY_ITSELF)(health.doctor)
+app.command(**health.BY_ITSELF)(health.support)
 app.add_typer(models.app, name="models")
 app.add_typer(configuration.app, name="config")
 

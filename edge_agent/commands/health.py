@@ -40,6 +40,13 @@ def doctor(context: typer.Context) -> None:
     raise typer.Exit(main(context.args))
 
 
+def support(context: typer.Context) -> None:
+    """Write an archive with logs and versions, without images and names, for whoever helps."""
+    from edge_agent.deploy.support import main
+
+    raise typer.Exit(main(context.args))
+
+
 def selftest(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False)],
     state: Annotated[

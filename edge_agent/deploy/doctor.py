@@ -134,14 +134,17 @@ def _safely(name: str, check: Callable[[], Iterable[Line]]) -> Iterator[Line]:
         yield marked(fail(name, seen, "send this report to the makers of scopewatch"))
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
+    """Arguments whose errors are one line."""
+
     def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
         self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run doctor, print its lines, and return the exit code: 0 when nothing fails."""
-    parser = _Parser(prog=f"{PROGRAM} doctor", description="Say whether this PC is fit for the agent.")
+    parser = OneLineParser(prog=f"{PROGRAM} doctor", description="Say whether this PC is fit for the agent.")
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="where micrographs are saved")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file")
     parser.add_argument("--json", action="store_true", help="print JSON on stdout and nothing else there")
@@ -150,20 +153,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in run_doctor(Question(tuple(asked.folders), asked.config)):
         lines.append(line)
         if not asked.json:
-            _print("\n".join(text_of(line)))
+            print_lines("\n".join(text_of(line)))
     if asked.json:
         report = {
             "schema_name": "scopewatch.doctor/1",
             "version": __version__,
             "lines": [*map(as_json, lines)],
         }
-        _print(json.dumps(report, indent=2))
+        print_lines(json.dumps(report, indent=2))
     else:
-        _print(summary_of(lines))
+        print_lines(summary_of(lines))
     return EXIT_FAILED if any(line.verdict == "fail" for line in lines) else 0
 
 
-def _print(text: str) -> None:
+def print_lines(text: str) -> None:
     """Print, with what could steer a terminal or is foreign to its encoding escaped; a closed pipe is no fault."""
     plain = "\n".join(_printable(line) for line in text.split("\n"))
     encoding = sys.stdout.encoding or "utf-8"

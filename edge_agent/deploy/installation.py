@@ -81,24 +81,24 @@ def _importing(error: BaseException) -> str:
     return next((name for name in reversed(names) if not name.startswith("importlib")), "unknown")
 
 
-def shipped_names() -> list[str]:
-    """Return the names of the shipped bundles, the default last; a wheel has them inside, a clone beside it."""
+def shipped_folders() -> list[Path]:
+    """Return the folders of the shipped bundles, the default last; a wheel has them inside, a clone beside it."""
     for root in (PACKAGE / "models", PACKAGE.parent / "models"):
-        found = [item.parent.name for item in root.glob(f"*/{_MANIFEST}")]
+        found = [item.parent for item in root.glob(f"*/{_MANIFEST}")]
         if found:
-            return sorted(found, key=_order)
+            return sorted(found, key=lambda folder: _order(folder.name))
     return []
 
 
 def version_lines() -> list[str]:
     """Return what `edge-agent --version` prints."""
-    shipped = shipped_names()
+    shipped = shipped_folders()
     bits = 64 if sys.maxsize > 2**32 else 32
     return [
         f"scopewatch    {__version__}",
         f"Python        {platform.python_version()}, {bits} bit, {platform.machine() or 'unknown processor'}",
         f"onnxruntime   {version_of('onnxruntime') or 'NOT INSTALLED'}",
-        f"default model {shipped[-1] if shipped else 'NONE SHIPPED'}",
+        f"default model {shipped[-1].name if shipped else 'NONE SHIPPED'}",
     ]
 
 
