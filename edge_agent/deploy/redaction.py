@@ -16,7 +16,7 @@ from urllib.parse import quote
 from edge_agent.deploy.vocabulary import USUAL_NAMES, WORD, bare, canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 NOBODY: Final = frozenset(
     {"root", "system", "localservice", "networkservice", "local service", "network service", "administrator",
@@ -24,8 +24,8 @@ NOBODY: Final = frozenset(
 )  # fmt: skip
 """Accounts and hosts that every PC has."""
 _KNOWN_ENDS: Final = (
-    "dm3", "dm4", "dm5", "ser", "emi", "emd", "mrc", "mrcs", "st", "tif", "tiff", "png", "jpg", "jpeg", "bmp", "json",
-    "toml", "log", "txt", "part", "tmp", "npz", "onnx", "sqlite", "lock", "py", "zip", "exe", "dll", "csv",
+    "dm3", "dm4", "dm5", "ser", "emi", "emd", "mrc", "mrcs", "tif", "tiff", "png", "jpg", "jpeg", "bmp", "json", "toml",
+    "log", "txt", "part", "tmp", "npz", "onnx", "sqlite", "lock", "py", "zip", "exe", "dll", "csv",
 )  # fmt: skip
 _END: Final = rf"\.(?:{'|'.join(_KNOWN_ENDS)})"
 _OUR_SUFFIXES: Final = re.compile(r"(?:\.heatmap\.png|\.label\.json|\.json|\.tmp|\.\d+)+$", re.IGNORECASE)
@@ -62,9 +62,9 @@ _NUMBER: Final = re.compile(
     r"|\d{4}-\d\d-\d\d(?:T\d\d)?|\d\d(?:\.\d+)?Z",
     re.IGNORECASE,
 )
-_PATH_KEYS: Final = frozenset(
-    {"path", "folder", "folders", "file", "output", "state", "heatmap", "config", "model"}
-)
+_PATH_KEYS: Final = frozenset({"path", "folder", "folders", "output", "file"})
+_PERHAPS_PATH_KEYS: Final = frozenset({"state", "model", "config", "heatmap"})
+"""These also hold one word of the agent's own."""
 _LABORATORY_KEYS: Final = frozenset({"instrument", "microscope", "camera", "host", "node"})
 _PATTERN_KEYS: Final = frozenset({"include", "exclude"})
 _MOST_WORDS_OF_A_NAME: Final = 24
@@ -81,9 +81,11 @@ class Redactor:
         users: Iterable[str] = (),
         hosts: Iterable[str] = (),
         roots: Iterable[str] = (),
+        models: Iterable[str] = (),
     ) -> None:
-        """`roots` are folders that are known whole, so that a blank in their names ends no path."""
+        """`roots` are folders known whole, so that a blank in their names ends no path; `models` those shipped."""
         self._words = words
+        self._usual = USUAL_NAMES | {canonical(name) for name in models}
         self._users = {canonical(name) for name in users if len(name) > 1} - NOBODY
         self._hosts = {canonical(name) for name in hosts if len(name) > 1} - NOBODY
         spellings = {spelling for root in roots for spelling in _spellings(root)}
@@ -113,8 +115,8 @@ class Redactor:
         return self._text_of_key(value, key) if isinstance(value, str) else value
 
     def _text_of_key(self, value: str, key: str) -> str:
-        """What a key holds is known: a path is taken whole, and what a laboratory calls its instrument is a name."""
-        if key in _PATH_KEYS and _PATH_START.match(value):
+        """What some keys hold is known: a path is taken whole; what an instrument is called is a name."""
+        if key in _PATH_KEYS or (key in _PERHAPS_PATH_KEYS and not self._is_ours(value)):
             return self.path(value)
         if key in _LABORATORY_KEYS:
             return self._token("text", value)
@@ -163,7 +165,7 @@ class Redactor:
         return self._file(part) if _FILE_END.search(part) else self._token("folder", part)
 
     def _is_usual(self, plain: str) -> bool:
-        return plain in USUAL_NAMES or (plain.endswith(".py") and plain in self._words)
+        return plain in self._usual or (plain.endswith(".py") and plain in self._words)
 
     def _file(self, name: str) -> str:
         """Return for example `<file-3>.dm3.json`: all outputs of a file share its token."""
@@ -186,20 +188,14 @@ class Redactor:
         return f"<{kind}-{numbers.setdefault(plain, len(numbers) + 1)}>"
 
     def _line(self, line: str) -> str:
-        """Addresses and secrets first, then paths, then words; what has become a token is not looked at again."""
-        told: list[str] = []
-        for piece, is_token in _split(
-            _SECRET, line, lambda found: f"{found.group(1)}<secret>", keep_group=True
-        ):
-            told.append(piece if is_token else self._without_urls(piece))
-        return "".join(told)
+        """Secrets first, then addresses, then paths, then words; what became a token is not looked at again."""
+        return _replaced(_SECRET, line, lambda found: f"{found.group(1)}<secret>", self._without_secrets)
+
+    def _without_secrets(self, text: str) -> str:
+        return _replaced(_URL, text, self._url, self._without_urls)
 
     def _without_urls(self, text: str) -> str:
-        told, end = [], 0
-        for found in _URL.finditer(text):
-            told += [self._without_addresses(text[end : found.start()]), self._url(found)]
-            end = found.end()
-        return "".join([*told, self._without_addresses(text[end:])])
+        return _replaced(_ADDRESS, text, self._address, self._without_paths)
 
     def _url(self, found: re.Match[str]) -> str:
         """Loopback addresses stay (the page's); of every other only the scheme does."""
@@ -210,14 +206,9 @@ class Redactor:
         scheme = scheme.lower() if canonical(scheme) in self._words else "url"
         return f"{scheme}://{self._token('address', whole)}"
 
-    def _without_addresses(self, text: str) -> str:
-        told, end = [], 0
-        for found in _ADDRESS.finditer(text):
-            address = found.group()
-            told.append(self._without_paths(text[end : found.start()]))
-            told.append(address if address in _OWN_ADDRESSES else self._token("address", address))
-            end = found.end()
-        return "".join([*told, self._without_paths(text[end:])])
+    def _address(self, found: re.Match[str]) -> str:
+        address = found.group()
+        return address if address in _OWN_ADDRESSES else self._token("address", address)
 
     def _without_paths(self, text: str) -> str:
         told, end = [], 0
@@ -298,7 +289,7 @@ class Redactor:
 
 
 def _spellings(root: str) -> set[str]:
-    """Return how a known folder may be written: slashes both ways or doubled, NFC and NFD, percent signs, escapes."""
+    """Return how a known folder may be written: slashes, NFC and NFD, percent signs, escapes."""
     found = {root, root.replace("\\", "\\\\"), root.replace("\\", "/")}
     found |= {unicodedata.normalize(form, text) for text in tuple(found) for form in ("NFC", "NFD")}
     found |= {quote(text) for text in found}
@@ -306,17 +297,15 @@ def _spellings(root: str) -> set[str]:
     return {text for text in found if len(text) > 1}
 
 
-def _split(
+def _replaced(
     pattern: re.Pattern[str],
     text: str,
-    told: Any,
-    *,
-    keep_group: bool,
-) -> Iterable[tuple[str, bool]]:
-    """Yield the text between matches, and in their place what is told of them."""
-    end = 0
+    told: Callable[[re.Match[str]], str],
+    rest: Callable[[str], str],
+) -> str:
+    """Return the text with every match replaced by what is told of it, and everything between by `rest`."""
+    parts, end = [], 0
     for found in pattern.finditer(text):
-        yield text[end : found.start()], False
-        yield told(found), True
+        parts += [rest(text[end : found.start()]), told(found)]
         end = found.end()
-    yield text[end:], False
+    return "".join([*parts, rest(text[end:])])

@@ -1,7 +1,7 @@
-"""One archive that can be sent to whoever helps: what the agent did and on what kind of PC, without names or images.
+"""One archive to send to whoever helps: what the agent did and on what kind of PC, without names or images.
 
-`edge-agent support`. Works without a running agent and with a damaged installation: standard library only. Only this
-module decides what goes in; `redaction` what a text may say.
+`edge-agent support`. Works without a running agent and with a damaged installation: standard library only. Only
+this module decides what goes in; `redaction` what a text may say.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def _system() -> dict[str, Any]:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB
     return {
         "system": platform.system(),
-        "release": platform.release(),
+        "release": _release(),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
@@ -201,6 +201,13 @@ def _system() -> dict[str, Any]:
         "is_venv": sys.prefix != sys.base_prefix,
         "variables": sorted(name for name in os.environ if name.startswith(_SETTINGS)),
     }
+
+
+def _release() -> str:
+    """The numbers of the kernel, or of Windows; what somebody appended to them may be a name."""
+    told = platform.version() if sys.platform == "win32" else platform.release()
+    found = re.match(r"\d+(?:\.\d+){0,3}", told)
+    return found.group() if found else "unknown"
 
 
 def _configuration(settings: agent_checks.Settings, redactor: Redactor) -> Iterator[Member]:
@@ -348,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     print_lines(f"{path}: {size / 1024:.0f} KiB")
     print_lines(
-        "no images and no names are meant to be in it: look through it before you send it (README.txt first)"
+        "no image and no name is meant to be in it: look through it before you send it (README.txt first)"
     )
     return 0
 

@@ -32,18 +32,23 @@ USUAL_NAMES: Final = frozenset(
     usr lib lib64 bin sbin etc var tmp home mnt media opt proc sys dev run srv root share local state cache .local
     .cache .config .venv venv Users Windows System32 Program ProgramData AppData Local Roaming LocalLow Temp Public
     Default Volumes Library Application Support site-packages dist-packages Lib Scripts scopewatch models.json
-    agent.log status.json heartbeat.json store.json journal.sqlite agent.lock agent.toml config.toml
+    agent.log status.json heartbeat.json store.json drift.json agent.lock agent.toml config.toml models
+    journal.sqlite journal.sqlite-wal journal.sqlite-shm
     scopewatch.toml python python3 python.exe pythonw.exe UNC self mountinfo
     python3.11 python3.12 python3.13 python3.14 python311 python312 python313 python314 scopewatch-locks
     edge_agent commands deploy journaling processes trials watching live_page
     """.casefold().split()
 )
 """Folders and files that stand on every PC, or that the agent makes: they name nobody."""
-_SAID_BY_PYTHON: Final = "OSError errno WinError Errno line File in most recent call last Traceback"
+_SAID_BY_PYTHON: Final = """
+    OSError errno WinError Errno line File in most recent call last Traceback UTF-8 cp1252 x86_64 AMD64 aarch64 arm64
+    PYTHONPATH PYTHONHOME PYTHONUTF8 PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE LANG LC_ALL LC_CTYPE OMP_NUM_THREADS
+    OPENBLAS_NUM_THREADS NOTIFY_SOCKET INVOCATION_ID
+"""
 
 
 def canonical(text: str) -> str:
-    """Return what all spellings of a name have in common: escapes, percent signs, NFC or NFD, upper or lower case."""
+    """Return what all spellings of a name have in common: escapes, percent signs, NFC or NFD, either case."""
     text = _ESCAPE.sub(lambda found: chr(int(found.group()[2:], 16) % 0x110000), text)
     text = _PERCENT.sub(_unquoted, text)
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
