@@ -24,11 +24,12 @@ def log(
     config: ConfigOption = None,
 ) -> None:
     """Print what the agent has logged, running or not."""
-    from edge_agent.config import configure
+    from edge_agent.config import default_config_file
+    from edge_agent.config_file import state_named
     from edge_agent.log_reader import LogTail
     from edge_agent.logs import LOG_NAME
 
-    state = configure(config).state
+    state = state_named(config or default_config_file())
     if not (state / LOG_NAME).is_file() and not follow:
         raise CommandFailed(f"{state / LOG_NAME}: there is no log; no agent has run on this state folder")
     tail = LogTail(state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.deploy.config_in_force import ConfigInForce
+from edge_agent.deploy.config_edits import ConfigEdits
 from edge_agent.deploy.succession import Ears, Parts, Succession
 from edge_agent.signals import Signals
 from edge_agent.status import hold_state
@@ -65,9 +65,9 @@ class Host:
         """
         hang_up = self._look_now if self._parts.notifier.listens else None
         with Signals(self.stop, on_hang_up=hang_up, limit_seconds=END_SECONDS):
-            force = ConfigInForce(self._config_file, self._overrides)
-            with hold_state(force.first.state):
-                self._succession = Succession(force, self._ears, self._parts)
+            edits = ConfigEdits(self._config_file, self._overrides)
+            with hold_state(edits.first.state):
+                self._succession = Succession(edits, self._ears, self._parts)
                 if not self._stop.is_set():
                     self._succession.run()
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.config import AgentConfig, EventsConfig, PageConfig
-    from edge_agent.deploy.config_in_force import ConfigInForce
+    from edge_agent.deploy.config_edits import ConfigEdits
     from edge_agent.deploy.model_choice import Chosen, Models
     from edge_agent.protocol import Ready
     from edge_agent.sidecar import Finding
@@ -78,13 +78,13 @@ class _Plan:
 class Succession:
     """The services of one process. `run` belongs to one thread; `stop` and `look_now` to any."""
 
-    def __init__(self, force: ConfigInForce, ears: Ears, parts: Parts) -> None:
-        self._force = force
+    def __init__(self, edits: ConfigEdits, ears: Ears, parts: Parts) -> None:
+        self._edits = edits
         self._ears = ears
         self._parts = parts
-        self._models = ModelChoice(parts.models(force.first.state))
-        self._signs = VitalSigns(force.first.state, parts.notifier, ears.on_state)
-        self._plan = _Plan(force.first, self._models.choose(force.first.model), datetime.now(UTC))
+        self._models = ModelChoice(parts.models(edits.first.state))
+        self._signs = VitalSigns(edits.first.state, parts.notifier, ears.on_state)
+        self._plan = _Plan(edits.first, self._models.choose(edits.first.model), datetime.now(UTC))
         self._before: _Plan | None = None
         """What ran before an edit that has not proved itself yet."""
         self._next: _Plan | None = None
@@ -113,7 +113,7 @@ class Succession:
 
     def look_now(self) -> None:
         """Have the configuration file judged soon."""
-        self._force.look_now()
+        self._edits.look_now()
 
     def run(self) -> None:
         """Run one service after another until `stop`; raises as `Host.run` does."""
@@ -173,7 +173,7 @@ class Succession:
             if time.monotonic() >= self._next_due:
                 service.stop()
             return
-        config = self._force.edit(self._plan.config)
+        config = self._edits.edit(self._plan.config)
         if config is not None:
             self._take_up(config)
         elif self._models.is_outdated():
@@ -194,8 +194,8 @@ class Succession:
         self._is_ready = self._was_ever_ready = True
         self._starts_in_vain = 0
         if self._before is not None:
-            self._before = self._force.refused = None
-            self._tell(f"the configuration of {self._force.file} is taken up", "config taken up")
+            self._before = self._edits.refused = None
+            self._tell(f"the configuration of {self._edits.file} is taken up", "config taken up")
         self._models.worked(self._plan.model)
         self._signs.enter("idle", "watching")
 
@@ -212,7 +212,7 @@ class Succession:
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
-            config=self._force.status(self._plan.since),
+            config=self._edits.status(self._plan.since),
             page=self._onlooker.word,
             model_note=self._models.note,
         )
@@ -224,15 +224,15 @@ class Succession:
         now, old = datetime.now(UTC), self._plan
         if config.model_copy(update={"page": old.config.page, "events": old.config.events}) == old.config:
             self._plan = replace(old, config=config, since=now)
-            self._force.refused = None
+            self._edits.refused = None
             self._apply(config)
-            self._tell(f"the configuration of {self._force.file} is taken up", "config taken up")
+            self._tell(f"the configuration of {self._edits.file} is taken up", "config taken up")
             return
         same_model = config.model == old.config.model
         self._before = old
         self._change_to(
             _Plan(config, old.model if same_model else self._models.choose(config.model), now),
-            f"taking up the configuration of {self._force.file}",
+            f"taking up the configuration of {self._edits.file}",
         )
 
     def _take_model(self) -> None:
@@ -266,7 +266,7 @@ class Succession:
             return self._next
         if self._before is not None:
             plan, self._before = self._before, None
-            self._force.refuse(f"{self._force.file}: {error}")
+            self._edits.cannot_start(_key_of(error), error)
             return plan
         if not isinstance(error, ModelRefused | WorkerFailed):
             raise error
@@ -317,3 +317,10 @@ class Succession:
     def _tell(self, text: str, event: str) -> None:
         _log.info(text, extra={"event": event})
         self._ears.say(text)
+
+
+def _key_of(error: Exception) -> str | None:
+    """The key to look at first when a service cannot start."""
+    if isinstance(error, AlreadyRunning):
+        return "folders"
+    return "model" if isinstance(error, ModelRefused) else None

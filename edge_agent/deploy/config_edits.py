@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from edge_agent.config import ConfigRefused, configure
+from edge_agent.config import ConfigRefused
+from edge_agent.config_file import loaded
 from edge_agent.deploy.config_watch import ConfigWatch
 from edge_agent.output_places import readable_path
 from edge_agent.status import ConfigStatus
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class ConfigInForce:
+class ConfigEdits:
     """One file (or none) with `overrides` laid over it. Raises ConfigRefused when that cannot be used at all."""
 
     def __init__(self, file: Path | None, overrides: Mapping[str, object]) -> None:
@@ -32,6 +33,7 @@ class ConfigInForce:
         self.refused: str | None = None
         """Why the file's last edit is not in force; None where it is."""
         self._overrides = dict(overrides)
+        self._origins: Mapping[str, str] = {}
         # Before the first reading: an edit between the two is one more edit, and not lost.
         self._watch = None if file is None else ConfigWatch(file)
         self.first = self._read()
@@ -63,6 +65,11 @@ class ConfigInForce:
         if self._watch is not None:
             self._watch.look_now()
 
+    def cannot_start(self, key: str | None, error: Exception) -> None:
+        """Note that the last edit, good in itself, came to nothing, if possible for the sake of one key."""
+        place = str(self.file) if key is None else f"{self._origins.get(key, self.file)}: {key}"
+        self.refuse(f"{place}: {error}")
+
     def refuse(self, reason: str) -> None:
         """Note why the file's content is not in force."""
         self.refused = reason
@@ -77,7 +84,8 @@ class ConfigInForce:
         return ConfigStatus(file=file, since=since, refused=self.refused)
 
     def _read(self) -> AgentConfig:
-        config = configure(self.file, **self._overrides)
+        found = loaded(self.file, self._overrides)
+        config, self._origins = found.config, found.origins
         if not config.folders:
             raise ConfigRefused("no folder to watch: name one, or set `folders` in the configuration")
         for folder in config.folders:
@@ -88,5 +96,5 @@ class ConfigInForce:
     def _require_same_state(self, config: AgentConfig, running: AgentConfig) -> None:
         if config.state != running.state:
             raise ConfigRefused(
-                f"{self.file}: state: is {running.state} for as long as the agent runs; restart it to change that"
+                f"{self._origins['state']}: state: is {running.state} for as long as the agent runs; restart it to change that"
             )
