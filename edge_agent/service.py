@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from edge_agent.protocol import Ready
     from edge_agent.room import FreeSpace
     from edge_agent.sidecar import Finding
+    from edge_agent.watcher import WatchHealth
     from edge_agent.watching.change_events import Hints
     from edge_agent.watching.watched_root import FolderHealth
 
@@ -329,7 +330,7 @@ class Service:
             started=self._started,
             updated=datetime.now(UTC),
             state=str(self._config.state),
-            folders=tuple(_folder_status(folder) for health in watching for folder in health.folders),
+            folders=tuple(_folder_status(folder, health) for health in watching for folder in health.folders),
             output=None if self._config.output is None else readable_path(self._config.output),
             disks=tuple(_disk_status(space) for space in spaces if space is not None),
             paused=desk.paused,
@@ -368,9 +369,14 @@ class Service:
         return self._numbers
 
 
-def _folder_status(folder: FolderHealth) -> FolderStatus:
+def _folder_status(folder: FolderHealth, health: WatchHealth) -> FolderStatus:
     return FolderStatus(
-        path=readable_path(folder.path), present=folder.present, events=folder.events, share=folder.share
+        path=readable_path(folder.path),
+        present=folder.present,
+        events=folder.events,
+        share=folder.share,
+        scanned=health.scanned,
+        scan_period_seconds=round(health.scan_period_seconds, 1),
     )
 
 

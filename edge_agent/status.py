@@ -42,12 +42,17 @@ class _Part(BaseModel):
 
 
 class FolderStatus(_Part):
-    """One watched folder; `events` is "on", or why they cannot be relied on (scans still find everything)."""
+    """One watched folder; `events` is "on", or why they cannot be relied on (scans still find everything).
+
+    `scanned` is when the last scan came to its end, null before the first; the next is due a period later.
+    """
 
     path: str
     present: bool
     events: str
     share: bool
+    scanned: AwareDatetime | None = None
+    scan_period_seconds: float | None = None
 
 
 class DiskStatus(_Part):

@@ -96,5 +96,6 @@ class ConfigEdits:
     def _require_same_state(self, config: AgentConfig, running: AgentConfig) -> None:
         if config.state != running.state:
             raise ConfigRefused(
-                f"{self._origins['state']}: state: is {running.state} for as long as the agent runs; restart it to change that"
+                f"{self._origins['state']}: state: is {running.state} for as long as the agent runs; "
+                "restart the agent to change it"
             )

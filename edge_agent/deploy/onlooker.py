@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from edge_agent.config import EventsConfig, PageConfig
-    from edge_agent.sidecar import Finding
+    from edge_agent.finding import Finding
     from edge_agent.status import AgentStatus
 
 
@@ -50,4 +50,8 @@ class Nobody:
 
 def onlooker_for(page: PageConfig, events: EventsConfig) -> Onlooker:
     """Return who is told, not started yet."""
-    return Nobody()
+    if not page.enabled and events.webhook_url is None and events.mqtt_url is None:
+        return Nobody()
+    from edge_agent.live_page.monitor import Monitor
+
+    return Monitor(page, events)
