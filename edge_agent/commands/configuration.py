@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from edge_agent.commands import monitoring
 from edge_agent.commands.options import print_json
 
 app = typer.Typer(help="The configuration and the formats.", no_args_is_help=True)
+app.command("board")(monitoring.board)
 
 
 @app.command("schema")
