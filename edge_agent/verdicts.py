@@ -69,11 +69,12 @@ def _verdict(error: Exception) -> tuple[int, str]:
         "NothingToDo",
         "StoreRefused",
         "StoreUnreadable",
+        "PackageRefused",
     ):
         return EXIT_USAGE, str(error)
     if isinstance(error, typer.TyperException):
         return EXIT_USAGE, f"{error.format_message()} (see {PROGRAM} --help)"
-    if isinstance(error, CommandFailed | WorkerFailed):
+    if isinstance(error, CommandFailed | WorkerFailed) or type(error).__name__ == "PackageFailed":
         return EXIT_FAILED, str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
