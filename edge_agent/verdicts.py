@@ -63,11 +63,12 @@ def _verdict(error: Exception) -> tuple[int, str]:
     if isinstance(error, ConfigRefused | ModelRefused) or type(error).__name__ in (
         "BundleRefused",
         "NothingToDo",
+        "ServiceRefused",
     ):
         return EXIT_USAGE, str(error)
     if isinstance(error, typer.TyperException):
         return EXIT_USAGE, f"{error.format_message()} (see {PROGRAM} --help)"
-    if isinstance(error, CommandFailed | WorkerFailed):
+    if isinstance(error, CommandFailed | WorkerFailed) or type(error).__name__ == "ServiceFailed":
         return EXIT_FAILED, str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
