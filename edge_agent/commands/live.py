@@ -19,6 +19,7 @@ from edge_agent.commands.options import (
     RateOption,
     SeedOption,
     SizeOption,
+    config_in_force,
     print_json,
 )
 from edge_agent.logs import OnceAMinute
@@ -70,7 +71,7 @@ def watch(
     from edge_agent.processes.process_limits import lower_priority
     from edge_agent.service import Service
 
-    settings = configure(config, folders=tuple(folders or ()), model=model, output=output)
+    settings = configure(config_in_force(config), folders=tuple(folders or ()), model=model, output=output)
     if not settings.folders:
         raise ConfigRefused("no folder to watch: name one, or set `folders` in the configuration")
     for folder in settings.folders:
@@ -128,10 +129,12 @@ def classify(
 
 def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Say what the running agent has seen, has waiting, has done."""
-    from edge_agent.config import configure
+    from edge_agent.config import default_config_file
+    from edge_agent.config_file import state_named
     from edge_agent.status import running_status
 
-    state = configure(config).state
+    # A bad edit is refused by the running agent, which says so in its numbers: they are wanted then above all.
+    state = state_named(config or default_config_file())
     try:
         numbers = running_status(state)
     except ValueError as error:
@@ -172,7 +175,7 @@ def tidy(
     from edge_agent.config import ConfigRefused, configure
     from edge_agent.tidy import look_for_orphans, remove
 
-    settings = configure(config, folders=tuple(folders or ()), output=output)
+    settings = configure(config_in_force(config), folders=tuple(folders or ()), output=output)
     if not settings.folders:
         raise ConfigRefused("no folder to tidy: name one, or set `folders` in the configuration")
     untidy = look_for_orphans(settings.folders, settings.output)
