@@ -31,6 +31,10 @@ def _options(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Say more, with a traceback for every error.")
     ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the versions and end.", is_eager=True, callback=health.version),
+    ] = False,
 ) -> None:
     """Set up logging; `main` has taken `--verbose` out already, wherever it stood."""
 
@@ -46,6 +50,8 @@ for command in (
     health.selftest,
 ):
     app.command()(command)
+app.command(**health.BY_ITSELF)(health.doctor)
+app.command(**health.BY_ITSELF)(health.support)
 app.add_typer(models.app, name="models")
 app.add_typer(configuration.app, name="config")
 app.add_typer(service.app, name="service")
