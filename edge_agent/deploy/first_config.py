@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edge_agent.config import AgentConfig, ConfigRefused, configure
+from edge_agent.config import ConfigRefused
+from edge_agent.config_file import loaded
+from edge_agent.configuring.draft import write_draft
 from edge_agent.deploy.service_plan import ServiceRefused
-from edge_agent.files import FileLayer, write_durably
 
-import platformdirs
-from pathlib import Path
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge_agent.config import AgentConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,45 +24,42 @@ class FirstConfig:
     config: AgentConfig
     exists: bool
 
-    def write(self) -> None:
-        """Write the file, with its folder. Raises ServiceRefused."""
+    def write(self, *, for_all: bool) -> None:
+        """Write the file, commented, with its folder and its schema; `for_all` to read. Raises ServiceRefused."""
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(self.file, _text(self.config).encode(), FileLayer("config"))
+            schema = write_draft(self.file, self.config.folders)
+            if for_all:  # whatever root's umask: the service's account and those who ask for `status` read it
+                self.file.parent.chmod(0o755)
+                self.file.chmod(0o644)
+                schema.chmod(0o644)
         except OSError as error:
             raise ServiceRefused(f"{self.file}: cannot be written: {error.strerror}") from None
 
 
-def first_config(file: Path, folders: tuple[Path, ...]) -> FirstConfig:
-    """Return the configuration in `file`, or the one to be written there. Raises ServiceRefused, ConfigRefused."""
-    if file.exists():
-        config = configure(file)
-        asked = configure(None, folders=folders).folders if folders else config.folders
-        if set(asked) != set(config.folders):
-            raise ServiceRefused(
-                f"{file}: is there already and watches {_listed(config.folders)}; set `folders` there, or leave "
-                "the folders out here"
-            )
-        return FirstConfig(file, config, exists=True)
-    if not folders:
-        raise ConfigRefused(f"{file}: is not there; name the folders to watch, and it will be written")
-    return FirstConfig(file, configure(None, folders=folders), exists=False)
+def first_config(file: Path, folders: tuple[Path, ...], service_state: Path | None) -> FirstConfig:
+    """Return the configuration in `file`, or the one to be written there.
 
-
-def _text(config: AgentConfig) -> str:
-    import json
-
-    names = ", ".join(json.dumps(str(folder), ensure_ascii=False) for folder in config.folders)
-    return f"folders = [{names}]\n"
+    `service_state` is where a service of the system keeps its state unless the file says otherwise: the state
+    folder of whoever installs it is no place for that. Raises ServiceRefused, ConfigRefused.
+    """
+    if not file.exists():
+        if not folders:
+            raise ConfigRefused(f"{file}: is not there; name the folders to watch, and it will be written")
+        config = loaded(None, {"folders": folders, "state": service_state}).config
+        return FirstConfig(file, config, exists=False)
+    found = loaded(file)
+    is_named = found.origins["state"].startswith(f"{file}:")
+    config = found.config
+    if service_state is not None and not is_named:
+        config = config.model_copy(update={"state": service_state})
+    asked = loaded(None, {"folders": folders}).config.folders if folders else config.folders
+    if set(asked) != set(config.folders):
+        raise ServiceRefused(
+            f"{file}: is there already and watches {_listed(config.folders)}; set `folders` there, or leave "
+            "the folders out here"
+        )
+    return FirstConfig(file, config, exists=True)
 
 
 def _listed(folders: tuple[Path, ...]) -> str:
     return ", ".join(map(str, folders)) or "nothing"
-
-
-def user_config_file() -> Path:
-    return Path(platformdirs.user_config_dir("scopewatch", appauthor=False, roaming=False)) / "agent.toml"
-
-
-def system_config_file() -> Path:
-    return Path("/etc/scopewatch/agent.toml")

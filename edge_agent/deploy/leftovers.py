@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-_CONFIG_NAMES: Final = ("config.toml", "config.schema.json")
+_SCHEMA_NAME: Final = "config.schema.json"
 
 
 def purge(state: Path, config_file: Path, kept: Iterable[Path]) -> Iterator[str]:
@@ -56,8 +56,7 @@ def _purge_config(config_file: Path) -> Iterator[str]:
         config_file.unlink()
         yield f"{config_file}: removed"
     if folder.name == SERVICE_NAME and folder.is_dir():
-        for name in _CONFIG_NAMES:
-            (folder / name).unlink(missing_ok=True)
+        (folder / _SCHEMA_NAME).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something else lies there, which is not ours
             folder.rmdir()
 

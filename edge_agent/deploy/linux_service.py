@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent import __version__
-from edge_agent.config import configure
-from edge_agent.deploy.first_config import first_config, system_config_file, user_config_file
+from edge_agent.config import configure, system_config_file, user_config_file
+from edge_agent.deploy.first_config import first_config
 from edge_agent.deploy.leftovers import purge
 from edge_agent.deploy.service_account import account_for, objections
 from edge_agent.deploy.service_plan import (
@@ -29,7 +29,6 @@ from edge_agent.status import is_running, running_status
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edge_agent.config import AgentConfig
     from edge_agent.deploy.service_plan import InstallRequest, ServicePlan
 
 
@@ -39,15 +38,14 @@ def install(request: InstallRequest) -> Iterator[str]:
     service.require_manager()
     _require_rights(own=request.own)
     file = request.config_file or (user_config_file() if request.own else system_config_file())
-    written = first_config(file.absolute(), request.folders)
-    config = _with_state(configure(written.file) if written.exists else written.config, own=request.own)
-    account = _person() if request.own else account_for(config, request.account)
-    plan = plan_service(written.file, config, account, own=request.own)
+    written = first_config(file.absolute(), request.folders, None if request.own else SYSTEM_STATE)
+    account = _person() if request.own else account_for(written.config, request.account)
+    plan = plan_service(written.file, written.config, account, own=request.own)
     in_the_way = list(objections(plan))
     if in_the_way:
         raise ServiceRefused("\n".join(in_the_way))
     if not written.exists:
-        written.write()
+        written.write(for_all=not request.own)
         yield f"configuration  {written.file} (new)"
     else:
         yield f"configuration  {written.file}"
@@ -145,13 +143,6 @@ def _require_rights(*, own: bool) -> None:
             "a service of the system is installed by root (sudo); without an administrator: "
             "edge-agent service install --user"
         )
-
-
-def _with_state(config: AgentConfig, *, own: bool) -> AgentConfig:
-    """Root's own state folder is no place for a service of the system."""
-    if own or "state" in config.model_fields_set:
-        return config
-    return config.model_copy(update={"state": SYSTEM_STATE})
 
 
 def _person() -> Account:

@@ -1,4 +1,4 @@
-"""The agent without an administrator on Windows: a task that starts at the person's log-on. Not verified on Windows.
+"""The agent without an administrator on Windows: a task that starts at log-on. Not verified on Windows.
 
 Task Scheduler is told in its own XML (namespace of version 1.2), because the options of `schtasks` cannot say
 "no time limit", "on battery too" or "start again when it failed". Only this module knows that form.
@@ -25,8 +25,6 @@ PRIORITY: Final = 7
 """Below normal, for the processor and for the disk."""
 _NO_LIMIT: Final = "PT0S"
 _ANSWER_SECONDS: Final = 60.0
-
-Run = "Callable[[Sequence[str], float], tuple[int, str]]"
 
 
 def task_xml(user: str, command: Sequence[str]) -> bytes:
@@ -64,7 +62,7 @@ def task_xml(user: str, command: Sequence[str]) -> bytes:
     program, *arguments = command
     # list2cmdline quotes as CommandLineToArgvW reads.
     _add(actions, "Exec", {"Command": program, "Arguments": subprocess.list2cmdline(arguments)})
-    return ElementTree.tostring(task, encoding="utf-16", xml_declaration=True)
+    return bytes(ElementTree.tostring(task, encoding="utf-16", xml_declaration=True))
 
 
 def windowless(python: Path) -> str:
@@ -80,7 +78,7 @@ class LogonTask:
         self._run = run
 
     def put(self, xml: bytes, folder: Path) -> None:
-        """Create the task, or replace it; the XML passes through a file in `folder`. Raises ServiceFailed, OSError."""
+        """Create the task, or replace it; the XML passes through a file in `folder`. Raises ServiceFailed."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{TASK_NAME}-task.xml"
         file.write_bytes(xml)

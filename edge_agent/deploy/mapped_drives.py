@@ -1,4 +1,4 @@
-r"""Drives that exist for one log-on only: why a service must be given `\\server\share\folder` instead of `Z:\folder`.
+r"""Drives that exist for one log-on only: why a service is given `\\server\share\folder`, not `Z:\folder`.
 
 Windows keeps mapped drive letters for each log-on session. A service has a session of its own, in which `Z:` does
 not exist, and an administrator's prompt has another one than the desktop. Only this module knows that.
@@ -42,8 +42,6 @@ def is_unc(path: Path) -> bool:
 
 def refuse_mapped(paths: Iterable[Path], drives: Drives) -> None:
     """Raise ServiceRefused, with the name that works, for each path on a mapped drive."""
-    lines = [
-        f"{path}: {_REASON}; write {unc}" for path in paths if (unc := unc_of(path, drives)) is not None
-    ]
+    lines = [f"{path}: {_REASON}; write {unc}" for path in paths if (unc := unc_of(path, drives)) is not None]
     if lines:
         raise ServiceRefused("\n".join(lines))

@@ -55,7 +55,7 @@ class ServicePlan:
     def command(self) -> tuple[str, ...]:
         """The command that the service runs; absolute, and independent of the current folder."""
         # -P: the current folder, perhaps one full of acquisitions, is not in front of the import path.
-        run = (str(self.python), "-P", "-m", "edge_agent.cli")
+        run = (str(self.python), "-P", "-m", "edge_agent")
         return (*run, "watch", "--config", str(self.config_file))
 
 

@@ -14,6 +14,7 @@ from edge_agent.deploy.service_plan import DESCRIPTION, DISPLAY_NAME, SERVICE_NA
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import SimpleNamespace
 
 LOCAL_SERVICE: Final = "NT AUTHORITY\\LocalService"
 SERVICE_SID: Final = f"NT SERVICE\\{SERVICE_NAME}"
@@ -67,19 +68,19 @@ class ServiceManager:
 
     def __init__(
         self,
-        modules: Any,
+        modules: SimpleNamespace,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._win32 = modules.win32service
+        self.win32 = modules.win32service
         self._modules = modules
         self._sleep = sleep
         self._clock = clock
 
     def put(self, entry: ServiceEntry) -> bool:
         """Create the service, or change the one that is there; return whether it is new. Raises ServiceFailed."""
-        win32 = self._win32
-        manager = self._call(win32.OpenSCManager, None, None, win32.SC_MANAGER_ALL_ACCESS)
+        win32 = self.win32
+        manager = self.call(win32.OpenSCManager, None, None, win32.SC_MANAGER_ALL_ACCESS)
         try:
             service, is_new = self._created_or_changed(manager, entry)
             try:
@@ -96,76 +97,74 @@ class ServiceManager:
     def allow_log_on(self, account: str) -> None:
         """Give a named account the right to log on as a service; without it, Windows refuses the start."""
         security = self._modules.win32security
-        sid = self._call(security.LookupAccountName, None, account)[0]
-        policy = self._call(
+        sid = self.call(security.LookupAccountName, None, account)[0]
+        policy = self.call(
             security.LsaOpenPolicy, None, security.POLICY_CREATE_ACCOUNT | security.POLICY_LOOKUP_NAMES
         )
         try:
-            self._call(security.LsaAddAccountRights, policy, sid, (_LOG_ON_RIGHT,))
+            self.call(security.LsaAddAccountRights, policy, sid, (_LOG_ON_RIGHT,))
         finally:
             security.LsaClose(policy)
 
     def state(self) -> EntryState | None:
         """Return what the manager says, None when there is no such service. Raises ServiceFailed."""
-        with _Opened(self, self._win32.SERVICE_QUERY_STATUS, may_be_absent=True) as service:
+        with _Opened(self, self.win32.SERVICE_QUERY_STATUS, may_be_absent=True) as service:
             if service is None:
                 return None
-            said = self._call(self._win32.QueryServiceStatusEx, service)
+            said = self.call(self.win32.QueryServiceStatusEx, service)
         code = said["ServiceSpecificExitCode"] or said["Win32ExitCode"]
         return EntryState(_STATES.get(said["CurrentState"], "unknown"), said["ProcessId"], code)
 
     def command_line(self) -> str | None:
         """Return the command of the service that is there, None when there is none."""
-        with _Opened(self, self._win32.SERVICE_QUERY_CONFIG, may_be_absent=True) as service:
-            return None if service is None else str(self._call(self._win32.QueryServiceConfig, service)[3])
+        with _Opened(self, self.win32.SERVICE_QUERY_CONFIG, may_be_absent=True) as service:
+            return None if service is None else str(self.call(self.win32.QueryServiceConfig, service)[3])
 
     def start(self, limit_seconds: float) -> float:
         """Start it and wait until it runs; return the seconds that took. Raises ServiceFailed."""
         began = self._clock()
-        with _Opened(self, self._win32.SERVICE_START | self._win32.SERVICE_QUERY_STATUS) as service:
-            self._call(self._win32.StartService, service, None)
+        with _Opened(self, self.win32.SERVICE_START | self.win32.SERVICE_QUERY_STATUS) as service:
+            self.call(self.win32.StartService, service, None)
         self._wait_for("running", limit_seconds)
         return self._clock() - began
 
     def stop(self, limit_seconds: float) -> float:
         """Stop it and wait; one that does not run is stopped. Raises ServiceFailed."""
         began = self._clock()
-        with _Opened(self, self._win32.SERVICE_STOP | self._win32.SERVICE_QUERY_STATUS) as service:
-            self._call(
-                self._win32.ControlService, service, self._win32.SERVICE_CONTROL_STOP, but=(_NOT_ACTIVE,)
-            )
+        with _Opened(self, self.win32.SERVICE_STOP | self.win32.SERVICE_QUERY_STATUS) as service:
+            self.call(self.win32.ControlService, service, self.win32.SERVICE_CONTROL_STOP, but=(_NOT_ACTIVE,))
         self._wait_for("stopped", limit_seconds)
         return self._clock() - began
 
     def delete(self) -> None:
         """Take the entry and its log source away; it must be stopped. Raises ServiceFailed."""
         with _Opened(self, self._modules.win32con.DELETE) as service:
-            self._call(self._win32.DeleteService, service)
+            self.call(self.win32.DeleteService, service)
         self._modules.win32evtlogutil.RemoveSourceFromRegistry(SERVICE_NAME, "Application")
 
-    def _created_or_changed(self, manager: Any, entry: ServiceEntry) -> tuple[Any, bool]:
-        win32 = self._win32
+    def _created_or_changed(self, manager: object, entry: ServiceEntry) -> tuple[Any, bool]:
+        win32 = self.win32
         try:
             service = win32.OpenService(manager, SERVICE_NAME, win32.SERVICE_ALL_ACCESS)
         except self._modules.pywintypes.error as error:
             if error.winerror != _NO_SUCH_SERVICE:
                 raise self._failure(error) from None
-            created = self._call(
+            created = self.call(
                 win32.CreateService,
                 manager, SERVICE_NAME, DISPLAY_NAME, win32.SERVICE_ALL_ACCESS, win32.SERVICE_WIN32_OWN_PROCESS,
                 win32.SERVICE_AUTO_START, win32.SERVICE_ERROR_NORMAL, entry.command_line,
                 None, 0, None, entry.account, entry.password,
             )  # fmt: skip
             return created, True
-        self._call(
+        self.call(
             win32.ChangeServiceConfig,
             service, win32.SERVICE_WIN32_OWN_PROCESS, win32.SERVICE_AUTO_START, win32.SERVICE_ERROR_NORMAL,
             entry.command_line, None, 0, None, entry.account, entry.password, DISPLAY_NAME,
         )  # fmt: skip
         return service, False
 
-    def _describe(self, service: Any) -> None:
-        win32 = self._win32
+    def _describe(self, service: object) -> None:
+        win32 = self.win32
         actions = {
             "ResetPeriod": RESET_SECONDS,
             "RebootMsg": "",
@@ -181,7 +180,7 @@ class ServiceManager:
             (win32.SERVICE_CONFIG_SERVICE_SID_INFO, _SID_TYPE_UNRESTRICTED),
             (win32.SERVICE_CONFIG_PRESHUTDOWN_INFO, PRESHUTDOWN_MS),
         ):
-            self._call(win32.ChangeServiceConfig2, service, level, value)
+            self.call(win32.ChangeServiceConfig2, service, level, value)
 
     def _wait_for(self, word: str, limit_seconds: float) -> None:
         end = self._clock() + limit_seconds
@@ -195,7 +194,8 @@ class ServiceManager:
                 raise ServiceFailed(f"the service is {state.word} after {limit_seconds:.0f} s, not {word}")
             self._sleep(_POLL_SECONDS)
 
-    def _call(self, function: Any, *arguments: Any, but: tuple[int, ...] = ()) -> Any:
+    def call(self, function: Callable[..., Any], *arguments: object, but: tuple[int, ...] = ()) -> Any:  # noqa: ANN401
+        """Call pywin32; its error is a ServiceFailed, or None when its number is in `but`."""
         try:
             return function(*arguments)
         except self._modules.pywintypes.error as error:
@@ -203,9 +203,10 @@ class ServiceManager:
                 return None
             raise self._failure(error) from None
 
-    def _failure(self, error: Any) -> ServiceFailed:
-        more = "; start the prompt as administrator" if error.winerror == _ACCESS_DENIED else ""
-        return ServiceFailed(f"{error.funcname}: {error.strerror} (error {error.winerror}){more}")
+    def _failure(self, error: BaseException) -> ServiceFailed:
+        number, function, text = error.args[:3]
+        more = "; start the prompt as administrator" if number == _ACCESS_DENIED else ""
+        return ServiceFailed(f"{function}: {text} (error {number}){more}")
 
 
 class _Opened:
@@ -216,20 +217,18 @@ class _Opened:
         self._access = access
         self._but = (_NO_SUCH_SERVICE,) if may_be_absent else ()
 
-    def __enter__(self) -> Any:
-        win32, call = self._owner._win32, self._owner._call
+    def __enter__(self) -> object:
+        win32, call = self._owner.win32, self._owner.call
         self._manager = call(win32.OpenSCManager, None, None, win32.SC_MANAGER_CONNECT)
         try:
-            self._service = call(
-                win32.OpenService, self._manager, SERVICE_NAME, self._access, but=self._but
-            )
+            self._service = call(win32.OpenService, self._manager, SERVICE_NAME, self._access, but=self._but)
         except ServiceFailed:
             win32.CloseServiceHandle(self._manager)
             raise
         return self._service
 
     def __exit__(self, *error: object) -> None:
-        win32 = self._owner._win32
+        win32 = self._owner.win32
         if self._service is not None:
             win32.CloseServiceHandle(self._service)
         win32.CloseServiceHandle(self._manager)

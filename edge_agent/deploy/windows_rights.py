@@ -1,18 +1,21 @@
-"""Who could change the program that a Windows service runs. Not verified on Windows.
+r"""Who could change the program that a Windows service runs. Not verified on Windows.
 
-A service that starts a Python which ordinary users can replace hands its account to them. `C:\\scopewatch`, made by
-an administrator, is such a folder: it inherits "modify" for all users from `C:\\`. Only this module reads access
+A service that starts a Python which ordinary users can replace hands its account to them. `C:\scopewatch`, made by
+an administrator, is such a folder: it inherits "modify" for all users from `C:\`. Only this module reads access
 lists. Masks and names of accounts (SIDs) are those of winnt.h.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from pathlib import PureWindowsPath
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from types import SimpleNamespace
+    from typing import Any
 
 INHERIT_ONLY: Final = 0x08
 _ALLOWED: Final = 0  # ACCESS_ALLOWED_ACE_TYPE
@@ -78,7 +81,7 @@ def _gives(entry: AccessEntry, rights: int) -> bool:
 class Win32AccessLists:
     """`AccessLists` by pywin32's `win32security`."""
 
-    def __init__(self, win32security: Any) -> None:
+    def __init__(self, win32security: SimpleNamespace) -> None:
         self._security = win32security
 
     def access_list(self, path: str) -> AccessList:
@@ -92,13 +95,13 @@ class Win32AccessLists:
             entries = [self._entry(dacl.GetAce(number)) for number in range(dacl.GetAceCount())]
         return AccessList(security.ConvertSidToStringSid(owner), self._name(owner), tuple(entries))
 
-    def _entry(self, line: Any) -> AccessEntry:
+    def _entry(self, line: Sequence[Any]) -> AccessEntry:
         (kind, flags), mask, sid = line[0], line[1], line[-1]
         return AccessEntry(
             kind, flags, mask & 0xFFFFFFFF, self._security.ConvertSidToStringSid(sid), self._name(sid)
         )
 
-    def _name(self, sid: Any) -> str:
+    def _name(self, sid: object) -> str:
         try:
             name, domain, _ = self._security.LookupAccountSid(None, sid)
         except self._security.error:

@@ -1,4 +1,4 @@
-r"""The program that Windows runs as the service, and what it tells the service control manager. Not verified on Windows.
+r"""The program that Windows runs as the service, and what it tells its manager. Not verified on Windows.
 
 It is started as a file, by the interpreter of the installation: `python.exe -I ...\windows_service.py CONFIG`.
 So it needs no `pythonservice.exe`, whose libraries a virtual environment does not find, and nothing in the
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import SimpleNamespace
 
 HEARTBEAT_SECONDS: Final = 2.0
 START_SECONDS: Final = 300.0
@@ -44,9 +45,6 @@ class Manager(Protocol):
 
     def log(self, kind: str, text: str) -> None:
         """Write "information", "warning" or "error" to the Event Log."""
-
-
-HostOf = "Callable[[Callable[[str], None]], RunningHost]"
 
 
 class ServiceRun:
@@ -119,12 +117,16 @@ class ServiceRun:
 
 
 def service_class(
-    name: str, display_name: str, modules: Any, host_of: Callable[[Callable[[str], None]], RunningHost]
+    name: str,
+    display_name: str,
+    modules: SimpleNamespace,
+    host_of: Callable[[Callable[[str], None]], RunningHost],
 ) -> type[Any]:
     """Return the `win32serviceutil.ServiceFramework` for one run; `modules` holds pywin32's three modules."""
     win32service = modules.win32service
+    framework: type[Any] = modules.win32serviceutil.ServiceFramework
 
-    class AgentService(modules.win32serviceutil.ServiceFramework):  # type: ignore[misc]
+    class AgentService(framework):  # type: ignore[misc]
         _svc_name_ = name
         _svc_display_name_ = display_name
 
@@ -160,7 +162,7 @@ def service_class(
 class _Pywin32Manager:
     """`Manager` by pywin32."""
 
-    def __init__(self, framework: Any, modules: Any) -> None:
+    def __init__(self, framework: SimpleNamespace, modules: SimpleNamespace) -> None:
         self._framework = framework
         win32service, events = modules.win32service, modules.servicemanager
         self._states = {
@@ -183,8 +185,8 @@ class _Pywin32Manager:
         self._logs[kind](text)
 
 
-def fix_library_search(kernel32: Any) -> None:
-    """Have DLLs looked for beside the program, in System32 and in added folders, never in the current one or PATH."""
+def fix_library_search(kernel32: SimpleNamespace | ctypes.CDLL) -> None:
+    """Have DLLs looked for beside the program and in System32, never in the current folder or PATH."""
     kernel32.SetDllDirectoryW("")
     kernel32.SetDefaultDllDirectories(_SEARCH_DEFAULT_DIRS)
 

@@ -12,9 +12,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Final, Protocol
 
-from edge_agent.config import configure, system_config_file, system_state_folder, user_config_file
+from edge_agent.config import system_config_file, system_state_folder, user_config_file
+from edge_agent.config_file import state_named
 from edge_agent.deploy.first_config import first_config
 from edge_agent.deploy.leftovers import purge
 from edge_agent.deploy.logon_task import LogonTask, task_xml, windowless
@@ -39,7 +41,6 @@ from edge_agent.status import running_status
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from edge_agent.config import AgentConfig
     from edge_agent.deploy.service_plan import InstallRequest, ServicePlan
     from edge_agent.deploy.windows_rights import AccessLists
 
@@ -87,14 +88,12 @@ def install(request: InstallRequest, system: WindowsSystem | None = None) -> Ite
             "edge-agent service install --user"
         )
     file = request.config_file or (user_config_file() if request.own else system_config_file())
-    written = first_config(file.absolute(), request.folders)
-    config = configure(written.file) if written.exists else written.config
-    if not request.own and "state" not in config.model_fields_set:
-        config = config.model_copy(update={"state": system_state_folder()})
+    written = first_config(file.absolute(), request.folders, None if request.own else system_state_folder())
+    config = written.config
     plan = plan_service(written.file, config, _account(request, system), own=request.own)
     _refuse_what_cannot_work(plan, system)
     if not written.exists:
-        written.write()
+        written.write(for_all=False)
     yield f"configuration  {written.file}{'' if written.exists else ' (new)'}"
     yield f"account        {plan.account.name}: {plan.account.why}"
     yield from _put_task(plan, system) if plan.own else _put_service(plan, system)
@@ -119,11 +118,11 @@ def uninstall(*, own: bool | None, everything: bool, system: WindowsSystem | Non
     else:
         system.manager().delete()
     yield f"removed        the {'task' if is_own else 'service'}"
-    config = configure(file) if file is not None and file.exists() else None
-    if config is None or file is None:
+    if file is None or not file.exists():
         yield "kept           no configuration was found, so nothing else was looked for"
         return
-    state = config.state if is_own or "state" in config.model_fields_set else system_state_folder()
+    config = first_config(file, (), None if is_own else system_state_folder()).config
+    state = config.state
     if not everything:
         yield f"kept           {file}, {state}; `--purge` removes them"
         return
@@ -164,7 +163,7 @@ def report(*, own: bool | None, system: WindowsSystem | None = None) -> ServiceR
         words = "gone" if state is None else f"{state.word}, process {state.pid}, last code {state.exit_code}"
     lines, numbers = [f"service       {words}", f"config        {file}"], None
     try:
-        numbers = running_status(configure(file).state)
+        numbers = running_status(state_named(file))
     except (OSError, ValueError) as error:
         lines.append(f"agent         does not tell: {error}")
     return ServiceReport(tuple(lines), numbers, active and numbers is not None)
@@ -264,7 +263,7 @@ class RealSystem:
         return RealWindows().share_of(drive) or _noted_share(drive)
 
     def user(self) -> str:
-        """GetUserNameEx, as `DOMAIN\\name`."""
+        r"""GetUserNameEx, as `DOMAIN\name`."""
         import win32api
 
         return str(win32api.GetUserNameEx(2))  # NameSamCompatible
@@ -278,7 +277,7 @@ class RealSystem:
         return ServiceManager(_pywin32())
 
     def task(self) -> LogonTask:
-        """schtasks."""
+        """By the program schtasks."""
         return LogonTask(_run)
 
     def access_lists(self) -> AccessLists:
@@ -290,9 +289,7 @@ class RealSystem:
         return Path(getattr(sys, "_base_executable", sys.executable))
 
 
-def _pywin32() -> Any:
-    import types
-
+def _pywin32() -> SimpleNamespace:
     try:
         import pywintypes
         import servicemanager
@@ -302,7 +299,7 @@ def _pywin32() -> Any:
         import win32service
     except ImportError as error:
         raise ServiceRefused(f"pywin32 is not there ({error}); pip install pywin32, or use --user") from None
-    return types.SimpleNamespace(
+    return SimpleNamespace(
         pywintypes=pywintypes,
         servicemanager=servicemanager,
         win32con=win32con,
