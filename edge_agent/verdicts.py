@@ -70,11 +70,15 @@ def _verdict(error: Exception) -> tuple[int, str]:
         "StoreRefused",
         "StoreUnreadable",
         "PackageRefused",
+        "ServiceRefused",
     ):
         return EXIT_USAGE, str(error)
     if isinstance(error, typer.TyperException):
         return EXIT_USAGE, f"{error.format_message()} (see {PROGRAM} --help)"
-    if isinstance(error, CommandFailed | WorkerFailed) or type(error).__name__ == "PackageFailed":
+    if isinstance(error, CommandFailed | WorkerFailed) or type(error).__name__ in (
+        "PackageFailed",
+        "ServiceFailed",
+    ):
         return EXIT_FAILED, str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
