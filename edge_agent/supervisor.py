@@ -65,7 +65,8 @@ class WorkerHealth:
     """The worker as a monitor sees it; `trouble` is why there is none, or why the last one ended.
 
     `files` were answered by the present worker; `deaths` were not our doing, unlike what is counted as
-    `recycled` (relieved by a fresh one); `interrupted` counts findings of that outcome.
+    `recycled` (relieved by a fresh one); `interrupted` counts findings of that outcome. `away_seconds` says for
+    how long none could be started.
     """
 
     pid: int | None
@@ -76,6 +77,7 @@ class WorkerHealth:
     files: int = 0
     recycled: int = 0
     interrupted: int = 0
+    away_seconds: float | None = None
 
 
 class Supervisor:
@@ -118,6 +120,7 @@ class Supervisor:
         self._starts = self._deaths = self._recycled = self._interrupted = 0
         self._failures_in_a_row = 0
         self._no_start_before = 0.0
+        self._away_since: float | None = None
         self._trouble: str | None = None
 
     def start(self, stop: threading.Event) -> Ready:
@@ -185,7 +188,7 @@ class Supervisor:
 
     def health(self) -> WorkerHealth:
         """Return what can be said at this moment; may be called from any thread."""
-        worker = self._worker or self._loading
+        worker, away_since = self._worker or self._loading, self._away_since
         alive = worker is not None and worker.exit_code() is None
         return WorkerHealth(
             pid=worker.pid if worker is not None and alive else None,
@@ -196,6 +199,7 @@ class Supervisor:
             files=worker.answered if worker is not None else 0,
             recycled=self._recycled,
             interrupted=self._interrupted,
+            away_seconds=None if away_since is None else round(time.monotonic() - away_since, 1),
         )
 
     def _terms(
@@ -306,6 +310,8 @@ class Supervisor:
         old, self._worker, self._loading = self._worker, worker, None
         self._settings = replace(self._settings, prove=False)
         self._model, self._trouble, self._relief_due = greeting, None, self._recycle_files
+        self._away_since = None
+        _log.info("worker process %d is ready", worker.pid, extra={"event": "worker", "starts": self._starts})
         if old is not None:
             self._recycled += 1
             self._end(old, _GRACE_SECONDS)
@@ -317,7 +323,9 @@ class Supervisor:
         self._deaths += 1
         self._back_off()
         self._trouble = trouble
-        if self._worker is not None:
+        if self._worker is None:
+            self._away_since = self._away_since or time.monotonic()
+        else:
             self._trouble = (
                 f"the worker is due for relief, but goes on, because the next one fails: {trouble}"
             )
