@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.config import AgentConfig
+    from edge_agent.deploy.model_store import Chosen
     from edge_agent.protocol import Ready
     from edge_agent.room import FreeSpace
     from edge_agent.sidecar import Finding
@@ -92,7 +93,8 @@ class Service:
 
     `on_status` is called in the main thread, every two seconds at the latest, with the numbers of that moment;
     `surroundings` says what whoever runs the service adds to them, and `earlier` are the last numbers of the
-    service before it in this process, whose counts go on.
+    service before it in this process, whose counts go on. `model` is what the model store chose; without it, the
+    configuration's. A model of the store that is refused ends `run`: another one can answer.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Service:
         on_status: Callable[[AgentStatus], None] = lambda numbers: None,
         surroundings: Callable[[], Surroundings] = Surroundings,
         earlier: AgentStatus | None = None,
+        model: Chosen | None = None,
         worker_command: Sequence[str] = WORKER_COMMAND,
         hints: Callable[[], Hints] | None = None,
     ) -> None:
@@ -115,6 +118,7 @@ class Service:
         self._on_status = on_status
         self._surroundings = surroundings
         self._earlier = self._numbers = earlier
+        self._model = model
         self._worker_command = worker_command
         self._hints = hints
         self._stop = threading.Event()
@@ -177,10 +181,10 @@ class Service:
             self._publish(self._status(agent))
 
     def _assemble(self, journal: Journal) -> _Agent:
-        config = self._config
+        config, chosen = self._config, self._model
         supervisor = Supervisor(
             WorkerSettings(
-                model=config.model,
+                model=config.model if chosen is None else chosen.model,
                 plan=self._plan,
                 heatmap=config.heatmap,
                 snapshot_limit_mib=config.snapshot_limit_mib,
@@ -189,10 +193,14 @@ class Service:
                 low_priority=config.low_priority,
                 owner=self._owner,
                 supervisor_pid=os.getpid(),
+                manifest_sha256=None if chosen is None else chosen.manifest_sha256,
+                trusted_keys=config.trusted_keys,
+                prove=True,
             ),
             wall_limit_seconds=config.wall_limit_seconds,
             recycle_files=config.recycle_files,
             command=self._worker_command,
+            another_model_answers=chosen is not None and chosen.in_store,
         )
         room = Room(
             config.state,

@@ -46,6 +46,8 @@ PATIENCE_SECONDS: Final = 6.0
 _POLL_SECONDS: Final = 0.25
 _RESTART_PAUSES_SECONDS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _GRACE_SECONDS: Final = 1.5
+_REFUSALS_BELIEVED: Final = 3
+"""A model file that a scanner holds for a moment is no bad model."""
 _MIB: Final = 1024 * 1024
 _log = logging.getLogger(__name__)
 
@@ -84,6 +86,9 @@ class Supervisor:
     `start`, `ask`, `tend` and `close` belong to one thread, which must live as long as the worker: Linux ends
     a worker with the thread that started it. A worker is relieved after `recycle_files` files as soon as no
     others wait, at latest after twice as many; when the new one is refused, the old one goes on.
+
+    `settings.prove` holds until a worker has proved its model, not for those that relieve it. With
+    `another_model_answers`, a model that is refused while files wait ends `ask` instead of being waited for.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Supervisor:
         patience_seconds: float = PATIENCE_SECONDS,
         recycle_files: int = 1000,
         storage_limit_seconds: float = 2.0,
+        another_model_answers: bool = False,
     ) -> None:
         self._settings = replace(settings, supervisor_pid=settings.supervisor_pid or os.getpid())
         self._wall_limit_seconds = wall_limit_seconds
@@ -103,6 +109,7 @@ class Supervisor:
         self._command = tuple(command)
         self._patience_seconds = patience_seconds
         self._recycle_files = self._relief_due = recycle_files
+        self._another_model_answers = another_model_answers
         self._storage = StorageProbe(settings.plan.roots, storage_limit_seconds)
         self._job: WorkerJob | None = None
         self._worker: WorkerProcess | None = None
@@ -136,7 +143,8 @@ class Supervisor:
 
         `crashed` when the worker died of it or took too long, `interrupted` when it was ended for something
         that is no fault of the file: others wait (`give_way`), the storage does not answer, the PC is too
-        busy. Waits for as long as no worker can be started. Raises Stopped, after which only `close` helps.
+        busy. Waits for as long as no worker can be started. Raises Stopped, after which only `close` helps,
+        and ModelRefused where another model can answer.
         """
         try:
             terms = self._terms(job.path, give_way, patience_seconds, stop)
@@ -240,6 +248,9 @@ class Supervisor:
             try:
                 self.start(stop)
             except (ModelRefused, WorkerFailed) as error:
+                refused = isinstance(error, ModelRefused) and self._failures_in_a_row >= _REFUSALS_BELIEVED
+                if refused and self._another_model_answers:
+                    raise
                 _log.warning("no worker at the moment, files wait: %s", error)
 
     def _look_after(self) -> None:
@@ -297,6 +308,7 @@ class Supervisor:
             self._job.take(greeting.pid)
         worker.pid = greeting.pid or worker.pid
         old, self._worker, self._loading = self._worker, worker, None
+        self._settings = replace(self._settings, prove=False)
         self._model, self._trouble, self._relief_due = greeting, None, self._recycle_files
         self._away_since = None
         _log.info("worker process %d is ready", worker.pid, extra={"event": "worker", "starts": self._starts})

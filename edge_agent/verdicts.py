@@ -62,7 +62,10 @@ def _verdict(error: Exception) -> tuple[int, str]:
         return EXIT_HELD, str(error)
     if isinstance(error, ConfigRefused | ModelRefused) or type(error).__name__ in (
         "BundleRefused",
+        "KeyRefused",
         "NothingToDo",
+        "StoreRefused",
+        "StoreUnreadable",
     ):
         return EXIT_USAGE, str(error)
     if isinstance(error, typer.TyperException):

@@ -93,15 +93,22 @@ def classify(
         ),
     ] = None,
     model: ModelOption = None,
+    config: ConfigOption = None,
 ) -> None:
     """Classify files and folders once. With --json, one sidecar record a line."""
     from edge_agent.batch import Tally, classify_all, gather
+    from edge_agent.config import configure
 
+    settings = configure(config, model=model)
     batch = gather(paths, recursive=recursive, include=include or (), output=output)
     from edge_agent.classifier import Classifier
-    from edge_agent.model_bundle import open_bundle
+    from edge_agent.deploy.model_intake import open_chosen
+    from edge_agent.deploy.model_store import ModelStore
 
-    classifier, tally = Classifier(open_bundle(model)), Tally()
+    bundle = open_chosen(
+        ModelStore(settings.state), settings.model, settings.trusted_keys, lambda text: say(text, sys.stderr)
+    )
+    classifier, tally = Classifier(bundle), Tally()
     with progress(len(batch.files), "files") as advance:
         for finding in classify_all(batch, classifier, heatmap=not no_heatmap):
             tally.add(finding)

@@ -406,6 +406,7 @@ class Model:
     model: str | None
     manifest_sha256: str | None = None
     in_store: bool = True
+    note: str | None = None
 
     @property
     def title(self):

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from edge_agent.deploy.model_choice import AskedFor, ModelChoice, is_models_fault
+from edge_agent.deploy.model_choice import ModelChoice, is_models_fault
 from edge_agent.supervisor import ModelRefused, WorkerFailed
 
 
 @dataclass(frozen=True)
 class Model:
     model: str
+    manifest_sha256: str | None = None
+    note: str | None = None
 
     @property
     def title(self):
@@ -137,9 +139,9 @@ def test_another_choice_takes_the_note_away():
     assert (choice.choose(None), choice.note) == (Model("c"), None)
 
 
-def test_without_a_store_what_is_asked_for_is_all_there_is(tmp_path):
-    choice = ModelChoice(AskedFor(tmp_path))
-    chosen = choice.choose("x")
-    assert (chosen.model, choice.choose(None).title) == ("x", "the shipped model")
-    assert choice.instead_of(chosen, ModelRefused("no")) is None
-    assert not choice.is_outdated()
+def test_what_the_store_itself_says_is_passed_on():
+    store = Store("a")
+    store.models[0] = Model("a", note="b was refused last week")
+    choice = ModelChoice(store)
+    choice.choose(None)
+    assert choice.note == "b was refused last week"
