@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from contextlib import contextmanager
 from datetime import date
@@ -20,6 +21,11 @@ from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from edge_agent.files import FileLayer, remove_leftovers, write_durably
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -262,15 +268,33 @@ def running_status(state: Path) -> AgentStatus | None:
 
 
 def is_running(state: Path) -> bool:
-    """Whether an agent holds this state folder at this moment."""
-    lock = state / LOCK_NAME
-    if not lock.exists():
+    """Whether an agent holds this state folder at this moment; whoever may read the folder may ask.
+
+    Raises PermissionError where the folder cannot even be read.
+    """
+    try:
+        # Not FileLock: it opens for writing, which only the agent's own account may do.
+        descriptor = os.open(state / LOCK_NAME, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
         return False
     try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
+        return _is_held(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(descriptor: int) -> bool:
+    """Try for an instant the lock that FileLock takes, and let go at once."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except (BlockingIOError, PermissionError):
         return True
+    return False
 
 
 class _Unforced(FileLayer):

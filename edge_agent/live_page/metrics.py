@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from edge_agent.announcing.outbox import ChannelNumbers
     from edge_agent.live_page.pulse import MonitorState, Pulse
     from edge_agent.live_page.tallies import Counted, Distribution
     from edge_agent.status import AgentStatus, DiskStatus
@@ -123,6 +124,7 @@ class _AgentCollector(Collector):
             },
         )
         yield from _counted(counted)
+        yield from _events(self._state.channels())
         if pulse.status is not None:
             yield from _status(pulse.status)
             yield from _watching(pulse.status, pulse)
@@ -163,6 +165,19 @@ def _buckets(distribution: Distribution) -> list[tuple[str, float]]:
         total += count
         buckets.append((bound, float(total)))
     return buckets
+
+
+def _events(channels: tuple[ChannelNumbers, ...]) -> Iterator[Metric]:
+    sent = _counter("events_sent", "Events that a receiver took.", "receiver")
+    dropped = _counter("events_dropped", "Events that no receiver will get.", "receiver")
+    failures = _counter("events_failures", "Tries to send an event that failed.", "receiver")
+    waiting = _labelled("events_waiting", "Events that wait to be sent.", "receiver")
+    for numbers in channels:
+        sent.add_metric([numbers.channel], numbers.sent)
+        dropped.add_metric([numbers.channel], numbers.dropped)
+        failures.add_metric([numbers.channel], numbers.failures)
+        waiting.add_metric([numbers.channel], numbers.waiting)
+    yield from (sent, dropped, failures, waiting)
 
 
 def _status(status: AgentStatus) -> Iterator[Metric]:

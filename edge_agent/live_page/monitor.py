@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from edge_agent.announcing.announcer import Announcer
     from edge_agent.config import EventsConfig, PageConfig
     from edge_agent.finding import Finding
     from edge_agent.status import AgentStatus
@@ -25,16 +26,24 @@ _log = logging.getLogger(__name__)
 
 
 class Monitor:
-    """One for as long as page and events stay configured alike, over any number of services one after another."""
+    """One for as long as page and events stay configured alike, over any number of services one after another.
+
+    Raises ConfigRefused for addresses of events that cannot be used.
+    """
 
     def __init__(self, page: PageConfig, events: EventsConfig) -> None:
         self.state = MonitorState()
         self._page = PageServer(page.port, self._app) if page.enabled else None
+        self._announcer = _announcer(events)
+        if self._announcer is not None:
+            self.state.channels = self._announcer.numbers
 
     def start(self) -> None:
-        """Listen, if that is wanted. Never raises: a port that is taken is a word in `word`."""
+        """Listen and send, if that is wanted. Never raises: a port that is taken is a word in `word`."""
         if self._page is not None:
             self._guarded(self._page.start)
+        if self._announcer is not None:
+            self._guarded(self._announcer.start)
 
     @property
     def word(self) -> str | None:
@@ -44,13 +53,21 @@ class Monitor:
     def note_status(self, status: AgentStatus) -> None:
         """Hear the numbers of the agent's main loop."""
         self._guarded(lambda: self.state.note_status(status))
+        if self._announcer is not None:
+            announcer = self._announcer
+            self._guarded(lambda: announcer.note_status(status))
 
     def note_finding(self, finding: Finding) -> None:
         """Hear what became of a file."""
         self._guarded(lambda: self.state.note_finding(finding))
+        if self._announcer is not None:
+            announcer = self._announcer
+            self._guarded(lambda: announcer.note_finding(finding))
 
     def close(self) -> None:
-        """End it, within a second whoever is connected."""
+        """End it, within a second whoever is connected or does not answer."""
+        if self._announcer is not None:
+            self._guarded(self._announcer.close)
         if self._page is not None:
             self._guarded(self._page.close)
 
@@ -65,3 +82,11 @@ class Monitor:
         except Exception as error:
             _log.warning("the monitor failed, the watching goes on: %s: %s", type(error).__name__, error)
             _log.debug("the monitor failed", exc_info=True)
+
+
+def _announcer(events: EventsConfig) -> Announcer | None:
+    if events.webhook_url is None and events.mqtt_url is None:
+        return None
+    from edge_agent.announcing.announcer import Announcer
+
+    return Announcer(events)

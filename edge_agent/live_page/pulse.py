@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from edge_agent.announcing.outbox import ChannelNumbers
     from edge_agent.finding import Finding
     from edge_agent.status import AgentStatus, FolderStatus
 
@@ -56,6 +57,8 @@ class MonitorState:
         self._worker_pid: tuple[int | None, float] = (None, clock())
         self._scans: dict[str, tuple[datetime, float]] = {}
         self.tallies = Tallies()
+        self.channels: Callable[[], tuple[ChannelNumbers, ...]] = tuple
+        """What became of the events that are sent elsewhere."""
 
     def note_status(self, status: AgentStatus) -> None:
         """Take the numbers that the agent's main loop just said."""
