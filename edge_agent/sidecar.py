@@ -2,16 +2,15 @@
 
 The JSON is the commit point: once it is in place a file is done, so the heatmap is written before it. Only
 this module knows the text format, and when a record on the disk counts; `Finding` is the short form of a
-record that travels between processes and into the journal.
+record.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
@@ -23,6 +22,12 @@ from edge_agent.files import (
     read_whole,
     write_durably,
 )
+from edge_agent.finding import RECORDED as RECORDED
+from edge_agent.finding import UNWRITABLE as UNWRITABLE
+from edge_agent.finding import Finding as Finding
+from edge_agent.finding import FindingOutcome as FindingOutcome
+from edge_agent.finding import Outcome as Outcome
+from edge_agent.finding import Twin as Twin
 from edge_agent.output_places import HEATMAP_SUFFIX as HEATMAP_SUFFIX
 from edge_agent.output_places import NAME_LIMIT as NAME_LIMIT
 from edge_agent.output_places import SIDECAR_SUFFIX as SIDECAR_SUFFIX
@@ -32,31 +37,13 @@ from edge_agent.output_places import Place as Place
 from edge_agent.output_places import is_own_output as is_own_output
 from edge_agent.output_places import readable_path as readable_path
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SCHEMA: Final = "scopewatch.sidecar/1"
 RECORD_LIMIT_BYTES: Final = 64 * 2**20
 """No record of ours is as long; what is, is not read."""
 
-Outcome = Literal["classified", "not_an_image", "unreadable", "quarantined"]
-"""What a sidecar can say of a file."""
-FindingOutcome = Literal[
-    "classified",
-    "not_an_image",
-    "unreadable",
-    "quarantined",
-    "incomplete",
-    "vanished",
-    "refused",
-    "failed",
-    "crashed",
-    "interrupted",
-]
-"""What one examination can come to. Of the last six no sidecar is written: `incomplete` (somebody is still
-writing), `vanished` (deleted meanwhile), `refused` (its outputs have no possible name), `failed` (the outputs
-could not be written, or a fault of ours), `crashed` (the worker died of it, or took too long), `interrupted`
-(the worker was ended while it waited for a disk, or to let other files pass: nothing against the file)."""
-UNWRITABLE: Final = "outputs cannot be written"
-"""How the reason of a `failed` finding begins when the fault is not the file's."""
-RECORDED: Final[frozenset[str]] = frozenset({"classified", "not_an_image", "unreadable", "quarantined"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 BoxPx = tuple[int, int, int, int]
@@ -109,6 +96,14 @@ class FieldRecord(_Part):
     skewness: FiniteFloat | None
 
 
+class ReplacedPixelSize(_Part):
+    """That the configuration's pixel size for this magnification holds, and not the file's (rows, columns)."""
+
+    magnification: FiniteFloat
+    file_pixel_size_nm: tuple[float, float] | None
+    """None where the file has none."""
+
+
 class MicrographRecord(_Part):
     """The picture that was classified. `shape` and `pixel_size_nm` are (rows, columns)."""
 
@@ -123,6 +118,8 @@ class MicrographRecord(_Part):
     instrument: InstrumentRecord
     field: FieldRecord | None = None
     """None in records of scopewatch 0.4 and before."""
+    pixel_size_replaced: ReplacedPixelSize | None = None
+    """None where the pixel size is the file's own."""
 
 
 class TileRecord(_Part):
@@ -190,6 +187,14 @@ class Milliseconds(_Part):
     write: float | None = None
 
 
+class ProfileRecord(_Part):
+    """What the configuration says of the instrument."""
+
+    name: Text | None
+    microscope: Text | None
+    camera: Text | None
+
+
 class AgentRecord(_Part):
     """Who wrote this, where and when. `settled` is when the file had become quiet (null when not watched)."""
 
@@ -198,6 +203,8 @@ class AgentRecord(_Part):
     settled: Utc | None
     finished: Utc
     milliseconds: Milliseconds
+    instrument: ProfileRecord | None = None
+    """None where the configuration says nothing of it."""
 
 
 class Sidecar(_Part):
@@ -212,67 +219,6 @@ class Sidecar(_Part):
     cam: CamRecord | None
     model: ModelRecord
     agent: AgentRecord
-
-
-def _as_json(value: object) -> object:
-    if isinstance(value, FileStamp):
-        return {name: getattr(value, name) for name in value.__slots__}
-    return str(value)
-
-
-_LINE: Final = json.JSONEncoder(default=_as_json, allow_nan=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What became of one file. `sidecar` and `heatmap` are None where none was written."""
-
-    path: Path
-    outcome: FindingOutcome
-    reason: str | None = None
-    label: str | None = None
-    probability: float | None = None
-    decision: str | None = None
-    reasons: tuple[str, ...] = ()
-    sidecar: Path | None = None
-    heatmap: Path | None = None
-    stamp: FileStamp | None = None
-    sha256: str | None = None
-    fingerprint: str | None = None
-    model_sha256: str | None = None
-    milliseconds: float = 0.0
-    novelty: float | None = None
-    contrast: float | None = None
-    pixel_size_nm: float | None = None
-    """Along a row."""
-    inferred: bool = True
-    """False where the answer is that of the same content under an earlier name."""
-
-    def to_json(self) -> str:
-        """Return one line; names that are no UTF-8 survive, because JSON's escapes carry lone surrogates."""
-        # Not asdict, which copies everything deeply: a start without a journal needs 100,000 of these lines.
-        return _LINE.encode({name: getattr(self, name) for name in self.__slots__})
-
-    @classmethod
-    def from_json(cls, text: str) -> Finding:
-        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError on anything else."""
-        try:
-            values: dict[str, Any] = json.loads(text)
-        except RecursionError:
-            raise ValueError("brackets in brackets without end") from None
-        for key in ("path", "sidecar", "heatmap"):
-            values[key] = None if values[key] is None else Path(values[key])
-        values["stamp"] = None if values["stamp"] is None else FileStamp(**values["stamp"])
-        values["reasons"] = tuple(values["reasons"])
-        return cls(**values)
-
-
-@dataclass(frozen=True, slots=True)
-class Twin:
-    """An earlier file of the same size and time whose answer holds for equal content (`sha256`) as well."""
-
-    path: Path
-    sha256: str
 
 
 def modified_utc(stamp: FileStamp) -> datetime:
@@ -328,23 +274,40 @@ def read_record(path: Path) -> Sidecar | None:
 
 
 def finding_on_record(
-    path: Path, stamp: FileStamp, plan: OutputPlan, model_sha256: str | None = None
+    path: Path,
+    stamp: FileStamp,
+    plan: OutputPlan,
+    model_sha256: str | None = None,
+    heatmaps_since: datetime | None = None,
 ) -> Finding | None:
     """Return the finding that a valid sidecar holds for exactly this size and time of the file, else None.
 
-    The heatmap it names must be there. A quarantine holds for the model that it names; with `model_sha256`
-    given, that of another model counts as none.
+    The heatmap it names must be there, unless the file was finished before `heatmaps_since`. A quarantine holds
+    for the model that it names; with `model_sha256` given, that of another model counts as none.
     """
     try:
         place = plan.place(path)
     except NameTooLong:
         return None
     record = read_record(place.sidecar)
-    if record is None or not is_about(record, stamp) or not _has_its_heatmap(record, place):
+    if record is None or not is_about(record, stamp):
         return None
     if record.outcome == "quarantined" and model_sha256 not in (None, record.model.sha256):
         return None
-    return finding_of(path, stamp, place, record)
+    finding = finding_of(path, stamp, place, record)
+    if _has_its_heatmap(record, place):
+        return finding
+    return replace(finding, heatmap=None) if is_past(record, heatmaps_since) else None
+
+
+def heatmaps_kept_since(heatmap_days: int | None) -> datetime | None:
+    """Return from which moment on heatmaps are kept; None when all are."""
+    return None if heatmap_days is None else datetime.now(UTC) - timedelta(days=heatmap_days)
+
+
+def is_past(record: Sidecar, moment: datetime | None) -> bool:
+    """Whether the record's file was finished before `moment`; never when there is none."""
+    return moment is not None and record.agent.finished < moment
 
 
 def is_about(record: Sidecar, stamp: FileStamp) -> bool:

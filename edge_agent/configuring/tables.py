@@ -24,10 +24,9 @@ from edge_agent.configuring.allowed_paths import (
     why_not_usable,
 )
 from edge_agent.configuring.places import state_folder
+from edge_agent.instrument_profile import InstrumentProfile, are_one_magnification
 
 DEFAULT_INCLUDE: Final = ("*.dm3", "*.dm4")
-SAME_MAGNIFICATION: Final = 1e-3
-"""Relative: instruments write 40000, 4e4 or 39999.998 for one step; steps differ by a tenth and more."""
 _KEY_BYTES: Final = 32
 _FORBIDDEN_IN_ADDRESS: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 
@@ -133,9 +132,14 @@ class InstrumentConfig(_Table):
     def _each_magnification_once(cls, sizes: dict[str, float]) -> dict[str, float]:
         ordered = sorted(sizes, key=float)
         for lower, upper in pairwise(ordered):
-            if math.isclose(float(lower), float(upper), rel_tol=2 * SAME_MAGNIFICATION):
+            if are_one_magnification(float(lower), float(upper)):
                 raise ValueError(f"{lower!r} and {upper!r} are one magnification; name it once")
         return sizes
+
+    def profile(self) -> InstrumentProfile:
+        """Return what the worker needs of it."""
+        sizes = tuple((float(magnification), size) for magnification, size in self.pixel_size_nm.items())
+        return InstrumentProfile(self.name, self.microscope, self.camera, sizes)
 
 
 class RetentionConfig(_Table):
