@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Schema = dict[str, Any]
 
 _LONGEST_VALUE: Final = 60
+_LIKENESS: Final = 0.7
+"""Of two names, as difflib measures it: a slip of the finger, and no more."""
 _KINDS: Final = {
     "boolean": "true or false",
     "integer": "a whole number",
@@ -119,14 +121,16 @@ def _unknown_key(path: KeyPath, schema: Schema) -> str:
     table, name = path[:-1], str(path[-1])
     where = f" in [{key_text(table)}]" if table else ""
     here = list(at_path(schema, table).get("properties", {}))
-    near = difflib.get_close_matches(name, here, 1)
+    near = [key for key in here if key.startswith(f"{name}_")] or difflib.get_close_matches(
+        name, here, 1, _LIKENESS
+    )
     if near:
         return f"there is no such key{where}; did you mean {key_text((*table, near[0]))}?"
     everywhere = {key_text(known): known for known in known_keys(schema)}
     for known in everywhere.values():
         if known[-1] == name:
             return f"there is no such key{where}; {_where_it_belongs(known)}"
-    near = difflib.get_close_matches(key_text(path), list(everywhere), 1, 0.75)
+    near = difflib.get_close_matches(key_text(path), list(everywhere), 1, _LIKENESS)
     return f"there is no such key{where}" + (f"; did you mean {near[0]}?" if near else "")
 
 

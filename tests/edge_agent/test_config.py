@@ -72,7 +72,10 @@ def test_a_byte_order_mark_of_windows_editors_is_no_error(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        pytest.param("quiet = 1\n", "1: quiet: there is no such key", id="unknown key"),
+        pytest.param("table = 1\n", "1: table: there is no such key", id="unknown key"),
+        pytest.param(
+            "quiet = 1\n", "1: quiet: there is no such key; did you mean quiet_seconds?", id="half a key"
+        ),
         pytest.param(
             "\nqiet_seconds = 1\n",
             "2: qiet_seconds: there is no such key; did you mean quiet_seconds?",
