@@ -50,6 +50,12 @@ class WorkerSettings:
     instrument: InstrumentProfile = NO_PROFILE
     heatmap_days: int | None = None
     """Older files need no heatmap; None: all do."""
+    manifest_sha256: str | None = None
+    """The bundle must be the one with this manifest; None takes any that is sound."""
+    trusted_keys: tuple[str, ...] = ()
+    """Where there are some, one of them must have signed a bundle that did not come with the installation."""
+    prove: bool = False
+    """Whether the golden cases are replayed before the worker says that it is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +189,10 @@ def _settings(line: str) -> WorkerSettings:
     values: dict[str, Any] = json.loads(line)
     plan = values.pop("plan")
     output = None if plan["output"] is None else Path(plan["output"])
+    keys = tuple(values.pop("trusted_keys", ()))
     instrument = _instrument(values.pop("instrument"))
     plan = OutputPlan(output, tuple(Path(root) for root in plan["roots"]))
-    return WorkerSettings(plan=plan, instrument=instrument, **values)
+    return WorkerSettings(plan=plan, instrument=instrument, trusted_keys=keys, **values)
 
 
 def _instrument(values: dict[str, Any]) -> InstrumentProfile:

@@ -1,8 +1,7 @@
 """The sidecar: the JSON record beside a micrograph, its schema, and the way it is written and believed.
 
 The JSON is the commit point: once it is in place a file is done, so the heatmap is written before it. Only
-this module knows the text format, and when a record on the disk counts; `Finding` is the short form of a
-record.
+this module knows the text format, and when a record on the disk counts.
 """
 
 from __future__ import annotations
@@ -22,11 +21,9 @@ from edge_agent.files import (
     read_whole,
     write_durably,
 )
-from edge_agent.finding import RECORDED as RECORDED
-from edge_agent.finding import UNWRITABLE as UNWRITABLE
 from edge_agent.finding import Finding as Finding
 from edge_agent.finding import FindingOutcome as FindingOutcome
-from edge_agent.finding import Outcome as Outcome
+from edge_agent.finding import Milliseconds as Milliseconds
 from edge_agent.finding import Twin as Twin
 from edge_agent.output_places import HEATMAP_SUFFIX as HEATMAP_SUFFIX
 from edge_agent.output_places import NAME_LIMIT as NAME_LIMIT
@@ -44,6 +41,11 @@ SCHEMA: Final = "scopewatch.sidecar/1"
 RECORD_LIMIT_BYTES: Final = 64 * 2**20
 """No record of ours is as long; what is, is not read."""
 
+Outcome = Literal["classified", "not_an_image", "unreadable", "quarantined"]
+"""What a sidecar can say of a file."""
+UNWRITABLE: Final = "outputs cannot be written"
+"""How the reason of a `failed` finding begins when the fault is not the file's."""
+RECORDED: Final[frozenset[str]] = frozenset({"classified", "not_an_image", "unreadable", "quarantined"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 BoxPx = tuple[int, int, int, int]
@@ -175,16 +177,6 @@ class ModelRecord(_Part):
     name: str
     version: str
     sha256: str
-
-
-class Milliseconds(_Part):
-    """Time spent in each stage; null where it did not run. `write` is the heatmap's, written before this."""
-
-    read: float | None = None
-    preprocess: float | None = None
-    infer: float | None = None
-    heatmap: float | None = None
-    write: float | None = None
 
 
 class ProfileRecord(_Part):
@@ -347,4 +339,7 @@ def finding_of(
         contrast=micrograph.field.contrast if micrograph and micrograph.field else None,
         pixel_size_nm=size_nm[1] if size_nm else None,
         inferred=prediction is None or record.agent.milliseconds.infer is not None,
+        stages=record.agent.milliseconds,
+        settled=record.agent.settled,
+        finished=record.agent.finished,
     )

@@ -6,10 +6,10 @@ import json
 import sys
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
+from edge_agent.commands import monitoring
 from edge_agent.commands.options import ConfigOption, JsonOption, print_json
 from edge_agent.terminal import say
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edge_agent.config_file import Loaded
 
 app = typer.Typer(help="The configuration and the formats.", no_args_is_help=True)
+app.command("board")(monitoring.board)
 
 
 @app.command("init")
@@ -92,8 +93,6 @@ def config_schema(
 def _shown(found: Loaded) -> dict[str, Any]:
     """Return what `--json` prints: values by table, origins by dotted key."""
     values = found.config.model_dump(mode="json")
-    for key in ("webhook_url", "mqtt_url"):
-        values["events"][key] = _without_password(values["events"][key])
     file = None if found.file is None else str(found.file)
     return {"file": file, "values": values, "origins": dict(found.origins)}
 
@@ -117,11 +116,3 @@ def _aligned(found: Loaded) -> list[str]:
         rows.append((key, toml_value(values[table][name] if table else values[key]), origin))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return [f"{key:<{widths[0]}} = {value:<{min(widths[1], 40)}}  # {origin}" for key, value, origin in rows]
-
-
-def _without_password(url: str | None) -> str | None:
-    if url is None or urlsplit(url).password is None:
-        return url
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))

@@ -95,16 +95,6 @@ def test_show_says_where_each_value_comes_from(run, tmp_path, monkeypatch):
     assert 'instrument.pixel_size_nm = {"40000" = 0.25}' in " ".join(lines[-4].split())
 
 
-def test_show_keeps_a_password_to_itself(run, tmp_path):
-    file = tmp_path / "agent.toml"
-    file.write_text('events.mqtt_url = "mqtts://scope:secret@broker:8883/found"\n')
-
-    for option in ((), ("--json",)):
-        out = run("config", "show", "--config", file, *option)[1]
-        assert "secret" not in out
-        assert "mqtts://scope:***@broker:8883/found" in out
-
-
 def test_show_and_check_name_every_fault(run, tmp_path):
     file = tmp_path / "agent.toml"
     file.write_text("a = 1\nheatmap = 7\n[page]\nprot = 1\n")

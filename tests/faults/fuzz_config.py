@@ -71,7 +71,7 @@ port = 8747
 
 [events]
 webhook_url = "https://lims.example.org/in"  # a comment
-mqtt_url = 'mqtts://user:secret@broker:8883/scope/findings'
+mqtt_url = 'mqtts://broker:8883/scope/findings'
 
 [instrument]
 name = '''
