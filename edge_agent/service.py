@@ -194,7 +194,7 @@ class Service:
                 owner=self._owner,
                 supervisor_pid=os.getpid(),
                 instrument=config.instrument.profile(),
-                heatmap_days=config.retention.heatmap_days,
+                heatmap_days=heatmap_days,
                 manifest_sha256=None if chosen is None else chosen.manifest_sha256,
                 trusted_keys=config.trusted_keys,
                 prove=True,
@@ -222,15 +222,7 @@ class Service:
             on_ready=partial(self._greet, drift),
         )
         clerks = tuple(
-            Clerk(
-                folder,
-                watcher,
-                journal,
-                self._plan,
-                room,
-                owner=self._owner,
-                heatmap_days=config.retention.heatmap_days,
-            )
+            Clerk(folder, watcher, journal, self._plan, room, owner=self._owner, heatmap_days=heatmap_days)
             for watcher, folder in zip(watchers, config.folders, strict=True)
         )
         return _Agent(journal, supervisor, room, drift, desk, watchers, clerks)
@@ -246,7 +238,7 @@ class Service:
         self._on_finding(finding)
 
     def _watcher_of(self, folder: Path, journal: Journal) -> Watcher:
-        config = self._config
+        config, heatmap_days = self._config, self._config.retention.heatmap_days
         return Watcher(
             (folder,),
             journal,
