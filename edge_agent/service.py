@@ -182,6 +182,7 @@ class Service:
 
     def _assemble(self, journal: Journal) -> _Agent:
         config, chosen = self._config, self._model
+        heatmap_days = config.retention.heatmap_days
         supervisor = Supervisor(
             WorkerSettings(
                 model=config.model if chosen is None else chosen.model,
@@ -238,7 +239,7 @@ class Service:
         self._on_finding(finding)
 
     def _watcher_of(self, folder: Path, journal: Journal) -> Watcher:
-        config, heatmap_days = self._config, self._config.retention.heatmap_days
+        config = self._config
         return Watcher(
             (folder,),
             journal,
