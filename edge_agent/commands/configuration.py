@@ -70,9 +70,7 @@ def config_check(
     if found.file is None:
         raise ConfigRefused("there is no configuration file to check; name one, or write one: config init")
     changed = [key for key, origin in found.origins.items() if origin != DEFAULT]
-    say(
-        f"{found.file}: can be used; {len(changed)} keys are not the defaults: {', '.join(changed) or 'none'}"
-    )
+    say(f"{found.file}: can be used; other than the defaults: {', '.join(changed) or 'nothing'}")
 
 
 @app.command("schema")

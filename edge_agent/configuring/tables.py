@@ -70,7 +70,7 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 UsablePath = Annotated[Path, AfterValidator(_usable_path)]
 TrustedKey = Annotated[str, AfterValidator(_trusted_key)]
 Magnification = Annotated[str, AfterValidator(_magnification)]
-PixelSizeNm = Annotated[float, Field(gt=0)]
+PixelSizeNm = Annotated[float, Field(ge=0.0001, le=1e6)]
 
 
 class _Table(BaseModel):

@@ -49,7 +49,7 @@ def test_init_writes_a_file_that_show_and_check_take(run, tmp_path):
 
     assert run("config", "check", file)[:2] == (
         0,
-        f"{file}: can be used; 2 keys are not the defaults: folders, state\n",
+        f"{file}: can be used; other than the defaults: folders, state\n",
     )
     code, out, err = run("config", "show", "--config", file)
     assert (code, err) == (0, f"configuration {file}\n")
