@@ -65,6 +65,7 @@ def models_add(
     from edge_agent.deploy.model_intake import add
 
     settings, store = _store(config)
+    _be_a_quiet_guest(settings)
     added = add(store, bundle.absolute(), settings.trusted_keys)
     entry = added.entry
     for name in added.left_out:
@@ -83,6 +84,7 @@ def models_use(name: _Name, config: ConfigOption = None) -> None:
     from edge_agent.deploy.model_intake import use
 
     settings, store = _store(config)
+    _be_a_quiet_guest(settings)
     _say_current(use(store, name, settings.trusted_keys), settings)
 
 
@@ -92,6 +94,7 @@ def models_rollback(config: ConfigOption = None) -> None:
     from edge_agent.deploy.model_intake import roll_back
 
     settings, store = _store(config)
+    _be_a_quiet_guest(settings)
     _say_current(roll_back(store, settings.trusted_keys), settings)
 
 
@@ -156,6 +159,15 @@ def _store(config: Path | None, model: str | None = None) -> tuple[AgentConfig, 
 
     settings = configure(config_in_force(config), model=model)
     return settings, ModelStore(settings.state)
+
+
+def _be_a_quiet_guest(settings: AgentConfig) -> None:
+    """What a bundle asks for is not known yet, and the PC may be acquiring: the worker's limits hold here, too."""
+    from edge_agent.processes import process_limits
+
+    if settings.low_priority:
+        process_limits.lower_priority()
+    process_limits.limit_memory(settings.memory_limit_mib)
 
 
 def _opened(chosen: Chosen, settings: AgentConfig) -> Bundle:

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
-from vouched_bundles import STRANGER, TRUSTED, edit, plain_bundle, signed_bundle
+from onnx import helper, numpy_helper
+from vouched_bundles import STRANGER, TRUSTED, edit, plain_bundle, put, signed_bundle
 
 from edge_agent import cli, model_names
 from edge_agent.config import STATE_VARIABLE
+from edge_agent.processes import process_limits
 from edge_agent.sidecar import read_record
 
-if TYPE_CHECKING:
-    from pathlib import Path
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Run a command in this process; exit code, stdout, stderr."""
     handlers = logging.getLogger().handlers[:]
+    monkeypatch.setattr(process_limits, "lower_priority", lambda: None)
+    monkeypatch.setattr(process_limits, "limit_memory", lambda mib: None)
 
     def command(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["edge-agent", *map(str, arguments)])
@@ -224,3 +231,53 @@ def test_a_name_that_nobody_knows(run, state: Path):
     )
     code, _, err = run("models", "remove", "big")
     assert (code, err) == (2, f"edge-agent: big: is not in the store {state}/models\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as Linux limits memory")
+@pytest.mark.parametrize("command", ["add", "use", "rollback"])
+def test_a_model_that_is_not_known_yet_is_tried_within_the_workers_limits(
+    run, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+):
+    plain_bundle(tmp_path / "new", "2")
+    if command != "add":
+        run("models", "add", tmp_path / "new")
+    if command == "rollback":
+        run("models", "use", "tiny-2")
+    limits: list[object] = []
+    monkeypatch.setattr(process_limits, "lower_priority", lambda: limits.append("low"))
+    monkeypatch.setattr(process_limits, "limit_memory", limits.append)
+    arguments = {"add": (tmp_path / "new",), "use": ("tiny-2",), "rollback": ()}[command]
+
+    assert run("models", command, *arguments)[0] == 0
+    assert limits == ["low", 4096]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as Linux limits memory")
+def test_a_model_that_wants_more_memory_than_it_may_have_is_refused(state: Path, tmp_path: Path):
+    bundle = tmp_path / "bomb"
+    plain_bundle(bundle, "2")
+    model = onnx.load_from_string((bundle / "model.onnx").read_bytes())
+    size = numpy_helper.from_array(np.array([1, 1, 60_000, 60_000]), "size")
+    model.graph.initializer.append(size)
+    model.graph.node.insert(0, helper.make_node("Expand", ["one", "size"], ["bomb"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "one"))
+    model.graph.node.append(helper.make_node("ReduceMax", ["bomb"], ["peak"], keepdims=0))
+    model.graph.node.append(helper.make_node("Add", ["cam", "peak"], ["more"]))
+    model.graph.output.append(helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, None))
+    put(bundle, "model.onnx", model.SerializeToString())
+    config = tmp_path / "agent.toml"
+    config.write_text(f'state = "{state}"\nmemory_limit_mib = 2048\n')
+
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_agent.cli", "models", "add", str(bundle), "--config", str(config)],
+        capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    told = [
+        line for line in done.stderr.splitlines() if line.startswith("edge-agent: ")
+    ]  # beside ONNX Runtime's
+    assert len(told) == 1
+    assert f"{bundle}: ONNX Runtime cannot use the model (" in told[0]
+    assert "Failed to allocate memory" in told[0]
+    assert list((state / "models").rglob("bundles/*")) == []
