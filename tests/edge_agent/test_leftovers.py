@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
 import pytest
 
 from edge_agent.deploy.leftovers import purge
 from edge_agent.status import sole_agent
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from typing import TYPE_CHECKING
 
 import pytest
 from systemd_stand_in import FakeSystemd
@@ -13,7 +14,6 @@ from edge_agent.deploy.service_plan import InstallRequest, ServiceFailed, Servic
 from edge_agent.deploy.systemd_service import Answer, SystemdService
 from edge_agent.deploy.systemd_unit import installed_note
 from edge_agent.status import sole_agent
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
