@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
+from edge_agent.commands import monitoring
 from edge_agent.commands.options import ConfigOption, JsonOption, print_json
 from edge_agent.terminal import say
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from edge_agent.config_file import Loaded
 
 app = typer.Typer(help="The configuration and the formats.", no_args_is_help=True)
+app.command("board")(monitoring.board)
 
 
 @app.command("init")
