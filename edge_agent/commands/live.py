@@ -99,7 +99,7 @@ def classify(
     from edge_agent.batch import Tally, classify_all, gather
     from edge_agent.config import configure
 
-    settings = configure(config, model=model)
+    settings = configure(config_in_force(config), model=model)
     batch = gather(paths, recursive=recursive, include=include or (), output=output)
     from edge_agent.classifier import Classifier
     from edge_agent.deploy.model_intake import open_chosen
