@@ -139,7 +139,7 @@ try {
 } catch {
     Stop-Install "$Prefix : cannot be made ($($_.Exception.Message)); start this as administrator, or give -User"
 }
-$freeMb = [Math]::Floor(([IO.DriveInfo] [IO.Path]::GetPathRoot($Prefix)).AvailableFreeSpace / 1MB)
+$freeMb = [Math]::Floor(([IO.DriveInfo] [IO.Path]::GetPathRoot($Prefix)).AvailableFreeSpace / 1048576)
 if ($freeMb -lt 600) { Stop-Install "$Prefix : $freeMb MB free on this disk; 600 MB are needed" }
 
 # ---- the new version, beside whatever is there ----
