@@ -34,7 +34,7 @@ CLASSIFIED = (
         pytest.param("License: GPLv3+, MIT", "GPLv3+, MIT", True, False, id="ncempy's own words"),
         pytest.param("License-Expression: LGPL-2.1-only", "LGPL-2.1-only", True, True, id="lesser GPL"),
         pytest.param(CLASSIFIED, "BSD License / MIT License", False, False, id="classifiers alone"),
-        pytest.param(f"License: {100 * 'x'}\n{CLASSIFIED}", "BSD License / MIT License", False, False, id="a whole text"),
+        pytest.param(f"License: {90 * 'x'}\n{CLASSIFIED}", "BSD License / MIT License", False, False, id="a text"),
         pytest.param("Summary: nothing said", "not stated", False, False, id="nothing"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The locks that are checked in: complete, of the right platform, within pyproject's ranges, and without ballast."""
+"""The locks that are checked in: complete, of the right platform, within pyproject's ranges, without ballast."""
 
 from __future__ import annotations
 

@@ -28,7 +28,10 @@ from edge_agent.deploy.target import Target
 from edge_agent.model_bundle import BundleRefused, open_bundle
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from edge_agent.deploy.lock_file import LockedFile
 
 WINDOWS, LINUX = Target("win_amd64", "3.11"), Target("linux_x86_64", "3.11")
 
@@ -41,17 +44,37 @@ def wheels(tmp_path: Path) -> Path:
 @pytest.fixture
 def locks(wheels: Path) -> Locks:
     ncempy = small_wheel(wheels, "ncempy", licence="License: GPLv3+")
-    return Locks((ncempy, small_wheel(wheels, "rich")), (small_wheel(wheels, "pip"),), (small_source(wheels, "ncempy"),))  # fmt: skip
+    agent, pip = (ncempy, small_wheel(wheels, "rich")), (small_wheel(wheels, "pip"),)
+    return Locks(agent, pip, (small_source(wheels, "ncempy"),))
 
 
 @pytest.fixture
-def quick_own_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_own_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     """test_own_wheel builds the real one; here a small one stands for it."""
 
     def written(folder: Path, *, wheels: Path | None = None) -> Path:
         return folder / small_wheel(folder, "scopewatch", licence="License-Expression: GPL-3.0-or-later").file
 
     monkeypatch.setattr(offline_package, "own_wheel", written)
+
+
+@pytest.fixture
+def without_pip(small_own_wheel: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """test_wheelhouse runs pip; here the wheels are copied."""
+
+    def copied(
+        files: Sequence[LockedFile],
+        target: Target,
+        folder: Path,
+        *,
+        wheels: Path,
+        advance: Callable[[], None],
+    ) -> None:
+        for file in files:
+            shutil.copy(wheels / file.file, folder)
+            advance()
+
+    monkeypatch.setattr(offline_package, "fetch_wheels", copied)
 
 
 def unpacked(archive: Path, folder: Path) -> Path:
@@ -65,7 +88,7 @@ def unpacked(archive: Path, folder: Path) -> Path:
     return root
 
 
-@pytest.mark.usefixtures("quick_own_wheel")
+@pytest.mark.usefixtures("small_own_wheel")
 @pytest.mark.parametrize("target", [LINUX, WINDOWS], ids=lambda one: one.platform)
 def test_everything_a_pc_without_network_needs_lies_in_it(
     tmp_path: Path, wheels: Path, locks: Locks, target: Target
@@ -120,7 +143,7 @@ def test_everything_a_pc_without_network_needs_lies_in_it(
     assert [path.name for path in (tmp_path / "out").iterdir()] == [made.path.name]
 
 
-@pytest.mark.usefixtures("quick_own_wheel")
+@pytest.mark.usefixtures("without_pip")
 @pytest.mark.parametrize("target", [LINUX, WINDOWS], ids=lambda one: one.platform)
 def test_made_twice_it_is_the_same_bytes(tmp_path: Path, wheels: Path, locks: Locks, target: Target) -> None:
     first, second = (
@@ -130,7 +153,7 @@ def test_made_twice_it_is_the_same_bytes(tmp_path: Path, wheels: Path, locks: Lo
     assert first.path.read_bytes() == second.path.read_bytes()
 
 
-@pytest.mark.usefixtures("quick_own_wheel")
+@pytest.mark.usefixtures("without_pip")
 def test_the_scripts_can_be_run_and_nothing_else_is_a_program(
     tmp_path: Path, wheels: Path, locks: Locks
 ) -> None:
@@ -141,7 +164,7 @@ def test_the_scripts_can_be_run_and_nothing_else_is_a_program(
     assert programs == {"install.sh", "uninstall.sh"}
 
 
-@pytest.mark.usefixtures("quick_own_wheel")
+@pytest.mark.usefixtures("without_pip")
 @pytest.mark.parametrize(
     ("cut_off", "error"),
     [
@@ -173,11 +196,11 @@ def test_cut_off_it_leaves_nothing_and_the_older_archive_stays(
     assert [path.name for path in plan.output.iterdir()] == [made.path.name]
     assert made.path.read_bytes() == before
     if error is PackageFailed:
-        said = rf"{re.escape(str(plan.output))}: the disk is full \(\d+ MB free, about 500 MB are needed\); nothing was left there"
-        assert re.fullmatch(said, str(raised.value))
+        said = r"the disk is full \(\d+ MB free, about 500 MB are needed\); nothing was left there"
+        assert re.fullmatch(rf"{re.escape(str(plan.output))}: {said}", str(raised.value))
 
 
-@pytest.mark.usefixtures("quick_own_wheel")
+@pytest.mark.usefixtures("without_pip")
 def test_what_a_killed_run_left_goes_with_the_next_and_a_living_ones_stays(
     tmp_path: Path, wheels: Path, locks: Locks
 ) -> None:
@@ -223,7 +246,7 @@ def test_what_cannot_be_packed_is_refused_before_anything_is_written(
 
 
 def test_a_model_that_is_shipped_anyway_is_packed_once(
-    tmp_path: Path, wheels: Path, locks: Locks, quick_own_wheel: None
+    tmp_path: Path, wheels: Path, locks: Locks, without_pip: None
 ) -> None:
     plan = PackagePlan(LINUX, tmp_path, ("particle-shape",), wheels=wheels)
 

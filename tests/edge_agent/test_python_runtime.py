@@ -89,7 +89,8 @@ def test_a_standalone_build_is_taken_with_its_licence(tmp_path: Path) -> None:
         ),
         pytest.param(
             lambda path: embeddable(path, extra="../../evil.dll"), WINDOWS,
-            f"holds '../../evil.dll', which leads out of its folder; give {EMBEDDABLE} of Python 3.11", id="way out",
+            f"holds '../../evil.dll', which leads out of its folder; give {EMBEDDABLE} of Python 3.11",
+            id="way out",
         ),
         pytest.param(
             standalone, WINDOWS, f"is not {EMBEDDABLE} (File is not a zip file)", id="the other kind",
@@ -100,11 +101,13 @@ def test_a_standalone_build_is_taken_with_its_licence(tmp_path: Path) -> None:
         ),
         pytest.param(
             lambda path: standalone(path, machine=183), LINUX,
-            f"python/bin/python3.11 is not for 64-bit Intel or AMD; give {STANDALONE} of Python 3.11", id="ARM, Linux",
+            f"python/bin/python3.11 is not for 64-bit Intel or AMD; give {STANDALONE} of Python 3.11",
+            id="ARM, Linux",
         ),
         pytest.param(
             lambda path: standalone(path, extra="/etc/passwd"), LINUX,
-            f"holds '/etc/passwd', which leads out of its folder; give {STANDALONE} of Python 3.11", id="absolute path",
+            f"holds '/etc/passwd', which leads out of its folder; give {STANDALONE} of Python 3.11",
+            id="absolute path",
         ),
     ],
 )  # fmt: skip
