@@ -30,7 +30,9 @@ with (here / "said").open("a") as log:
     log.write(said + "\\n")
 answers = (here / "answers").read_text().splitlines() if (here / "answers").exists() else []
 told = [line.split(" -> ") for line in answers]
-sys.exit(next((int(code) for words, code in told if said.startswith(words)), 0))
+words, code = next(((words, code) for asked, code, *words in told if said.startswith(asked)), ([], 0))
+print(*words, sep="\\n")
+sys.exit(int(code))
 """
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the shell scripts are for Linux")
@@ -73,7 +75,7 @@ def stand_in(folder: Path, edition: str) -> Path:
     with zipfile.ZipFile(folder / file.file, "a") as archive:
         for name in ("__init__", "deploy/__init__"):
             archive.writestr(f"edge_agent/{name}.py", "")
-        archive.writestr("edge_agent/cli.py", f"edition = {edition!r}\n{STAND_IN}")
+        archive.writestr("edge_agent/__main__.py", f"edition = {edition!r}\n{STAND_IN}")
         archive.writestr(
             "edge_agent/deploy/installing.py", f"edition = {edition + ' installing'!r}\n{STAND_IN}"
         )
@@ -117,7 +119,7 @@ class Pc:
             folder / "notes",
         )
         for made in (self.home, self._notes):
-            made.mkdir()
+            made.mkdir(exist_ok=True)
 
     def answers(self, *lines: str) -> None:
         (self._notes / "answers").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -146,12 +148,38 @@ class Pc:
         return sorted(path.name for path in (self.prefix / "versions").iterdir())
 
 
+NO_SERVICE = (
+    "old service status -> 1 -> edge-agent: no service is installed",
+    "new service status -> 1 -> edge-agent: no service is installed",
+    "old status -> 1",
+    "new status -> 1",
+)
+RUNNING = "old service status -> 0 -> service       active (running) -> config        /home/me/my agent.toml"
+STOPPED = "old service status -> 1 -> service       inactive (dead)"
+
+
 @pytest.fixture
 def pc(tmp_path: Path) -> Pc:
     return Pc(tmp_path)
 
 
-NO_SERVICE = ("old service status -> 2", "new service status -> 2", "old status -> 1", "new status -> 1")
+@pytest.fixture(scope="module")
+def installed_once(archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A PC with the old version, and a copy of it: an installation works only in its own place."""
+    folder = tmp_path_factory.mktemp("pc")
+    pc = Pc(folder)
+    pc.answers(*NO_SERVICE)
+    assert pc.install(archives["old"]).returncode == 0
+    assert pc.said == ["old check"]
+    return folder, Path(shutil.copytree(folder, f"{folder}-copy", symlinks=True))
+
+
+@pytest.fixture
+def pc_with_old(installed_once: tuple[Path, Path]) -> Pc:
+    folder, copy = installed_once
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder, symlinks=True)
+    return Pc(folder)
 
 
 @linux_only
@@ -182,7 +210,7 @@ def test_install_use_upgrade_uninstall(pc: Pc, archives: dict[str, Path]) -> Non
 
     assert removed.returncode == 0, removed.stderr
     assert pc.said == [
-        "new service uninstall --user --purge",
+        "new service status --user",
         "new status",
         "new installing leftovers --user",
     ]
@@ -194,14 +222,18 @@ def test_install_use_upgrade_uninstall(pc: Pc, archives: dict[str, Path]) -> Non
     ("answers", "code", "asked", "edition"),
     [
         pytest.param(
-            ("old service status -> 0",),
+            (RUNNING,),
             0,
-            ["new check", "old service status --user", "new service install --user"],
+            [
+                "new check",
+                "old service status --user",
+                "new service install --user --config /home/me/my agent.toml",
+            ],
             "new",
             id="a running service goes on with the new version",
         ),
         pytest.param(
-            ("old service status -> 1",),
+            (STOPPED,),
             0,
             ["new check", "old service status --user", "new service install --user --no-start"],
             "new",
@@ -211,13 +243,13 @@ def test_install_use_upgrade_uninstall(pc: Pc, archives: dict[str, Path]) -> Non
             ("new check -> 1",), 1, ["new check"], "old", id="a version that fails its check is not installed"
         ),
         pytest.param(
-            ("old service status -> 0", "new service install -> 1"),
+            (RUNNING, "new service install -> 1"),
             1,
             [
                 "new check",
                 "old service status --user",
-                "new service install --user",
-                "old service install --user",
+                "new service install --user --config /home/me/my agent.toml",
+                "old service install --user --config /home/me/my agent.toml",
             ],
             "old",
             id="a service that does not start with the new version gets the old one back",
@@ -225,11 +257,14 @@ def test_install_use_upgrade_uninstall(pc: Pc, archives: dict[str, Path]) -> Non
     ],
 )
 def test_an_upgrade_ends_with_a_version_that_works(
-    pc: Pc, archives: dict[str, Path], answers: tuple[str, ...], code: int, asked: list[str], edition: str
+    pc_with_old: Pc,
+    archives: dict[str, Path],
+    answers: tuple[str, ...],
+    code: int,
+    asked: list[str],
+    edition: str,
 ) -> None:
-    pc.answers(*NO_SERVICE)
-    assert pc.install(archives["old"]).returncode == 0
-    assert pc.said
+    pc = pc_with_old
     pc.answers(*answers)
 
     upgraded = pc.install(archives["new"])
@@ -257,9 +292,9 @@ def test_models_and_settings_are_handed_to_the_agent_and_a_service_is_asked_for(
     assert pc.said == [
         "old check",
         f"old installing config {copy}/config.toml --user",
+        f"old service install --user {tmp_path}/day one",
         f"old models add {copy}/models/tiny-1/",
         f"old models add {copy}/models/tiny-2/",
-        f"old service install --user {tmp_path}/day one",
     ]
 
 
@@ -330,10 +365,9 @@ def test_what_is_wrong_is_said_and_nothing_is_left(
 
 @linux_only
 def test_uninstall_leaves_what_is_not_its_own_and_refuses_what_is_no_installation(
-    pc: Pc, archives: dict[str, Path], tmp_path: Path
+    pc_with_old: Pc, archives: dict[str, Path], tmp_path: Path
 ) -> None:
-    pc.answers(*NO_SERVICE)
-    assert pc.install(archives["old"]).returncode == 0
+    pc = pc_with_old
     (pc.prefix / "a.dm3.json").write_text("{}", encoding="utf-8")
 
     pc.answers("old status -> 0")
