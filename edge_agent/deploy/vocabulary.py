@@ -41,9 +41,10 @@ USUAL_NAMES: Final = frozenset(
 )
 """Folders and files that stand on every PC, or that the agent makes: they name nobody."""
 _SAID_BY_PYTHON: Final = """
-    OSError errno WinError Errno line File in most recent call last Traceback UTF-8 cp1252 x86_64 AMD64 aarch64 arm64
-    PYTHONPATH PYTHONHOME PYTHONUTF8 PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE LANG LC_ALL LC_CTYPE OMP_NUM_THREADS
-    OPENBLAS_NUM_THREADS NOTIFY_SOCKET INVOCATION_ID
+    OSError JSONDecodeError errno WinError Errno line File in most recent call last Traceback UTF-8 cp1252 x86_64 AMD64 aarch64
+    
+    arm64 PYTHONPATH PYTHONHOME PYTHONUTF8 PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE LANG LC_ALL LC_CTYPE
+    OMP_NUM_THREADS OPENBLAS_NUM_THREADS NOTIFY_SOCKET INVOCATION_ID
 """
 
 
