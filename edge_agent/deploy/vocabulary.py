@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import unicodedata
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.deploy.installation import DEPENDENCIES, PACKAGE, WINDOWS_DEPENDENCIES, shipped_folders
@@ -41,10 +42,9 @@ USUAL_NAMES: Final = frozenset(
 )
 """Folders and files that stand on every PC, or that the agent makes: they name nobody."""
 _SAID_BY_PYTHON: Final = """
-    OSError JSONDecodeError errno WinError Errno line File in most recent call last Traceback UTF-8 cp1252 x86_64 AMD64 aarch64
-    
-    arm64 PYTHONPATH PYTHONHOME PYTHONUTF8 PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE LANG LC_ALL LC_CTYPE
-    OMP_NUM_THREADS OPENBLAS_NUM_THREADS NOTIFY_SOCKET INVOCATION_ID
+    OSError JSONDecodeError errno WinError Errno line File in most recent call last Traceback UTF-8 cp1252 x86_64
+    AMD64 aarch64 arm64 PYTHONPATH PYTHONHOME PYTHONUTF8 PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE LANG LC_ALL
+    LC_CTYPE OMP_NUM_THREADS OPENBLAS_NUM_THREADS NOTIFY_SOCKET INVOCATION_ID
 """
 
 
@@ -64,6 +64,7 @@ def bare(word: str) -> str:
     return word.strip(_EDGE)
 
 
+@cache
 def our_words(package: Path = PACKAGE) -> frozenset[str]:
     """Return every word of the agent's own source, of its models' manifests and of the system's messages."""
     words = set(USUAL_NAMES) | set(_words_of(_SAID_BY_PYTHON))
