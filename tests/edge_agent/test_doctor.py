@@ -338,7 +338,7 @@ def test_powercfg_is_read_in_any_language(report, minutes):
 def test_windows_has_no_facts_elsewhere():
     real = RealWindows()
     facts = [real.has_feature(39), real.memory_mib(), real.dll_version("msvcp140"), real.drive_kind("E:"),
-             real.share_of("E:"), real.long_paths(), real.realtime_protection(), real.is_administrator()]  # fmt: skip
+             real.share_of("E:"), real.long_paths(), real.realtime_protection()]  # fmt: skip
     assert facts == [None] * len(facts)
 
 
@@ -440,7 +440,7 @@ def test_what_a_killed_doctor_left_is_removed_by_the_next(tmp_path):
 @pytest.mark.parametrize(
     ("answers", "check", "verdict", "words"),
     [
-        pytest.param({"volume": lambda path: Volume(is_share=True)}, "kind of disk", "ok", "read 3 s after", id="share"),
+        pytest.param({"volume": lambda path: Volume(True)}, "kind of disk", "ok", "read 3 s after", id="share"),
         pytest.param({"heard": lambda own: None}, "change events", "warn", "none within 5 s", id="no events"),
         pytest.param({"now": lambda: time.time() - 100}, "clock of the disk", "warn", "100 s ahead", id="ahead"),
         pytest.param({"now": lambda: time.time() + 100}, "clock of the disk", "warn", "100 s behind", id="behind"),
@@ -703,7 +703,8 @@ def test_doctor_on_this_pc(tmp_path, tiny):
     assert done.returncode == int(any(line.verdict == "fail" for line in lines)), done.stderr
     assert {line.check for line in lines} >= {
         "python", "processor", "memory", "packages", "clock", "antivirus", "sleep", "configuration",
-        "running agent", "port of the page", "model", "service", "kind of disk", "folder listed", "outputs written", "long names",
+        "running agent", "port of the page", "model", "service", "kind of disk", "folder listed",
+        "outputs written", "long names",
     }  # fmt: skip
     assert (
         verdicts(lines)["packages"] == verdicts(lines)["model"] == verdicts(lines)["outputs written"] == "ok"
