@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from edge_agent.commands import configuration, health, live, models
+from edge_agent.commands import configuration, health, live, log, models, offline, service
 from edge_agent.logs import log_to_terminal
 from edge_agent.terminal import say
 from edge_agent.verdicts import EXIT_INTERRUPTED, PROGRAM, explain, without_verbose
@@ -44,16 +44,21 @@ for command in (
     live.watch,
     live.classify,
     live.status,
+    log.log,
     models.check,
     live.simulate,
     live.tidy,
     health.selftest,
+    offline.package_offline,
+    offline.licences,
+    offline.sbom,
 ):
     app.command()(command)
 app.command(**health.BY_ITSELF)(health.doctor)
 app.command(**health.BY_ITSELF)(health.support)
 app.add_typer(models.app, name="models")
 app.add_typer(configuration.app, name="config")
+app.add_typer(service.app, name="service")
 
 
 def main() -> None:

@@ -179,7 +179,7 @@ class Journal:
             finding.outcome,
             finding.model_sha256,
             finding.sha256,
-            finding.to_json(),
+            finding.to_json(times=False),
         )
         with self._lock:
             if self._closed:

@@ -1,17 +1,14 @@
 """The sidecar: the JSON record beside a micrograph, its schema, and the way it is written and believed.
 
 The JSON is the commit point: once it is in place a file is done, so the heatmap is written before it. Only
-this module knows the text format, and when a record on the disk counts; `Finding` is the short form of a
-record that travels between processes and into the journal.
+this module knows the text format, and when a record on the disk counts.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
@@ -23,6 +20,10 @@ from edge_agent.files import (
     read_whole,
     write_durably,
 )
+from edge_agent.finding import Finding as Finding
+from edge_agent.finding import FindingOutcome as FindingOutcome
+from edge_agent.finding import Milliseconds as Milliseconds
+from edge_agent.finding import Twin as Twin
 from edge_agent.output_places import HEATMAP_SUFFIX as HEATMAP_SUFFIX
 from edge_agent.output_places import NAME_LIMIT as NAME_LIMIT
 from edge_agent.output_places import SIDECAR_SUFFIX as SIDECAR_SUFFIX
@@ -32,28 +33,15 @@ from edge_agent.output_places import Place as Place
 from edge_agent.output_places import is_own_output as is_own_output
 from edge_agent.output_places import readable_path as readable_path
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SCHEMA: Final = "scopewatch.sidecar/1"
 RECORD_LIMIT_BYTES: Final = 64 * 2**20
 """No record of ours is as long; what is, is not read."""
 
 Outcome = Literal["classified", "not_an_image", "unreadable", "quarantined"]
 """What a sidecar can say of a file."""
-FindingOutcome = Literal[
-    "classified",
-    "not_an_image",
-    "unreadable",
-    "quarantined",
-    "incomplete",
-    "vanished",
-    "refused",
-    "failed",
-    "crashed",
-    "interrupted",
-]
-"""What one examination can come to. Of the last six no sidecar is written: `incomplete` (somebody is still
-writing), `vanished` (deleted meanwhile), `refused` (its outputs have no possible name), `failed` (the outputs
-could not be written, or a fault of ours), `crashed` (the worker died of it, or took too long), `interrupted`
-(the worker was ended while it waited for a disk, or to let other files pass: nothing against the file)."""
 UNWRITABLE: Final = "outputs cannot be written"
 """How the reason of a `failed` finding begins when the fault is not the file's."""
 RECORDED: Final[frozenset[str]] = frozenset({"classified", "not_an_image", "unreadable", "quarantined"})
@@ -180,16 +168,6 @@ class ModelRecord(_Part):
     sha256: str
 
 
-class Milliseconds(_Part):
-    """Time spent in each stage; null where it did not run. `write` is the heatmap's, written before this."""
-
-    read: float | None = None
-    preprocess: float | None = None
-    infer: float | None = None
-    heatmap: float | None = None
-    write: float | None = None
-
-
 class AgentRecord(_Part):
     """Who wrote this, where and when. `settled` is when the file had become quiet (null when not watched)."""
 
@@ -212,67 +190,6 @@ class Sidecar(_Part):
     cam: CamRecord | None
     model: ModelRecord
     agent: AgentRecord
-
-
-def _as_json(value: object) -> object:
-    if isinstance(value, FileStamp):
-        return {name: getattr(value, name) for name in value.__slots__}
-    return str(value)
-
-
-_LINE: Final = json.JSONEncoder(default=_as_json, allow_nan=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What became of one file. `sidecar` and `heatmap` are None where none was written."""
-
-    path: Path
-    outcome: FindingOutcome
-    reason: str | None = None
-    label: str | None = None
-    probability: float | None = None
-    decision: str | None = None
-    reasons: tuple[str, ...] = ()
-    sidecar: Path | None = None
-    heatmap: Path | None = None
-    stamp: FileStamp | None = None
-    sha256: str | None = None
-    fingerprint: str | None = None
-    model_sha256: str | None = None
-    milliseconds: float = 0.0
-    novelty: float | None = None
-    contrast: float | None = None
-    pixel_size_nm: float | None = None
-    """Along a row."""
-    inferred: bool = True
-    """False where the answer is that of the same content under an earlier name."""
-
-    def to_json(self) -> str:
-        """Return one line; names that are no UTF-8 survive, because JSON's escapes carry lone surrogates."""
-        # Not asdict, which copies everything deeply: a start without a journal needs 100,000 of these lines.
-        return _LINE.encode({name: getattr(self, name) for name in self.__slots__})
-
-    @classmethod
-    def from_json(cls, text: str) -> Finding:
-        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError on anything else."""
-        try:
-            values: dict[str, Any] = json.loads(text)
-        except RecursionError:
-            raise ValueError("brackets in brackets without end") from None
-        for key in ("path", "sidecar", "heatmap"):
-            values[key] = None if values[key] is None else Path(values[key])
-        values["stamp"] = None if values["stamp"] is None else FileStamp(**values["stamp"])
-        values["reasons"] = tuple(values["reasons"])
-        return cls(**values)
-
-
-@dataclass(frozen=True, slots=True)
-class Twin:
-    """An earlier file of the same size and time whose answer holds for equal content (`sha256`) as well."""
-
-    path: Path
-    sha256: str
 
 
 def modified_utc(stamp: FileStamp) -> datetime:
@@ -384,4 +301,7 @@ def finding_of(
         contrast=micrograph.field.contrast if micrograph and micrograph.field else None,
         pixel_size_nm=size_nm[1] if size_nm else None,
         inferred=prediction is None or record.agent.milliseconds.infer is not None,
+        stages=record.agent.milliseconds,
+        settled=record.agent.settled,
+        finished=record.agent.finished,
     )

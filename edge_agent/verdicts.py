@@ -65,12 +65,20 @@ def _verdict(error: Exception) -> tuple[int, str]:
         return EXIT_HELD, str(error)
     if isinstance(error, ConfigRefused | ModelRefused) or type(error).__name__ in (
         "BundleRefused",
+        "KeyRefused",
         "NothingToDo",
+        "StoreRefused",
+        "StoreUnreadable",
+        "PackageRefused",
+        "ServiceRefused",
     ):
         return EXIT_USAGE, str(error)
     if isinstance(error, typer.TyperException):
         return EXIT_USAGE, f"{error.format_message()} (see {PROGRAM} --help)"
-    if isinstance(error, CommandFailed | WorkerFailed):
+    if isinstance(error, CommandFailed | WorkerFailed) or type(error).__name__ in (
+        "PackageFailed",
+        "ServiceFailed",
+    ):
         return EXIT_FAILED, str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

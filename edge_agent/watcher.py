@@ -68,6 +68,7 @@ class WatchHealth:
     """What the watcher is doing; `waiting` counts files not yet quiet or not yet asked for, `ready` those due.
 
     `oldest_waiting_seconds` is how long the file has been unanswered that was seen first, handed out or not.
+    `scanned` is when (UTC) the last scan of everything came to its end.
     """
 
     folders: tuple[FolderHealth, ...]
@@ -78,6 +79,8 @@ class WatchHealth:
     ready: int = 0
     oldest_waiting_seconds: float | None = None
     unreadable_folders: int = 0
+    scanned: datetime | None = None
+    scan_period_seconds: float = 0.0
 
 
 class Watcher:
@@ -194,6 +197,8 @@ class Watcher:
             ready=self._room.ripe,
             oldest_waiting_seconds=None if since is None else max(0.0, self._clock() - since),
             unreadable_folders=sum(scan.unreadable_folders for root in self._roots if (scan := root.scan)),
+            scanned=self._rota.scanned,
+            scan_period_seconds=self._rota.period_seconds,
         )
 
     def step(self) -> list[QuietFile]:

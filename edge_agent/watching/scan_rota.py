@@ -7,6 +7,7 @@ watcher hands out what is quiet.
 from __future__ import annotations
 
 from collections import deque
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ class ScanRota:
         """Files were found for which there was no room: scan again as soon as there is."""
         self.scans = 0
         self.last_scan_seconds: float | None = None
+        self.scanned: datetime | None = None
+        """When (UTC) the last scan of all roots came to its end."""
+
+    @property
+    def period_seconds(self) -> float:
+        """How long it is from one scan to the next while nothing special happens: large folders rest longer."""
+        return max(self._scan_seconds, self._pass_seconds / SCAN_DUTY)
 
     @property
     def at_work(self) -> bool:
@@ -101,7 +109,7 @@ class ScanRota:
             look_seconds += scan.look_seconds
         self.scans += 1
         self._pass_seconds, self.last_scan_seconds = pass_seconds, pass_seconds + look_seconds
-        self._ended = self._clock()
+        self._ended, self.scanned = self._clock(), datetime.now(UTC)
         self._next_forced = self._ended + self.last_scan_seconds / FORCED_DUTY
 
 

@@ -146,6 +146,24 @@ def test_a_figure_is_a_finite_number_or_unknown(key, value):
         read_finding(line, Job(Path("a.dm3")))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        pytest.param("settled", "2026-05-03T03:09:39", id="a time without its zone"),
+        pytest.param("finished", "yesterday", id="no time"),
+        pytest.param("finished", 5, id="a number for a time"),
+        pytest.param("stages", {"read": float("nan")}, id="no number of milliseconds"),
+        pytest.param("stages", {"digest": 1.0}, id="no stage"),
+        pytest.param("stages", None, id="no stages"),
+    ],
+)
+def test_times_are_times_with_a_zone_and_stages_are_numbers(key, value):
+    line = json.dumps(json.loads(Finding(Path("a.dm3"), "classified").to_json()) | {key: value})
+
+    with pytest.raises(NotUnderstood):
+        read_finding(line, Job(Path("a.dm3")))
+
+
 GARBAGE = [
     pytest.param("", id="nothing"),
     pytest.param("Welcome!", id="text"),

@@ -17,6 +17,7 @@ from sidecars import CONTRACT, STAMP, finish, record
 from edge_agent.output_places import NameTooLong, OutputPlan, Place, is_own_output, readable_path
 from edge_agent.sidecar import (
     Finding,
+    Milliseconds,
     Sidecar,
     finding_of,
     finding_on_record,
@@ -331,6 +332,15 @@ def test_times_of_files_are_exact_to_the_microsecond(modified_ns, moment):
     "finding",
     [
         pytest.param(FINDING, id="classified"),
+        pytest.param(
+            replace(
+                FINDING,
+                stages=Milliseconds(read=1.5, infer=20.25),
+                settled=datetime(2026, 5, 3, 3, 9, 39, 123456, tzinfo=UTC),
+                finished=datetime(2026, 5, 3, 3, 9, 40, tzinfo=UTC),
+            ),
+            id="with its times",
+        ),
         pytest.param(Finding(Path("/d/x.dm3"), "vanished"), id="as little as possible"),
         pytest.param(
             Finding(Path("/d/caf\udce9\n.dm3"), "unreadable", "odd \udcff"), id="a name that is no UTF-8"
@@ -342,12 +352,18 @@ def test_a_finding_survives_json_as_one_line(finding):
 
     assert line.isascii()
     assert "\n" not in line
-    assert Finding.from_json(line) == finding
+    again = Finding.from_json(line)
+    assert again == finding
+    assert (again.stages, again.settled, again.finished) == (
+        finding.stages,
+        finding.settled,
+        finding.finished,
+    )
 
 
 def test_a_finding_of_an_earlier_version_is_read_with_the_rest_unknown():
     values = json.loads(FINDING.to_json())
-    for key in ("novelty", "contrast", "pixel_size_nm", "inferred"):
+    for key in ("novelty", "contrast", "pixel_size_nm", "inferred", "stages", "settled", "finished"):
         del values[key]
 
     assert Finding.from_json(json.dumps(values)) == replace(
@@ -390,6 +406,18 @@ def test_a_finding_has_the_figures_of_its_record(changes, figures):
     found = finding_of(path, STAMP, OutputPlan().place(path), record(**changes))
 
     assert (found.novelty, found.contrast, found.pixel_size_nm, found.inferred) == figures
+    assert (found.settled, found.finished) == (
+        datetime(2026, 5, 3, 3, 9, 39, tzinfo=UTC),
+        datetime(2026, 5, 3, 3, 9, 40, tzinfo=UTC),
+    )
+    assert found.stages == record(**changes).agent.milliseconds
+
+
+def test_a_line_for_the_journal_holds_none_of_the_times():
+    line = replace(FINDING, stages=Milliseconds(read=1.5)).to_json(times=False)
+
+    assert not {"stages", "settled", "finished"} & json.loads(line).keys()
+    assert Finding.from_json(line) == FINDING
 
 
 @given(name=st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=60))

@@ -1,0 +1,1 @@
+"""Events that are sent elsewhere, if and only if an address is configured."""

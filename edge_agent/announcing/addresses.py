@@ -1,0 +1,129 @@
+"""Where events go, and with which secret: read from configuration and environment, checked before anything starts.
+
+A secret stands in no configuration and no address: in an environment variable, or in the file that the variable
+of the same name with `_FILE` at its end names. Nothing here connects.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import SplitResult, urlsplit
+
+from edge_agent.config import ConfigRefused
+
+if TYPE_CHECKING:
+    from edge_agent.config import EventsConfig
+
+WEBHOOK_TOKEN: Final = "SCOPEWATCH_WEBHOOK_TOKEN"  # noqa: S105 - the variable's name
+MQTT_USER: Final = "SCOPEWATCH_MQTT_USER"
+MQTT_PASSWORD: Final = "SCOPEWATCH_MQTT_PASSWORD"  # noqa: S105
+_PORTS: Final = {"http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
+_LONGEST_SECRET_BYTES: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookAddress:
+    """`path` begins with "/" and holds the query; `token` is sent as a bearer token."""
+
+    host: str
+    port: int
+    path: str
+    tls: bool
+    token: str | None = None
+
+    def __str__(self) -> str:
+        """Return what may be logged: no path, which can be a secret, too."""
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class MqttAddress:
+    """Events are published under `topic`, the agent's state under `topic`/state."""
+
+    host: str
+    port: int
+    topic: str
+    tls: bool
+    user: str | None = None
+    password: str | None = None
+
+    def __str__(self) -> str:
+        """Return what may be logged."""
+        return f"mqtt{'s' if self.tls else ''}://{self.host}:{self.port}"
+
+
+def webhook_address(events: EventsConfig) -> WebhookAddress | None:
+    """Return where findings are posted; None: nowhere. Raises ConfigRefused."""
+    if events.webhook_url is None:
+        return None
+    parts = _parts("webhook_url", events.webhook_url, ("http", "https"), WEBHOOK_TOKEN)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return WebhookAddress(
+        parts.hostname or "", _port(parts), path, parts.scheme == "https", _secret(WEBHOOK_TOKEN)
+    )
+
+
+def mqtt_address(events: EventsConfig) -> MqttAddress | None:
+    """Return where events are published; None: nowhere. Raises ConfigRefused, also without paho-mqtt."""
+    if events.mqtt_url is None:
+        return None
+    parts = _parts("mqtt_url", events.mqtt_url, ("mqtt", "mqtts"), f"{MQTT_USER} and {MQTT_PASSWORD}")
+    topic = parts.path.strip("/")
+    if not topic or any(sign in events.mqtt_url for sign in "+#?"):
+        raise ConfigRefused(
+            "events.mqtt_url: names no topic; write it as mqtt://host:1883/topic, without + # ?"
+        )
+    if find_spec("paho") is None:
+        raise ConfigRefused(
+            "events.mqtt_url: needs the package paho-mqtt, which is not installed: "
+            "pip install 'scopewatch[mqtt]', or take the key out"
+        )
+    return MqttAddress(
+        parts.hostname or "",
+        _port(parts),
+        topic,
+        parts.scheme == "mqtts",
+        _secret(MQTT_USER),
+        _secret(MQTT_PASSWORD),
+    )
+
+
+def _parts(key: str, url: str, schemes: tuple[str, ...], secrets: str) -> SplitResult:
+    wanted = " or ".join(f"{scheme}://" for scheme in schemes)
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+    except ValueError:
+        usable = False
+    if not usable or " " in url or not url.isascii():
+        # Without the address itself: what is wrong in it may be a secret.
+        raise ConfigRefused(f"events.{key}: is no address that begins with {wanted} and names a host")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigRefused(
+            f"events.{key}: holds a user or a password, which would stand in logs; put it into {secrets} "
+            "(environment variables, or files named by these variables with _FILE at their end)"
+        )
+    return parts
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or _PORTS[parts.scheme]
+
+
+def _secret(name: str) -> str | None:
+    text = os.environ.get(name)
+    file = os.environ.get(f"{name}_FILE")
+    if text is None and file is not None:
+        try:
+            text = Path(file).read_bytes()[:_LONGEST_SECRET_BYTES].decode().strip()
+        except OSError as error:
+            raise ConfigRefused(f"{name}_FILE: {file}: cannot be read: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise ConfigRefused(f"{name}_FILE: {file}: is not UTF-8 text") from None
+    if text is not None and not (text.isascii() and text.isprintable()):
+        raise ConfigRefused(f"{name}: holds characters that no secret can have")
+    return text or None

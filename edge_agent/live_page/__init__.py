@@ -1,0 +1,1 @@
+"""The page, health and metrics of the running agent, on this PC only."""

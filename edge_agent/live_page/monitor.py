@@ -1,0 +1,92 @@
+"""The monitor: hears what the agent does, and tells whoever looks (page) or wants to be told (events).
+
+Nothing here raises into the agent, waits for anybody, or is imported before it is needed: with page and events
+off, the agent pays nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from edge_agent.live_page.page_server import PageServer
+from edge_agent.live_page.pulse import MonitorState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.types import ASGIApp
+
+    from edge_agent.announcing.announcer import Announcer
+    from edge_agent.config import EventsConfig, PageConfig
+    from edge_agent.finding import Finding
+    from edge_agent.status import AgentStatus
+
+_log = logging.getLogger(__name__)
+
+
+class Monitor:
+    """One for as long as page and events stay configured alike, over any number of services one after another.
+
+    Raises ConfigRefused for addresses of events that cannot be used.
+    """
+
+    def __init__(self, page: PageConfig, events: EventsConfig) -> None:
+        self.state = MonitorState()
+        self._page = PageServer(page.port, self._app) if page.enabled else None
+        self._announcer = _announcer(events)
+        if self._announcer is not None:
+            self.state.channels = self._announcer.numbers
+
+    def start(self) -> None:
+        """Listen and send, if that is wanted. Never raises: a port that is taken is a word in `word`."""
+        if self._page is not None:
+            self._guarded(self._page.start)
+        if self._announcer is not None:
+            self._guarded(self._announcer.start)
+
+    @property
+    def word(self) -> str | None:
+        """The address of the page, or why there is none; None where it is switched off."""
+        return None if self._page is None else self._page.word
+
+    def note_status(self, status: AgentStatus) -> None:
+        """Hear the numbers of the agent's main loop."""
+        self._guarded(lambda: self.state.note_status(status))
+        if self._announcer is not None:
+            announcer = self._announcer
+            self._guarded(lambda: announcer.note_status(status))
+
+    def note_finding(self, finding: Finding) -> None:
+        """Hear what became of a file."""
+        self._guarded(lambda: self.state.note_finding(finding))
+        if self._announcer is not None:
+            announcer = self._announcer
+            self._guarded(lambda: announcer.note_finding(finding))
+
+    def close(self) -> None:
+        """End it, within a second whoever is connected or does not answer."""
+        if self._announcer is not None:
+            self._guarded(self._announcer.close)
+        if self._page is not None:
+            self._guarded(self._page.close)
+
+    def _app(self) -> ASGIApp:
+        from edge_agent.live_page.application import application
+
+        return application(self.state)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            _log.warning("the monitor failed, the watching goes on: %s: %s", type(error).__name__, error)
+            _log.debug("the monitor failed", exc_info=True)
+
+
+def _announcer(events: EventsConfig) -> Announcer | None:
+    if events.webhook_url is None and events.mqtt_url is None:
+        return None
+    from edge_agent.announcing.announcer import Announcer
+
+    return Announcer(events)

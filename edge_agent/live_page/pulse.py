@@ -1,0 +1,149 @@
+"""What the page knows of the running agent, and whether that agent is alive and ready, in words.
+
+The agent's main loop speaks every two seconds; all that is judged here is what it said last, and how long ago.
+Times are monotonic: a clock that is set makes nobody ill. Only this module knows what health means.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from edge_agent.live_page.tallies import Tallies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from edge_agent.announcing.outbox import ChannelNumbers
+    from edge_agent.finding import Finding
+    from edge_agent.status import AgentStatus, FolderStatus
+
+SILENT_SECONDS: Final = 15.0
+"""A main loop that said nothing for so long is not running any more."""
+WORKER_LOST_SECONDS: Final = 300.0
+"""So long without one answer, and without a worker that stays: it will not come back by itself."""
+_WORKER_STAYS_SECONDS: Final = 150.0
+"""A worker that only loads its model is given up earlier than this."""
+_PERIODS: Final = 2
+_SCAN_SLACK_SECONDS: Final = 5.0
+_NEVER_SCANNED: Final = "has not been scanned yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """One moment: the agent's last numbers, how old they are, and what they say over time.
+
+    `scanned_ago_seconds` is by folder, missing where none was scanned. `worker_lost_seconds` is how long no
+    worker has been of use.
+    """
+
+    status: AgentStatus | None
+    silent_seconds: float
+    worker_lost_seconds: float = 0.0
+    scanned_ago_seconds: dict[str, float] = field(default_factory=dict)
+
+
+class MonitorState:
+    """What there is to show: the last numbers, the counts, and their pulse. Safe for several threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._status: AgentStatus | None = None
+        self._heard = self._worker_well = clock()
+        self._worker_pid: tuple[int | None, float] = (None, clock())
+        self._scans: dict[str, tuple[datetime, float]] = {}
+        self.tallies = Tallies()
+        self.channels: Callable[[], tuple[ChannelNumbers, ...]] = tuple
+        """What became of the events that are sent elsewhere."""
+
+    def note_status(self, status: AgentStatus) -> None:
+        """Take the numbers that the agent's main loop just said."""
+        now = self._clock()
+        with self._lock:
+            self._status, self._heard = status, now
+            scans = {}
+            for folder in status.folders:
+                if folder.scanned is not None:
+                    seen = self._scans.get(folder.path)
+                    scans[folder.path] = seen if seen and seen[0] == folder.scanned else (folder.scanned, now)
+            self._scans = scans
+            if status.worker.pid != self._worker_pid[0]:
+                self._worker_pid = (status.worker.pid, now)
+            stays = status.worker.pid is not None and now - self._worker_pid[1] >= _WORKER_STAYS_SECONDS
+            if status.worker.trouble is None or stays:
+                self._worker_well = now
+
+    def note_finding(self, finding: Finding) -> None:
+        """Count a finding."""
+        self.tallies.note(finding)
+        if finding.outcome not in ("crashed", "interrupted"):
+            with self._lock:
+                self._worker_well = self._clock()
+
+    def pulse(self) -> Pulse:
+        """Return what can be said at this moment."""
+        now = self._clock()
+        with self._lock:
+            return Pulse(
+                self._status,
+                now - self._heard,
+                now - self._worker_well,
+                {path: now - heard for path, (_, heard) in self._scans.items()},
+            )
+
+
+def not_alive(pulse: Pulse) -> list[str]:
+    """Return why the agent is as good as dead, a reason each; empty while it lives."""
+    reasons = []
+    if pulse.silent_seconds > SILENT_SECONDS:
+        reasons.append(f"the agent's main loop has said nothing for {pulse.silent_seconds:.0f} s")
+    if pulse.status is not None and pulse.worker_lost_seconds > WORKER_LOST_SECONDS:
+        trouble = pulse.status.worker.trouble or "no reason known"
+        reasons.append(f"no worker has been of use for {pulse.worker_lost_seconds:.0f} s: {trouble}")
+    return reasons
+
+
+def not_ready(pulse: Pulse) -> list[str]:
+    """Return why a file that is saved now would not be answered soon, a reason each; empty when it would."""
+    status = pulse.status
+    if status is None:
+        return [*not_alive(pulse), "the agent is starting"]
+    reasons = not_alive(pulse)
+    if not status.folders:
+        reasons.append("no folder is watched")
+    if status.model is None:
+        reasons.append(_with("the model is not loaded yet", status.worker.trouble))
+    elif status.worker.pid is None:
+        reasons.append(_with("there is no worker at the moment", status.worker.trouble))
+    reasons += [reason for folder in status.folders if (reason := not_watched(folder, pulse)) is not None]
+    reasons += [
+        f"the disk of {disk.folder} is below its floor: {disk.free_mib} MiB are free"
+        for disk in status.disks
+        if disk.low
+    ]
+    if status.paused is not None:
+        reasons.append(f"paused: {status.paused}")
+    return reasons
+
+
+def not_watched(folder: FolderStatus, pulse: Pulse) -> str | None:
+    """Return why new files in a folder would not be found, or None when they would."""
+    if not folder.present:
+        return f"folder {folder.path} is missing"
+    ago = pulse.scanned_ago_seconds.get(folder.path)
+    if ago is None:
+        return f"folder {folder.path} {_NEVER_SCANNED}"
+    took = (pulse.status.last_scan_seconds if pulse.status else None) or 0.0
+    latest = _PERIODS * ((folder.scan_period_seconds or 0.0) + took) + _SCAN_SLACK_SECONDS
+    if ago > latest:
+        period = folder.scan_period_seconds
+        return f"folder {folder.path} was last scanned {ago:.0f} s ago, its period is {period:g} s"
+    return None
+
+
+def _with(what: str, trouble: str | None) -> str:
+    return what if trouble is None else f"{what}: {trouble}"
