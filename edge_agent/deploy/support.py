@@ -28,10 +28,11 @@ from edge_agent import __version__
 from edge_agent.deploy import agent_checks
 from edge_agent.deploy.diagnosis import as_json
 from edge_agent.deploy.doctor import EXIT_FAILED, PROGRAM, OneLineParser, Question, print_lines, run_doctor
-from edge_agent.deploy.installation import all_packages, shipped_folders, version_lines
+from edge_agent.deploy.installation import all_packages, version_lines
 from edge_agent.deploy.redaction import Redactor
 from edge_agent.deploy.vocabulary import our_words
 from edge_agent.files import write_durably
+from edge_agent.model_names import shipped_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -140,7 +141,7 @@ def _members(
 def _redactor(settings: agent_checks.Settings) -> Redactor:
     roots = [*settings.folders, settings.state, settings.output, settings.file, Path.home(), Path(sys.prefix)]
     known = [str(root) for root in roots if root is not None]
-    models = [folder.name for folder in shipped_folders()]
+    models = [folder.name for folder in shipped_models()]
     return Redactor(our_words(), _user_names(), _host_names(), known, models)
 
 

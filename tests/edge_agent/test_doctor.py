@@ -32,6 +32,7 @@ from edge_agent.deploy.diagnosis import (
 )
 from edge_agent.deploy.folder_checks import Asked, Inside, folder_lines
 from edge_agent.deploy.windows_facts import PF_AVX, PF_AVX2, RealWindows, sleep_minutes_in
+from edge_agent.model_names import shipped_models
 from edge_agent.status import sole_agent
 from edge_agent.watching.volumes import Volume
 
@@ -769,7 +770,7 @@ def test_versions(module):
     assert done.returncode == 0
     assert lines["scopewatch"] == __version__
     assert lines["onnxruntime"] == installation.version_of("onnxruntime")
-    assert lines["default model"] == installation.shipped_folders()[-1].name
+    assert lines["default model"] == shipped_models()[-1].name
 
 
 @pytest.mark.parametrize("module", ["edge_agent", "edge_agent.cli"])
