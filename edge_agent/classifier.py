@@ -40,6 +40,7 @@ __all__ = [
     "Replay",
     "TilePrediction",
     "answer_of",
+    "prove",
     "with_map",
 ]
 
@@ -271,7 +272,7 @@ class Classifier:
         golden, file = self.bundle.manifest.golden, self.bundle.path / GOLDEN
         worst_probability = worst_cam = worst_novelty = 0.0
         try:
-            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
+            with np.load(io.BytesIO(self.bundle.golden_bytes), allow_pickle=False) as stored:
                 for case in range(golden.cases):
                     inputs = stored[f"input_{case}"].astype(np.float32)
                     probabilities, cam, novelty = self.run(inputs)
@@ -286,9 +287,30 @@ class Classifier:
                     if f"cam_every_class_{case}" in stored:
                         every = self.infer(inputs, every_class=True)[1]
                         worst_cam = max(worst_cam, _apart_of_peak(every, stored[f"cam_every_class_{case}"]))
+        except MemoryError:
+            raise
         except Exception as error:  # what a damaged archive or an unfit input raises is nobody's contract
             raise BundleRefused(f"{file}: the golden cases cannot be replayed ({error})") from error
         return Replay(golden.cases, worst_probability, worst_cam, golden.tolerance, worst_novelty)
+
+
+def prove(classifier: Classifier) -> Replay:
+    """Replay the golden cases, and refuse a model that this PC does not compute as it was exported.
+
+    Raises:
+        BundleRefused: out of tolerance, or the golden file does not fit the model.
+    """
+    replay = classifier.replay_golden()
+    if not replay.passed:
+        seen = (
+            f"is off by {replay.worst:.1e}, {replay.tolerance:.0e} allowed"
+            if replay.cases
+            else "has no cases"
+        )
+        raise BundleRefused(
+            f"{classifier.bundle.path}: the golden replay {seen}; this PC does not compute what was exported"
+        )
+    return replay
 
 
 def _opened(model: bytes, threads: int) -> onnxruntime.InferenceSession:

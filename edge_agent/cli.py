@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from edge_agent.commands import configuration, health, live, models
+from edge_agent.commands import configuration, health, live, log, models, offline, service
 from edge_agent.logs import log_to_terminal
 from edge_agent.terminal import say
 from edge_agent.verdicts import EXIT_INTERRUPTED, PROGRAM, explain, without_verbose
@@ -31,6 +31,10 @@ def _options(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Say more, with a traceback for every error.")
     ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the versions and end.", is_eager=True, callback=health.version),
+    ] = False,
 ) -> None:
     """Set up logging; `main` has taken `--verbose` out already, wherever it stood."""
 
@@ -40,14 +44,21 @@ for command in (
     live.watch,
     live.classify,
     live.status,
+    log.log,
     models.check,
     live.simulate,
     live.tidy,
     health.selftest,
+    offline.package_offline,
+    offline.licences,
+    offline.sbom,
 ):
     app.command()(command)
+app.command(**health.BY_ITSELF)(health.doctor)
+app.command(**health.BY_ITSELF)(health.support)
 app.add_typer(models.app, name="models")
 app.add_typer(configuration.app, name="config")
+app.add_typer(service.app, name="service")
 
 
 def main() -> None:

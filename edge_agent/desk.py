@@ -116,11 +116,15 @@ class Desk:
         """Whether a file is to be examined once more although its sidecar answers for it: it had stalled."""
         return self._is_stalled(path)
 
-    def run(self, stop: threading.Event) -> None:
-        """Serve until `stop`. Raises ModelRefused, WorkerFailed and Stopped as `Supervisor.start` does."""
+    def run(self, stop: threading.Event, finish: threading.Event | None = None) -> None:
+        """Serve until `stop`, or until no file is in hand after `finish`.
+
+        Raises ModelRefused, WorkerFailed and Stopped as `Supervisor.start` does.
+        """
+        finish = stop if finish is None else finish
         try:
             self._greet(self._supervisor.start(stop))
-            while not stop.is_set():
+            while not (stop.is_set() or finish.is_set()):
                 errand = self._next(stop)
                 if errand is not None:
                     self._serve_one(errand, stop)

@@ -1,13 +1,17 @@
-"""What the agent logs: on the terminal, and in a bounded file; never twice a minute the same complaint.
+"""What the agent logs: for a person on the terminal, as JSON in a bounded file; no complaint twice a minute.
 
-Only this module sets logging up. A log that cannot be written is dropped, never the work.
+A line of the file is one object: `time` (ISO 8601, UTC), `level`, `logger`, `message`, and those of `FIELDS` that
+whoever logs has given as `extra`. Only this module sets logging up. A log that cannot be written is dropped,
+never the work.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
+from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,8 +22,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOG_NAME: Final = "agent.log"
-_LOG_BYTES: Final = 10 * 1024 * 1024
-_LOG_FILES: Final = 5
+FIELDS: Final = (
+    "event",
+    "file",
+    "outcome",
+    "label",
+    "probability",
+    "decision",
+    "reasons",
+    "reason",
+    "milliseconds",
+    "model",
+    "config",
+    "starts",
+)
+"""What a line can say beside its text; `event` names a change of the agent, or "finding"."""
+HELD_BACK: Final = "held_back"
+EXCEPTION: Final = "exception"
+_LONGEST_MESSAGE: Final = 8192
+_LONGEST_TRACEBACK: Final = 32768
+_MIB: Final = 1024 * 1024
 _STANDING_SECONDS: Final = 60.0
 _MOST_FAULTS: Final = 1000
 
@@ -86,6 +108,31 @@ class PrintableFormatter(logging.Formatter):
         return "\n".join(f"    {printable(line)}" for line in super().formatException(ei).splitlines())
 
 
+class JsonLines(logging.Formatter):
+    """One JSON object a line, in ASCII: a name in it can neither forge a line nor steer a terminal."""
+
+    def __init__(self, faults: StandingFaults | None = None) -> None:
+        super().__init__()
+        self._faults = faults
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line without its end."""
+        at = datetime.fromtimestamp(record.created, UTC)
+        values: dict[str, Any] = {
+            "time": f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": printable(record.getMessage()[:_LONGEST_MESSAGE]),
+        }
+        values |= {name: record.__dict__[name] for name in FIELDS if record.__dict__.get(name) is not None}
+        counted = self._faults.held_back(record) if self._faults else 0
+        if held_back := counted or record.__dict__.get(HELD_BACK):
+            values[HELD_BACK] = held_back
+        if record.exc_info:
+            values[EXCEPTION] = self.formatException(record.exc_info)[-_LONGEST_TRACEBACK:]
+        return json.dumps(values, default=str)
+
+
 def log_to_terminal(*, verbose: bool) -> None:
     """Log warnings, or everything of ours with `verbose`, to stderr."""
     # A handler that cannot write must not print tracebacks about itself beside the acquisition.
@@ -98,30 +145,39 @@ def log_to_terminal(*, verbose: bool) -> None:
         logging.getLogger("edge_agent").setLevel(logging.DEBUG)
 
 
-def log_to_file(folder: Path) -> logging.Handler | None:
-    """Log what the agent does to a file in `folder` as well: at most six files of 10 MiB.
+def log_to_file(folder: Path, *, files: int = 5, mib: int = 10) -> logging.Handler | None:
+    """Log what the agent does to a file in `folder` as well: `mib` MiB, and `files` older ones as large.
 
-    Returns the handler, or None when no file can be written there.
+    Takes the place of an earlier such file. Returns the handler, or None when no file can be written there.
     """
+    ours = logging.getLogger("edge_agent")
+    for handler in [handler for handler in ours.handlers if isinstance(handler, _LogFile)]:
+        ours.removeHandler(handler)
+        handler.close()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handler = RotatingFileHandler(
+        handler = _LogFile(
             folder / LOG_NAME,
-            maxBytes=_LOG_BYTES,
-            backupCount=_LOG_FILES,
+            maxBytes=mib * _MIB,
+            backupCount=files,
             encoding="utf-8",
             errors="backslashreplace",
         )
     except OSError as error:
         logging.getLogger(__name__).warning("no log file: %s", error)
         return None
+    faults = StandingFaults()
     handler.setLevel(logging.INFO)
-    _equip(handler, StandingFaults())
-    ours = logging.getLogger("edge_agent")
+    handler.setFormatter(JsonLines(faults))
+    handler.addFilter(faults)
     ours.addHandler(handler)
     if ours.getEffectiveLevel() > logging.INFO:
         ours.setLevel(logging.INFO)
     return handler
+
+
+class _LogFile(RotatingFileHandler):
+    """The one log file of this process."""
 
 
 def _equip(handler: logging.Handler, faults: StandingFaults | None) -> None:

@@ -2,15 +2,13 @@
 
 Answers for the promise that what runs is what was measured: every file has the hash the manifest states, the
 ONNX file keeps no data elsewhere and uses only operators a CNN needs, and its tensors carry the manifest's names.
-Only this module knows the layout of a bundle and where the shipped ones lie.
+Only this module knows what a bundle holds; where its bytes come from is `bundle_files`' business.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-import stat
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,32 +16,38 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edge_agent.bundle_files import LARGEST_FILE_BYTES as LARGEST_FILE_BYTES
+from edge_agent.bundle_files import BundleFolder, is_plain_name
+from edge_agent.bundle_files import BundleRefused as BundleRefused
 from edge_agent.limits import Guards as Guards
 from edge_agent.limits import NoveltyFacts as NoveltyFacts
 from edge_agent.limits import Thresholds as Thresholds
 from edge_agent.limits import TrainingRanges as TrainingRanges
 from edge_agent.limits import Usual as Usual
+from edge_agent.model_names import LONGEST_VERSION, NAME_PATTERN, VERSION_PATTERN, shipped_named
+from edge_agent.model_names import MANIFEST as MANIFEST
+from edge_agent.model_names import is_shipped as is_shipped
+from edge_agent.model_names import shipped_models as shipped_models
+from edge_agent.model_origin import Candidate as Candidate
+from edge_agent.model_origin import Golden as Golden
+from edge_agent.model_origin import Network as Network
+from edge_agent.model_origin import Optimisation as Optimisation
+from edge_agent.model_origin import Parity as Parity
 from edge_agent.onnx_gate import OnnxRefused, gate_model
 from edge_agent.preprocessing import Preprocessing
+from edge_agent.signatures import KeyRefused, NotSigned, signer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-MANIFEST: Final = "manifest.json"
+    from edge_agent.bundle_files import BundleSource
+
 MODEL: Final = "model.onnx"
 GOLDEN: Final = "golden.npz"
 SCHEMA: Final = "scopewatch.bundle/1"
 UNKNOWN_DATASET: Final = "not known"
 """The data set's fingerprint in the bundle of a network that was trained elsewhere."""
-LARGEST_FILE_BYTES: Final = 1 << 30
-_NAME: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-_VERSION: Final = r"^[0-9]+(\.[0-9]+){0,2}([a-z0-9.+-]*)?$"
-# On Windows a colon names a stream of another file or another drive.
-_FILE_NAME: Final = re.compile(r"[^/\\:\x00-\x1f]{1,255}")
-
-
-class BundleRefused(Exception):
-    """A bundle must not be used; the message names the file, what was seen and what to do."""
+_MOST_MANIFEST_BYTES: Final = 1 << 22
 
 
 _Label = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -91,84 +95,6 @@ class Cam(_Part):
     description: str = ""
 
 
-class Candidate(_Part):
-    """One form of the same network that was measured when the bundle was made."""
-
-    name: str
-    milliseconds: float
-    """Median for one input on one thread."""
-    model_bytes: int
-    accuracy: float | None = None
-    balanced_accuracy: float | None = None
-    cam_agreement: float | None = None
-    """With the map of the plain graph; 1 is the same map."""
-    novelty_apart: float | None = None
-    """The largest change against the plain graph's novelty, as a fraction of it; None where there is none."""
-    decisions_kept: float | None = None
-    """Share decided as by the plain graph; None where there are no limits."""
-    passed: bool
-    reason: str = ""
-    """What it failed at."""
-
-
-class Optimisation(_Part):
-    """Which form of the network runs, and the figures that decided it."""
-
-    chosen: str
-    reason: str
-    processor: str
-    threads: int
-    pictures: int
-    candidates: tuple[Candidate, ...]
-
-
-class Network(_Part):
-    """What was trained, and from which weights."""
-
-    backbone: str
-    weights_origin: str
-    fine_tuned_from: str
-    weights_kept: Literal["lowest validation loss", "last epoch"] = "lowest validation loss"
-    """Of which epoch; only the first kind has looked at the validation part."""
-    opset: int
-    parameters: int
-    """Of all members together."""
-    members: int = Field(default=1, ge=1)
-    """Networks in the graph, whose logits and maps are averaged."""
-    trained_parts: tuple[Literal["train", "validation", "test"], ...] = ("train",)
-    """Parts of the data set that some member was fitted to; an ensemble of folds has seen all of them."""
-
-
-class Parity(_Part):
-    """How far ONNX Runtime is from the training framework on real crops, or from a model as it was imported.
-
-    `probabilities` is the largest absolute difference. Evidence is unbounded, so `cam` is the largest difference as
-    a fraction of the largest evidence of that crop (of 1, where that is smaller); `cam_absolute` is the plain one.
-    """
-
-    crops: int
-    probabilities: float
-    cam: float
-    cam_absolute: float = 0.0
-    tolerance: float
-    cam_tolerance: float | None = None
-    """For `cam`, where it is not `tolerance`."""
-    cam_against: Literal["training framework", "measured derivative of the logits"] = "training framework"
-    """The second: means of an imported network's maps, relative to what running its head on slightly changed
-    features gives; 0.0 where the graph has no map."""
-
-
-class Golden(_Part):
-    """The replay that proves a PC computes what was exported.
-
-    `tolerance` holds for probabilities, and for the map as a fraction of a case's largest evidence.
-    """
-
-    cases: int = Field(ge=0)
-    tolerance: float = Field(ge=0)
-    pictures: str = "simulated micrographs"
-
-
 def _distinct(labels: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(labels)) < len(labels):
         raise ValueError("a label occurs twice")
@@ -179,8 +105,8 @@ class Manifest(_Part):
     """Everything a program must know to use `model.onnx` rightly. See contracts.md."""
 
     schema_: Literal["scopewatch.bundle/1"] = Field(default="scopewatch.bundle/1", alias="schema")
-    name: str = Field(pattern=_NAME)
-    version: str = Field(pattern=_VERSION)
+    name: str = Field(pattern=NAME_PATTERN)
+    version: str = Field(pattern=VERSION_PATTERN, max_length=LONGEST_VERSION)
     created: datetime
     labels: Annotated[tuple[_Label, ...], AfterValidator(_distinct)] = Field(min_length=2)
     tensors: Tensors
@@ -266,35 +192,108 @@ class Bundle:
     model_bytes: bytes
     sha256: str
     """SHA-256 of model.onnx."""
+    golden_bytes: bytes = b""
+    signed_by: str | None = None
+    """Id of the trusted key that signed it; None where no keys were given, or it came with the installation."""
 
 
-def open_bundle(name_or_path: str | Path | None = None) -> Bundle:
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Every byte of a bundle, read once and verified; `files` holds the manifest's own bytes, too."""
+
+    path: Path
+    manifest: Manifest
+    files: dict[str, bytes]
+    signed_by: str | None
+
+
+def open_bundle(
+    name_or_path: str | Path | None = None,
+    *,
+    manifest_sha256: str | None = None,
+    trusted_keys: Sequence[str] = (),
+) -> Bundle:
     """Find and verify a bundle: a folder, or the name of a shipped model (`name` or `name-version`).
 
-    None stands for the shipped default, the last one by name and version.
+    None stands for the shipped default, the last one by name and version. With `manifest_sha256`, the bundle must
+    be the very one that has it; with `trusted_keys`, one of them must have signed it, unless it is shipped.
 
     Raises:
-        BundleRefused: not found, or not as its manifest says.
+        BundleRefused: not found, or not as its manifest says, or not as demanded.
     """
     path = _find(name_or_path)
-    manifest = read_manifest(path)
-    contents = dict(_verified(path, manifest))
-    model = contents[MODEL]
+    own = is_shipped(path)
+    source, keys = BundleFolder(path, follow_links=own), () if own else trusted_keys
+    return bundle_of(read_contents(source, manifest_sha256=manifest_sha256, trusted_keys=keys))
+
+
+def read_contents(
+    source: BundleSource,
+    *,
+    manifest_sha256: str | None = None,
+    trusted_keys: Sequence[str] = (),
+    most_bytes: int | None = None,
+) -> Contents:
+    """Read a bundle's files, each once, and verify what `open_bundle` does but for the graph.
+
+    Raises BundleRefused. Of what is not signed or not the one demanded, nothing but the manifest is looked at.
+    """
+    data = _manifest_bytes(source)
+    where = source.path / MANIFEST
+    if manifest_sha256 is not None and hashlib.sha256(data).hexdigest() != manifest_sha256:
+        raise BundleRefused(f"{where}: was changed after the model was accepted; add the model again")
+    signed_by = _signer(where, data, trusted_keys)
+    manifest = _parsed(where, data)
+    files = {MANIFEST: data}
+    for name, content in _verified(source, manifest):
+        files[name] = content
+        if most_bytes is not None and sum(map(len, files.values())) > most_bytes:
+            raise BundleRefused(f"{source.path}: more than {most_bytes} bytes in all, too large for a bundle")
+    return Contents(source.path, manifest, files, signed_by)
+
+
+def bundle_of(contents: Contents) -> Bundle:
+    """Look into the graph of a bundle that is whole. Raises BundleRefused."""
+    manifest, model = contents.manifest, contents.files[MODEL]
     try:
         gate_model(model, tensor_names(manifest.tensors))
     except OnnxRefused as error:
-        raise BundleRefused(f"{path / MODEL}: {error}; use a bundle made by edge-trainer export") from error
-    return Bundle(path, manifest, model, manifest.sha256[MODEL])
+        raise BundleRefused(
+            f"{contents.path / MODEL}: {error}; use a bundle made by edge-trainer export"
+        ) from error
+    golden = contents.files[GOLDEN]
+    return Bundle(contents.path, manifest, model, manifest.sha256[MODEL], golden, contents.signed_by)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the manifest of a bundle folder without verifying its other files."""
-    file = path / MANIFEST
+    """Read the manifest of a bundle folder without verifying its other files. Raises BundleRefused."""
+    return _parsed(path / MANIFEST, _manifest_bytes(BundleFolder(path, follow_links=True)))
+
+
+def _manifest_bytes(source: BundleSource) -> bytes:
     try:
-        return Manifest.model_validate_json(file.read_bytes())
+        return source.read(MANIFEST, _MOST_MANIFEST_BYTES)
     except FileNotFoundError:
-        raise BundleRefused(f"{path}: no {MANIFEST} here; give the folder of a bundle") from None
-    except (OSError, UnicodeDecodeError) as error:
+        raise BundleRefused(f"{source.path}: no {MANIFEST} here; give the folder of a bundle") from None
+
+
+def _signer(where: Path, manifest: bytes, trusted_keys: Sequence[str]) -> str | None:
+    if not trusted_keys:
+        return None
+    try:
+        return signer_of(manifest, trusted_keys)
+    except NotSigned as error:
+        raise BundleRefused(
+            f"{where}: {error}; use a model signed by one of the {len(trusted_keys)} trusted_keys, or list its key"
+        ) from None
+    except KeyRefused as error:
+        raise BundleRefused(f"trusted_keys: {error}") from None
+
+
+def _parsed(file: Path, data: bytes) -> Manifest:
+    try:
+        return Manifest.model_validate_json(data)
+    except UnicodeDecodeError as error:
         raise BundleRefused(f"{file}: cannot be read ({error})") from error
     except ValidationError as error:
         raise BundleRefused(f"{file}: {_fault(error)}") from error
@@ -311,31 +310,6 @@ def _fault(error: ValidationError) -> str:
     return f"{where}: {faults[0]['msg']}; make the bundle again"
 
 
-def shipped_models() -> tuple[Path, ...]:
-    """Folders of the bundles that come with the package, by name, oldest version first."""
-    for root in _model_roots():
-        found = [folder for folder in root.iterdir() if (folder / MANIFEST).is_file()]
-        if found:
-            return tuple(sorted(found, key=_order))
-    return ()
-
-
-def _model_roots() -> Iterator[Path]:
-    # In a wheel the models lie inside the package, in the repository (editable install) beside it.
-    here = Path(__file__).resolve().parent
-    for root in (here / "models", here.parent / "models"):
-        if root.is_dir():
-            yield root
-
-
-def _order(folder: Path) -> tuple[str, tuple[int, ...], bool, str]:
-    name, _, version = folder.name.rpartition("-")
-    release = re.match(r"[0-9.]*", version)
-    numbers = release.group() if release else ""
-    # 1.0rc1 comes before 1.0.
-    return name, tuple(int(digits) for digits in numbers.split(".") if digits), numbers == version, version
-
-
 def _find(name_or_path: str | Path | None) -> Path:
     shipped = shipped_models()
     if name_or_path is None:
@@ -345,23 +319,27 @@ def _find(name_or_path: str | Path | None) -> Path:
     path = Path(name_or_path)
     if path.is_dir():
         return path
-    name = str(name_or_path)
-    named = [folder for folder in shipped if name in (folder.name, folder.name.rpartition("-")[0])]
-    if not named:
+    named = shipped_named(str(name_or_path), shipped)
+    if named is None:
         known = ", ".join(folder.name for folder in shipped) or "none"
         raise BundleRefused(f"{name_or_path}: neither a folder nor a shipped model (shipped: {known})")
-    return named[-1]
+    return named
 
 
-def _verified(path: Path, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
+def _verified(source: BundleSource, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
     for required in (MODEL, GOLDEN):
         if required not in manifest.sha256:
-            raise BundleRefused(f"{path / MANIFEST}: no SHA-256 of {required}; make the bundle again")
+            raise BundleRefused(f"{source.path / MANIFEST}: no SHA-256 of {required}; make the bundle again")
     for name, expected in manifest.sha256.items():
-        if not _FILE_NAME.fullmatch(name) or name in (".", ".."):
-            raise BundleRefused(f"{path / MANIFEST}: {name!r} is not a plain file name")
-        file = path / name
-        data = _content(file)
+        if not is_plain_name(name):
+            raise BundleRefused(f"{source.path / MANIFEST}: {name!r} is not a plain file name")
+        file = source.path / name
+        try:
+            data = source.read(name)
+        except FileNotFoundError as error:
+            raise BundleRefused(
+                f"{file}: named in the manifest, cannot be read ({error.strerror}); copy the bundle again"
+            ) from error
         seen = hashlib.sha256(data).hexdigest()
         if seen != expected:
             raise BundleRefused(
@@ -369,20 +347,6 @@ def _verified(path: Path, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
                 "the file was changed or damaged: copy the bundle again"
             )
         yield name, data
-
-
-def _content(file: Path) -> bytes:
-    try:
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):  # reading a pipe would never end
-            raise BundleRefused(f"{file}: named in the manifest, is not a file")
-        if found.st_size > LARGEST_FILE_BYTES:
-            raise BundleRefused(f"{file}: {found.st_size} bytes, more than any bundle file may have")
-        return file.read_bytes()
-    except OSError as error:
-        raise BundleRefused(
-            f"{file}: named in the manifest, cannot be read ({error.strerror}); copy the bundle again"
-        ) from error
 
 
 def tensor_names(tensors: Tensors) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -46,6 +46,12 @@ class WorkerSettings:
     """Stands in the names of temporary files (see `files.FileLayer`)."""
     supervisor_pid: int | None = None
     """Who must be alive for the worker to live. None: nobody, it works off its stdin."""
+    manifest_sha256: str | None = None
+    """The bundle must be the one with this manifest; None takes any that is sound."""
+    trusted_keys: tuple[str, ...] = ()
+    """Where there are some, one of them must have signed a bundle that did not come with the installation."""
+    prove: bool = False
+    """Whether the golden cases are replayed before the worker says that it is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +185,9 @@ def _settings(line: str) -> WorkerSettings:
     values: dict[str, Any] = json.loads(line)
     plan = values.pop("plan")
     output = None if plan["output"] is None else Path(plan["output"])
-    return WorkerSettings(plan=OutputPlan(output, tuple(Path(root) for root in plan["roots"])), **values)
+    keys = tuple(values.pop("trusted_keys", ()))
+    roots = tuple(Path(root) for root in plan["roots"])
+    return WorkerSettings(plan=OutputPlan(output, roots), trusted_keys=keys, **values)
 
 
 def _job(line: str) -> Job:

@@ -2,8 +2,8 @@
 
 Every watched folder has a thread of its own that finds quiet files and takes over what a sidecar already
 answers, and a clerk that looks after what is gone; so a share that stalls keeps nobody else. The desk's
-thread asks the worker about one file after the other. The main thread publishes the numbers and listens for
-the end. Signals only set a flag. Nothing in the main thread touches a watched folder.
+thread asks the worker about one file after the other. The main thread publishes the numbers; signals are heard
+in a thread of their own and only set a flag. Nothing in the main thread touches a watched folder.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import signal
 import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from edge_agent import __version__
 from edge_agent.clerk import Clerk
@@ -28,6 +27,7 @@ from edge_agent.journal import Journal
 from edge_agent.protocol import WorkerSettings
 from edge_agent.room import Room
 from edge_agent.sidecar import OutputPlan, finding_on_record, readable_path
+from edge_agent.signals import Signals
 from edge_agent.status import (
     AgentStatus,
     DiskStatus,
@@ -35,8 +35,10 @@ from edge_agent.status import (
     ModelStatus,
     Surroundings,
     WorkerStatus,
+    carried_on,
+    hold_folders,
+    hold_state,
     publish,
-    sole_agent,
 )
 from edge_agent.supervisor import WORKER_COMMAND, Stopped, Supervisor
 from edge_agent.watcher import Watcher
@@ -44,9 +46,9 @@ from edge_agent.watcher import Watcher
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-    from types import FrameType
 
     from edge_agent.config import AgentConfig
+    from edge_agent.deploy.model_store import Chosen
     from edge_agent.protocol import Ready
     from edge_agent.room import FreeSpace
     from edge_agent.sidecar import Finding
@@ -59,7 +61,7 @@ _PUBLISH_SECONDS: Final = 1.0
 _PUBLISH_IDLE_SECONDS: Final = 2.0
 _PUBLISH_UNCHANGED_SECONDS: Final = 5.0
 """Nobody needs the same numbers every second, and each time costs a file."""
-_SHUTDOWN_SECONDS: Final = 2.5
+_SHUTDOWN_SECONDS: Final = 2.2
 _log = logging.getLogger(__name__)
 
 
@@ -90,7 +92,9 @@ class Service:
     """One live agent. `on_finding` and `on_ready` are called in the desk's thread, and should be quick.
 
     `on_status` is called in the main thread, every two seconds at the latest, with the numbers of that moment;
-    `surroundings` says what whoever runs the service adds to them.
+    `surroundings` says what whoever runs the service adds to them, and `earlier` are the last numbers of the
+    service before it in this process, whose counts go on. `model` is what the model store chose; without it, the
+    configuration's. A model of the store that is refused ends `run`: another one can answer.
     """
 
     def __init__(
@@ -101,6 +105,8 @@ class Service:
         on_ready: Callable[[Ready], None] = lambda model: None,
         on_status: Callable[[AgentStatus], None] = lambda numbers: None,
         surroundings: Callable[[], Surroundings] = Surroundings,
+        earlier: AgentStatus | None = None,
+        model: Chosen | None = None,
         worker_command: Sequence[str] = WORKER_COMMAND,
         hints: Callable[[], Hints] | None = None,
     ) -> None:
@@ -111,53 +117,74 @@ class Service:
         self._on_ready = on_ready
         self._on_status = on_status
         self._surroundings = surroundings
+        self._earlier = self._numbers = earlier
+        self._model = model
         self._worker_command = worker_command
         self._hints = hints
         self._stop = threading.Event()
+        self._finish = threading.Event()
         self._signalled = False
         self._failure: BaseException | None = None
         self._started = datetime.now(UTC)
+        self._threads: dict[str, threading.Thread] = {}
 
     @property
     def interrupted(self) -> bool:
         """Whether a signal ended it, or is ending it."""
         return self._signalled
 
+    @property
+    def numbers(self) -> AgentStatus | None:
+        """The numbers when they were last counted; at the end, those of the end."""
+        return self._numbers
+
+    def desk_lives(self) -> bool:
+        """Whether the thread that asks the worker is there."""
+        desk = self._threads.get("desk")
+        return desk is not None and desk.is_alive()
+
     def stop(self) -> None:
         """Ask the agent to end; may be called from any thread, and before `run`."""
         self._stop.set()
 
+    def finish(self) -> None:
+        """Ask the agent to end once the file in hand is finished; may be called from any thread."""
+        self._finish.set()
+
     def run(self) -> None:
-        """Run until `stop` or a signal; the files in hand are finished or left as they were.
+        """Run until `stop`, `finish` or a signal; the files in hand are finished or left as they were.
 
         Raises AlreadyRunning, ModelRefused, WorkerFailed, OSError where the state folder cannot be used, and
         whatever ended one of the threads.
         """
-        with sole_agent(self._config.state, self._config.folders), Journal(self._config.state) as journal:
-            handlers = self._listen_for_signals()
-            try:
-                self._run_with(journal)
-            finally:
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
+        with Signals(self._take_signal), hold_state(self._config.state):
+            self.serve()
+
+    def serve(self, tick: Callable[[], None] = lambda: None) -> None:
+        """Run in a process that holds the state folder and hears signals already; raises as `run` does.
+
+        `tick` is called in this thread, twice a second.
+        """
+        with hold_folders(self._config.folders), Journal(self._config.state) as journal:
+            self._run_with(journal, tick)
         if self._failure is not None:
             raise self._failure
 
-    def _run_with(self, journal: Journal) -> None:
+    def _run_with(self, journal: Journal, tick: Callable[[], None]) -> None:
         agent = self._assemble(journal)
-        threads = self._startup(agent)
+        self._startup(agent)
         try:
-            self._main_loop(agent)
+            self._main_loop(agent, tick)
         finally:
-            self._shutdown(threads)
+            self._shutdown()
             agent.drift.save(at_once=True)
             self._publish(self._status(agent))
 
     def _assemble(self, journal: Journal) -> _Agent:
-        config = self._config
+        config, chosen = self._config, self._model
         supervisor = Supervisor(
             WorkerSettings(
-                model=config.model,
+                model=config.model if chosen is None else chosen.model,
                 plan=self._plan,
                 heatmap=config.heatmap,
                 snapshot_limit_mib=config.snapshot_limit_mib,
@@ -166,10 +193,14 @@ class Service:
                 low_priority=config.low_priority,
                 owner=self._owner,
                 supervisor_pid=os.getpid(),
+                manifest_sha256=None if chosen is None else chosen.manifest_sha256,
+                trusted_keys=config.trusted_keys,
+                prove=True,
             ),
             wall_limit_seconds=config.wall_limit_seconds,
             recycle_files=config.recycle_files,
             command=self._worker_command,
+            another_model_answers=chosen is not None and chosen.in_store,
         )
         room = Room(
             config.state,
@@ -221,24 +252,25 @@ class Service:
             hints=self._hints,
         )
 
-    def _startup(self, agent: _Agent) -> list[threading.Thread]:
+    def _startup(self, agent: _Agent) -> None:
         pairs = tuple(zip(agent.watchers, agent.clerks, strict=True))
         work: list[tuple[str, Callable[[], None]]] = [
-            ("desk", partial(agent.desk.run, self._stop)),
-            *(("watcher", partial(self._watch, watcher, clerk, agent)) for watcher, clerk in pairs),
-            *(("clerk", partial(clerk.run, self._stop)) for clerk in agent.clerks),
+            ("desk", partial(agent.desk.run, self._stop, self._finish)),
+            *((f"watcher {n}", partial(self._watch, *pair, agent)) for n, pair in enumerate(pairs)),
+            *((f"clerk {n}", partial(clerk.run, self._stop)) for n, clerk in enumerate(agent.clerks)),
         ]
         # Daemons: a thread that hangs in the kernel on a dead share must not keep the process alive.
-        threads = [
-            threading.Thread(target=self._guarded, args=(job,), name=name, daemon=True) for name, job in work
-        ]
-        for thread in threads:
+        self._threads = {
+            name: threading.Thread(target=self._guarded, args=(job,), name=name, daemon=True)
+            for name, job in work
+        }
+        for thread in self._threads.values():
             thread.start()
-        return threads
 
-    def _main_loop(self, agent: _Agent) -> None:
+    def _main_loop(self, agent: _Agent, tick: Callable[[], None]) -> None:
         said, next_look, next_word = None, 0.0, 0.0
-        while not self._signalled and not self._stop.wait(_TICK_SECONDS):
+        while not self._stop.wait(_TICK_SECONDS):
+            tick()
             now = time.monotonic()
             if now < next_look:
                 continue
@@ -252,23 +284,15 @@ class Service:
                 said, next_word = unchanged, now + _PUBLISH_UNCHANGED_SECONDS
                 self._publish(numbers)
 
-    def _shutdown(self, threads: list[threading.Thread]) -> None:
+    def _shutdown(self) -> None:
         self._stop.set()
         deadline = time.monotonic() + _SHUTDOWN_SECONDS
-        for thread in threads:
+        for thread in self._threads.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _listen_for_signals(self) -> dict[int, Any]:
-        if threading.current_thread() is not threading.main_thread():
-            return {}
-        numbers = [
-            getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
-        ]
-        return {number: signal.signal(number, self._take_signal) for number in numbers}
-
-    def _take_signal(self, number: int, frame: FrameType | None) -> None:
-        # Not the event: its lock may be held by the very code that the signal interrupts.
+    def _take_signal(self) -> None:
         self._signalled = True
+        self._stop.set()
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Run a thread's work; its end by an exception ends the agent, loudly."""
@@ -308,7 +332,7 @@ class Service:
         scans = [health.last_scan_seconds for health in watching if health.last_scan_seconds is not None]
         model, around = worker.model, self._surroundings()
         spaces = (agent.room.free_space(self._config.state), *(clerk.space for clerk in agent.clerks))
-        return AgentStatus(
+        numbers = AgentStatus(
             version=__version__,
             pid=os.getpid(),
             started=self._started,
@@ -326,6 +350,7 @@ class Service:
                 recycled=worker.recycled,
                 interrupted=worker.interrupted,
                 trouble=worker.trouble,
+                away_seconds=worker.away_seconds,
             ),
             seen=sum(done.values()) + waiting,
             waiting=waiting,
@@ -348,6 +373,8 @@ class Service:
             page=around.page,
             model_note=around.model_note,
         )
+        self._numbers = numbers if self._earlier is None else carried_on(numbers, self._earlier)
+        return self._numbers
 
 
 def _folder_status(folder: FolderHealth, health: WatchHealth) -> FolderStatus:

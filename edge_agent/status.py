@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from contextlib import contextmanager
 from datetime import date
@@ -20,6 +21,11 @@ from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from edge_agent.files import FileLayer, remove_leftovers, write_durably
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -72,7 +78,10 @@ class ModelStatus(_Part):
 
 
 class WorkerStatus(_Part):
-    """The worker process; `trouble` is why there is none at the moment, or why the last one ended."""
+    """The worker process; `trouble` is why there is none at the moment, or why the last one ended.
+
+    `away_seconds` says for how long none could be started, null where one works or is still being waited for.
+    """
 
     pid: int | None
     starts: int
@@ -80,6 +89,7 @@ class WorkerStatus(_Part):
     recycled: int
     interrupted: int
     trouble: str | None
+    away_seconds: float | None = None
 
 
 class Trouble(_Part):
@@ -178,18 +188,54 @@ class AgentStatus(_Part):
     model_note: str | None = None
 
 
+def carried_on(numbers: AgentStatus, earlier: AgentStatus) -> AgentStatus:
+    """Return `numbers` with the counts of an earlier service of the same process added, which only ever grow."""
+    worker, before = numbers.worker, earlier.worker
+    counted = ("starts", "deaths", "recycled", "interrupted")
+    return numbers.model_copy(
+        update={
+            "started": earlier.started,
+            "since_start": _added(earlier.since_start, numbers.since_start),
+            "decided": _added(earlier.decided, numbers.decided),
+            "scans": earlier.scans + numbers.scans,
+            "last": numbers.last or earlier.last,
+            "worker": worker.model_copy(
+                update={name: getattr(before, name) + getattr(worker, name) for name in counted}
+            ),
+        }
+    )
+
+
+def _added(some: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    return {key: some.get(key, 0) + more.get(key, 0) for key in {**some, **more}}
+
+
 @contextmanager
 def sole_agent(state: Path, folders: Iterable[Path]) -> Iterator[None]:
     """Hold the state folder (which is created) and the watched folders against other agents of this user.
 
     Raises AlreadyRunning.
     """
+    with hold_state(state), hold_folders(folders):
+        yield
+
+
+@contextmanager
+def hold_state(state: Path) -> Iterator[None]:
+    """Hold the state folder, which is created, against other agents. Raises AlreadyRunning."""
     state.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
         _hold(held, state / LOCK_NAME, f"the state folder {state}; stop it, or give this one another `state`")
         # An earlier run's numbers are not this one's, nor are the halves it left when it was killed.
         (state / STATUS_NAME).unlink(missing_ok=True)
         remove_leftovers(state, OWN)
+        yield
+
+
+@contextmanager
+def hold_folders(folders: Iterable[Path]) -> Iterator[None]:
+    """Hold the watched folders against other agents of this user. Raises AlreadyRunning."""
+    with contextlib.ExitStack() as held:
         for folder in folders:
             _hold(held, _lock_of_folder(folder), f"the folder {folder}; stop it, or watch another folder")
         yield
@@ -197,7 +243,12 @@ def sole_agent(state: Path, folders: Iterable[Path]) -> Iterator[None]:
 
 def publish(state: Path, status: AgentStatus) -> None:
     """Write the numbers, whole or not at all. Raises OSError."""
-    write_durably(state / STATUS_NAME, status.model_dump_json(indent=2).encode(), _UNFORCED)
+    publish_beside(state / STATUS_NAME, status.model_dump_json(indent=2).encode())
+
+
+def publish_beside(file: Path, data: bytes) -> None:
+    """Write a file of the state folder that is of this moment, whole or not at all. Raises OSError."""
+    write_durably(file, data, _UNFORCED)
 
 
 def running_status(state: Path) -> AgentStatus | None:
@@ -217,15 +268,33 @@ def running_status(state: Path) -> AgentStatus | None:
 
 
 def is_running(state: Path) -> bool:
-    """Whether an agent holds this state folder at this moment."""
-    lock = state / LOCK_NAME
-    if not lock.exists():
+    """Whether an agent holds this state folder at this moment; whoever may read the folder may ask.
+
+    Raises PermissionError where the folder cannot even be read.
+    """
+    try:
+        # Not FileLock: it opens for writing, which only the agent's own account may do.
+        descriptor = os.open(state / LOCK_NAME, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
         return False
     try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
+        return _is_held(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(descriptor: int) -> bool:
+    """Try for an instant the lock that FileLock takes, and let go at once."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except (BlockingIOError, PermissionError):
         return True
+    return False
 
 
 class _Unforced(FileLayer):

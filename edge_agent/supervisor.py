@@ -46,6 +46,8 @@ PATIENCE_SECONDS: Final = 6.0
 _POLL_SECONDS: Final = 0.25
 _RESTART_PAUSES_SECONDS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _GRACE_SECONDS: Final = 1.5
+_REFUSALS_BELIEVED: Final = 3
+"""A model file that a scanner holds for a moment is no bad model."""
 _MIB: Final = 1024 * 1024
 _log = logging.getLogger(__name__)
 
@@ -63,7 +65,8 @@ class WorkerHealth:
     """The worker as a monitor sees it; `trouble` is why there is none, or why the last one ended.
 
     `files` were answered by the present worker; `deaths` were not our doing, unlike what is counted as
-    `recycled` (relieved by a fresh one); `interrupted` counts findings of that outcome.
+    `recycled` (relieved by a fresh one); `interrupted` counts findings of that outcome. `away_seconds` says for
+    how long none could be started.
     """
 
     pid: int | None
@@ -74,6 +77,7 @@ class WorkerHealth:
     files: int = 0
     recycled: int = 0
     interrupted: int = 0
+    away_seconds: float | None = None
 
 
 class Supervisor:
@@ -82,6 +86,9 @@ class Supervisor:
     `start`, `ask`, `tend` and `close` belong to one thread, which must live as long as the worker: Linux ends
     a worker with the thread that started it. A worker is relieved after `recycle_files` files as soon as no
     others wait, at latest after twice as many; when the new one is refused, the old one goes on.
+
+    `settings.prove` holds until a worker has proved its model, not for those that relieve it. With
+    `another_model_answers`, a model that is refused while files wait ends `ask` instead of being waited for.
     """
 
     def __init__(
@@ -94,6 +101,7 @@ class Supervisor:
         patience_seconds: float = PATIENCE_SECONDS,
         recycle_files: int = 1000,
         storage_limit_seconds: float = 2.0,
+        another_model_answers: bool = False,
     ) -> None:
         self._settings = replace(settings, supervisor_pid=settings.supervisor_pid or os.getpid())
         self._wall_limit_seconds = wall_limit_seconds
@@ -101,6 +109,7 @@ class Supervisor:
         self._command = tuple(command)
         self._patience_seconds = patience_seconds
         self._recycle_files = self._relief_due = recycle_files
+        self._another_model_answers = another_model_answers
         self._storage = StorageProbe(settings.plan.roots, storage_limit_seconds)
         self._job: WorkerJob | None = None
         self._worker: WorkerProcess | None = None
@@ -111,6 +120,7 @@ class Supervisor:
         self._starts = self._deaths = self._recycled = self._interrupted = 0
         self._failures_in_a_row = 0
         self._no_start_before = 0.0
+        self._away_since: float | None = None
         self._trouble: str | None = None
 
     def start(self, stop: threading.Event) -> Ready:
@@ -133,7 +143,8 @@ class Supervisor:
 
         `crashed` when the worker died of it or took too long, `interrupted` when it was ended for something
         that is no fault of the file: others wait (`give_way`), the storage does not answer, the PC is too
-        busy. Waits for as long as no worker can be started. Raises Stopped, after which only `close` helps.
+        busy. Waits for as long as no worker can be started. Raises Stopped, after which only `close` helps,
+        and ModelRefused where another model can answer.
         """
         try:
             terms = self._terms(job.path, give_way, patience_seconds, stop)
@@ -177,7 +188,7 @@ class Supervisor:
 
     def health(self) -> WorkerHealth:
         """Return what can be said at this moment; may be called from any thread."""
-        worker = self._worker or self._loading
+        worker, away_since = self._worker or self._loading, self._away_since
         alive = worker is not None and worker.exit_code() is None
         return WorkerHealth(
             pid=worker.pid if worker is not None and alive else None,
@@ -188,6 +199,7 @@ class Supervisor:
             files=worker.answered if worker is not None else 0,
             recycled=self._recycled,
             interrupted=self._interrupted,
+            away_seconds=None if away_since is None else round(time.monotonic() - away_since, 1),
         )
 
     def _terms(
@@ -236,6 +248,9 @@ class Supervisor:
             try:
                 self.start(stop)
             except (ModelRefused, WorkerFailed) as error:
+                refused = isinstance(error, ModelRefused) and self._failures_in_a_row >= _REFUSALS_BELIEVED
+                if refused and self._another_model_answers:
+                    raise
                 _log.warning("no worker at the moment, files wait: %s", error)
 
     def _look_after(self) -> None:
@@ -293,7 +308,10 @@ class Supervisor:
             self._job.take(greeting.pid)
         worker.pid = greeting.pid or worker.pid
         old, self._worker, self._loading = self._worker, worker, None
+        self._settings = replace(self._settings, prove=False)
         self._model, self._trouble, self._relief_due = greeting, None, self._recycle_files
+        self._away_since = None
+        _log.info("worker process %d is ready", worker.pid, extra={"event": "worker", "starts": self._starts})
         if old is not None:
             self._recycled += 1
             self._end(old, _GRACE_SECONDS)
@@ -305,7 +323,9 @@ class Supervisor:
         self._deaths += 1
         self._back_off()
         self._trouble = trouble
-        if self._worker is not None:
+        if self._worker is None:
+            self._away_since = self._away_since or time.monotonic()
+        else:
             self._trouble = (
                 f"the worker is due for relief, but goes on, because the next one fails: {trouble}"
             )

@@ -41,6 +41,8 @@ def printable(text: str) -> str:
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print one line, escaped, at once; a reader that went away (`| head`) is no reason to stop working."""
     stream = sys.stdout if stream is None else stream
+    if stream is None:  # pythonw and a Windows service have no terminal
+        return
     try:
         stream.write(printable(text) + "\n")
         stream.flush()

@@ -12,6 +12,7 @@ from typing import Final
 
 import typer
 
+from edge_agent.deploy.installation import broken_text
 from edge_agent.terminal import say
 
 EXIT_FAILED: Final = 1
@@ -54,6 +55,8 @@ def _was_interrupted(error: BaseException | None) -> bool:
 
 def _verdict(error: Exception) -> tuple[int, str]:
     """Return exit code and message. The classes are imported here because only an error needs them."""
+    if isinstance(error, ImportError):
+        return EXIT_FAILED, broken_text(error)
     from edge_agent.config import ConfigRefused
     from edge_agent.status import AlreadyRunning
     from edge_agent.supervisor import ModelRefused, WorkerFailed
@@ -62,12 +65,20 @@ def _verdict(error: Exception) -> tuple[int, str]:
         return EXIT_HELD, str(error)
     if isinstance(error, ConfigRefused | ModelRefused) or type(error).__name__ in (
         "BundleRefused",
+        "KeyRefused",
         "NothingToDo",
+        "StoreRefused",
+        "StoreUnreadable",
+        "PackageRefused",
+        "ServiceRefused",
     ):
         return EXIT_USAGE, str(error)
     if isinstance(error, typer.TyperException):
         return EXIT_USAGE, f"{error.format_message()} (see {PROGRAM} --help)"
-    if isinstance(error, CommandFailed | WorkerFailed):
+    if isinstance(error, CommandFailed | WorkerFailed) or type(error).__name__ in (
+        "PackageFailed",
+        "ServiceFailed",
+    ):
         return EXIT_FAILED, str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

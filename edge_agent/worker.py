@@ -16,7 +16,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Final, TextIO
 
-from edge_agent.classifier import Classifier
+from edge_agent.classifier import Classifier, prove
 from edge_agent.examine import Request, examine
 from edge_agent.files import FileLayer
 from edge_agent.model_bundle import BundleRefused, open_bundle
@@ -118,7 +118,13 @@ def _accept_limits(settings: WorkerSettings) -> None:
 def _load(settings: WorkerSettings, answers: TextIO) -> Classifier | None:
     """Load the model and say so. It has answered once then: a model that cannot work blames no file."""
     try:
-        classifier = Classifier(open_bundle(settings.model))
+        classifier = Classifier(
+            open_bundle(
+                settings.model, manifest_sha256=settings.manifest_sha256, trusted_keys=settings.trusted_keys
+            )
+        )
+        if settings.prove:
+            prove(classifier)
     except (BundleRefused, MemoryError) as error:
         if _is_shortage(error):
             sys.exit(f"the model cannot be loaded: {_shortage(settings)}")

@@ -119,7 +119,7 @@ def test_its_metadata_name_the_commands_the_licence_and_the_extras(wheel: Path) 
     assert not [
         line for line in needed if line.startswith(TRAINING_STACK) and not line.startswith("onnxruntime")
     ]
-    assert "edge-agent = edge_agent.cli:main" in commands
+    assert "edge-agent = edge_agent.__main__:main" in commands
     assert "edge-trainer = trainer.cli:main" in commands
 
 

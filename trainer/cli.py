@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from trainer.commands import answers, data, learning, limits
+from trainer.commands import answers, data, keys, learning, limits
 from trainer.terminal import say
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _USAGE: Final = frozenset(
         "BundleRefused",
         "ExplainError",
         "ForeignModelError",
+        "KeyRefused",
         "LearningCurveError",
         "MaterialsError",
         "OptimiseError",
@@ -80,6 +81,8 @@ for _command in (
     answers.explain,
     answers.faithfulness,
     answers.publish,
+    keys.new_key,
+    keys.sign,
 ):
     app.command()(_command)
 

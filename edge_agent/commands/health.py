@@ -1,17 +1,50 @@
-"""Commands that say whether this PC is fit for the agent: `selftest`."""
+"""Commands that say whether this PC is fit for the agent: `doctor`, `selftest`, and which versions are installed.
+
+`doctor` reads its own arguments, because the console script starts it without this command line.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
 from edge_agent.commands.options import JsonOption, ModelOption, print_json
 from edge_agent.terminal import say
 from edge_agent.verdicts import EXIT_FAILED
+
+BY_ITSELF: Final[dict[str, Any]] = {
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+    "add_help_option": False,
+}
+"""For commands that read their own arguments."""
+
+
+def version(asked: bool) -> None:
+    """Print the versions and end, where they were asked for."""
+    if asked:
+        from edge_agent.deploy.installation import version_lines
+
+        for line in version_lines():
+            say(line)
+        raise typer.Exit
+
+
+def doctor(context: typer.Context) -> None:
+    """Say whether this PC, and the folders named, are fit for the agent, and what to do."""
+    from edge_agent.deploy.doctor import main
+
+    raise typer.Exit(main(context.args))
+
+
+def support(context: typer.Context) -> None:
+    """Write an archive with logs and versions, without images and names, for whoever helps."""
+    from edge_agent.deploy.support import main
+
+    raise typer.Exit(main(context.args))
 
 
 def selftest(

@@ -19,9 +19,11 @@ from edge_agent.commands.options import (
     RateOption,
     SeedOption,
     SizeOption,
+    config_in_force,
     print_json,
 )
 from edge_agent.logs import OnceAMinute
+from edge_agent.output_places import readable_path
 from edge_agent.terminal import (
     counts_text,
     finding_line,
@@ -34,7 +36,6 @@ from edge_agent.terminal import (
 from edge_agent.verdicts import EXIT_FAILED, PROGRAM, CommandFailed
 
 if TYPE_CHECKING:
-    from edge_agent.config import AgentConfig
     from edge_agent.sidecar import Finding
 
 
@@ -65,30 +66,17 @@ def watch(
     output: OutputOption = None,
 ) -> None:
     """Watch folders and classify every new file until Ctrl-C. Folders may also stand in the configuration."""
-    from edge_agent.config import ConfigRefused, configure
-    from edge_agent.logs import log_to_file
-    from edge_agent.processes.process_limits import lower_priority
-    from edge_agent.service import Service
+    from edge_agent.deploy.console import console_closing
+    from edge_agent.deploy.host import Host
 
-    settings = configure(config, folders=tuple(folders or ()), model=model, output=output)
-    if not settings.folders:
-        raise ConfigRefused("no folder to watch: name one, or set `folders` in the configuration")
-    for folder in settings.folders:
-        if folder.is_file():
-            raise ConfigRefused(f"{folder}: is a file, not a folder; `classify` takes files")
-        if not folder.is_dir():
-            say(f"{folder}: is not there yet; watching for it to appear", sys.stderr)
-    if settings.low_priority:
-        lower_priority()
-    log_to_file(settings.state)
-    service = Service(
-        settings,
+    host = Host(
+        config_in_force(config),
+        {"folders": tuple(folders or ()), "model": model, "output": output},
         on_finding=_tell_live,
-        on_ready=lambda ready: say(
-            f"model {ready.name} {ready.version} watches {_listed(settings)}", sys.stderr
-        ),
+        say=lambda text: say(text, sys.stderr),
     )
-    service.run()
+    with console_closing(host.stop):
+        host.run()
     say("stopped", sys.stderr)
 
 
@@ -105,15 +93,22 @@ def classify(
         ),
     ] = None,
     model: ModelOption = None,
+    config: ConfigOption = None,
 ) -> None:
     """Classify files and folders once. With --json, one sidecar record a line."""
     from edge_agent.batch import Tally, classify_all, gather
+    from edge_agent.config import configure
 
+    settings = configure(config, model=model)
     batch = gather(paths, recursive=recursive, include=include or (), output=output)
     from edge_agent.classifier import Classifier
-    from edge_agent.model_bundle import open_bundle
+    from edge_agent.deploy.model_intake import open_chosen
+    from edge_agent.deploy.model_store import ModelStore
 
-    classifier, tally = Classifier(open_bundle(model)), Tally()
+    bundle = open_chosen(
+        ModelStore(settings.state), settings.model, settings.trusted_keys, lambda text: say(text, sys.stderr)
+    )
+    classifier, tally = Classifier(bundle), Tally()
     with progress(len(batch.files), "files") as advance:
         for finding in classify_all(batch, classifier, heatmap=not no_heatmap):
             tally.add(finding)
@@ -128,10 +123,12 @@ def classify(
 
 def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Say what the running agent has seen, has waiting, has done."""
-    from edge_agent.config import configure
+    from edge_agent.config import default_config_file
+    from edge_agent.config_file import state_named
     from edge_agent.status import running_status
 
-    state = configure(config).state
+    # A bad edit is refused by the running agent, which says so in its numbers: they are wanted then above all.
+    state = state_named(config or default_config_file())
     try:
         numbers = running_status(state)
     except ValueError as error:
@@ -172,7 +169,7 @@ def tidy(
     from edge_agent.config import ConfigRefused, configure
     from edge_agent.tidy import look_for_orphans, remove
 
-    settings = configure(config, folders=tuple(folders or ()), output=output)
+    settings = configure(config_in_force(config), folders=tuple(folders or ()), output=output)
     if not settings.folders:
         raise ConfigRefused("no folder to tidy: name one, or set `folders` in the configuration")
     untidy = look_for_orphans(settings.folders, settings.output)
@@ -205,7 +202,7 @@ def _tell_live(finding: Finding) -> None:
             return
         held_back = admitted
     more = f"  ({held_back} more like this held back)" if held_back else ""
-    _log.info("%s%s", line, more)
+    _log.info(line, extra=_fields(finding) | {"held_back": held_back or None})
     say(f"{datetime.now():%H:%M:%S}  {line}{more}")
 
 
@@ -218,5 +215,17 @@ def _tell_classified(finding: Finding, *, as_json: bool) -> None:
         say(f"{PROGRAM}: {finding.path}: {finding_text(finding)}", sys.stderr)
 
 
-def _listed(settings: AgentConfig) -> str:
-    return ", ".join(str(folder) for folder in settings.folders)
+def _fields(finding: Finding) -> dict[str, object]:
+    """What of a finding the log keeps apart from its text."""
+    is_answer = finding.outcome == "classified"
+    return {
+        "event": "finding",
+        "file": readable_path(finding.path),
+        "outcome": finding.outcome,
+        "label": finding.label if is_answer else None,
+        "probability": finding.probability if is_answer else None,
+        "decision": finding.decision if is_answer else None,
+        "reasons": finding.reasons or None,
+        "reason": finding.reason,
+        "milliseconds": round(finding.milliseconds, 1) if is_answer else None,
+    }

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from edge_agent.terminal import say
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -16,7 +18,12 @@ ModelOption = Annotated[
     ),
 ]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="A TOML file; see `config schema`.")
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="A TOML file (see `config init`) instead of the user's or the system's.",
+    ),
 ]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", metavar="DIR", help="Mirror sidecars and heatmaps below DIR.")
@@ -29,6 +36,18 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Equal seeds draw
 RateOption = Annotated[
     float, typer.Option("--rate", min=0.001, metavar="HZ", help="At most so many files a second.")
 ]
+
+
+def config_in_force(given: Path | None) -> Path | None:
+    """Return the file that was named, or the one that holds when none is, which is said on stderr."""
+    from edge_agent.config import default_config_file
+
+    if given is not None:
+        return given
+    found = default_config_file()
+    if found is not None:
+        say(f"configuration {found}", sys.stderr)
+    return found
 
 
 def print_json(text: str) -> None:

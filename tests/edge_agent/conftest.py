@@ -50,6 +50,8 @@ def own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Keep every test's state and locks away from the person's who runs it, and from other tests."""
     places = tmp_path_factory.mktemp("places")
     monkeypatch.setenv("SCOPEWATCH_STATE", str(places / "state"))
+    monkeypatch.setenv("SCOPEWATCH_CONFIG", "")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(places / "config"))
     monkeypatch.setenv("TMPDIR", str(places))
     monkeypatch.setattr(tempfile, "tempdir", str(places))
     monkeypatch.delenv("SCOPEWATCH_MODEL", raising=False)

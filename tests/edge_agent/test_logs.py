@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 
 import pytest
 
 from edge_agent import logs
 from edge_agent.logs import (
     LOG_NAME,
+    JsonLines,
     OnceAMinute,
     PrintableFormatter,
     StandingFaults,
@@ -36,7 +39,7 @@ def logging_as_before():
     root, ours = logging.getLogger(), logging.getLogger("edge_agent")
     before = (list(root.handlers), root.level, list(ours.handlers), ours.level, logging.raiseExceptions)
     yield
-    for handler in ours.handlers:
+    for handler in list(ours.handlers):
         if handler not in before[2]:
             handler.close()
     root.handlers[:], root.level, ours.handlers[:], ours.level = before[0], before[1], before[2], before[3]
@@ -154,19 +157,82 @@ def test_the_terminal_shows_all_of_ours_when_asked(capsys):
     assert [line.rpartition(" ")[2] for line in lines] == ["detail", "again", "again"]
 
 
-def test_the_file_holds_what_the_terminal_does_not(tmp_path, capsys):
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / LOG_NAME).read_text(encoding="ascii").splitlines()]
+
+
+def test_the_file_holds_what_the_terminal_does_not_as_one_object_a_line(tmp_path, capsys):
     log_to_terminal(verbose=False)
     assert log_to_file(tmp_path / "state") is not None
-    logging.getLogger("edge_agent.service").info("started with %s", "caf\udce9\n")
+    fields = {"event": "finding", "file": "a\n.dm3", "reasons": ("novel",), "label": None, "not a field": 1}
+    logging.getLogger("edge_agent.service").info("started with %s", "caf\udce9\n", extra=fields)
 
     assert capsys.readouterr().err == ""
-    text = (tmp_path / "state" / LOG_NAME).read_text(encoding="utf-8")
-    assert text.endswith("INFO started with caf\\udce9\\n\n")
+    (line,) = lines_of(tmp_path / "state")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
+    assert line == {
+        "level": "INFO",
+        "logger": "edge_agent.service",
+        "message": "started with caf\\udce9\\n",
+        "event": "finding",
+        "file": "a\n.dm3",
+        "reasons": ["novel"],
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            'a.dm3"}\n{"time": "2026-01-01T00:00:00.000Z", "level": "ERROR"', id="a line of the log"
+        ),
+        pytest.param("\x1b[2J\x1b]0;owned\x07.dm3", id="orders to a terminal"),
+        pytest.param("\u202e3md.a\u2028\x85.dm3", id="other ends of a line, other directions"),
+        pytest.param("\udce9.dm3", id="no UTF-8"),
+    ],
+)
+def test_no_name_forges_a_line_of_the_file(tmp_path, name):
+    log_to_file(tmp_path)
+    logging.getLogger("edge_agent").info("%s: no", name, extra={"file": name})
+    try:
+        raise ValueError(name)
+    except ValueError:
+        logging.getLogger("edge_agent").exception("stumbled")
+
+    raw = (tmp_path / LOG_NAME).read_bytes()
+    assert raw.count(b"\n") == 2
+    assert not set(raw) - set(range(32, 127)) - {10}
+    first, second = lines_of(tmp_path)
+    assert first["file"] == name
+    assert first["message"].isprintable()
+    assert second["exception"].startswith("Traceback (most recent call last):\n")
+
+
+def test_a_line_says_how_many_like_it_were_held_back(tmp_path, clock):
+    handler = log_to_file(tmp_path)
+    handler.removeFilter(handler.filters[0])
+    faults = StandingFaults(clock)
+    handler.addFilter(faults)
+    handler.setFormatter(JsonLines(faults))
+    for clock.now in (0, 1, 2, 60):
+        logging.getLogger("edge_agent").warning("%s: no", clock.now)
+
+    assert [(line["message"], line.get("held_back")) for line in lines_of(tmp_path)] == [
+        ("0: no", None),
+        ("60: no", 2),
+    ]
+
+
+def test_what_a_message_can_add_to_the_file_is_bounded(tmp_path):
+    log_to_file(tmp_path)
+    logging.getLogger("edge_agent").info("x" * 1_000_000)
+
+    assert (tmp_path / LOG_NAME).stat().st_size < 10_000
 
 
 def test_the_file_is_rotated_and_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(logs, "_LOG_BYTES", 2000)
-    log_to_file(tmp_path)
+    monkeypatch.setattr(logs, "_MIB", 2000)
+    log_to_file(tmp_path, files=5, mib=1)
     for number in range(500):
         logging.getLogger("edge_agent").info("line %d: %s", number, "x" * 100)
 
@@ -176,8 +242,13 @@ def test_the_file_is_rotated_and_bounded(tmp_path, monkeypatch):
     assert "line 499" in (tmp_path / LOG_NAME).read_text()
 
 
-def test_the_bound_is_sixty_mib():
-    assert (logs._LOG_FILES + 1) * logs._LOG_BYTES <= 60 * 2**20
+def test_another_bound_takes_the_place_of_the_first(tmp_path):
+    first, second = log_to_file(tmp_path), log_to_file(tmp_path, files=2, mib=3)
+    logging.getLogger("edge_agent").info("once")
+
+    assert first.stream is None
+    assert (second.backupCount, second.maxBytes) == (2, 3 * 2**20)
+    assert [line["message"] for line in lines_of(tmp_path)] == ["once"]
 
 
 @pytest.mark.parametrize("obstacle", ["a file", "a folder of that name"])

@@ -16,7 +16,7 @@ from bundles import tiny_bundle, tiny_manifest, tiny_model
 from onnx import numpy_helper
 from pydantic import ValidationError
 
-from edge_agent import model_bundle
+from edge_agent import model_names
 from edge_agent.model_bundle import (
     GOLDEN,
     MANIFEST,
@@ -44,7 +44,7 @@ def ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Path) -> Any:
     """Makes the installation ship bundles with these folder names."""
     root = tmp_path / "models"
     root.mkdir()
-    monkeypatch.setattr(model_bundle, "_model_roots", lambda: iter([root]))
+    monkeypatch.setattr(model_names, "_model_roots", lambda: iter([root]))
 
     def ship(*names: str) -> Path:
         for name in names:

@@ -389,7 +389,7 @@ def test_a_lack_of_memory_in_onnx_runtime_is_told_from_a_fault_of_ours(start, tm
 
 @linux
 def test_a_limit_too_low_for_the_model_is_said(start):
-    large = "import numpy as np; worker.open_bundle = lambda model: np.ones(1 << 30)"
+    large = "import numpy as np; worker.open_bundle = lambda *a, **k: np.ones(1 << 30)"
     process = start(large, memory_limit_mib=512)
 
     output, errors = process.communicate(timeout=20)

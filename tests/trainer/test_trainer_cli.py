@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "example", "prepare", "preview", "tune", "train", "crossvalidate", "learning-curve", "export",
     "import-checkpoint", "optimise", "evaluate", "faithfulness", "report", "explain", "publish",
-    "trust", "operating-point",
+    "trust", "operating-point", "new-key", "sign",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from trainer.commands.keys import opened_key, telling_lost_signature
 from trainer.commands.options import DataSetFolder, PartName, Seed, import_tensorflow, listed_option
 from trainer.terminal import evaluation_text, print_json, progress, say
 
@@ -42,7 +43,7 @@ def evaluate(
     from trainer.scoring.evaluation import evaluate as evaluate_bundle
 
     folds = read_cross_validation(cross_validation) if cross_validation else None
-    with progress() as shown:
+    with telling_lost_signature(bundle), progress() as shown:
         result = evaluate_bundle(
             bundle,
             load_dataset(dataset),
@@ -158,6 +159,12 @@ def publish(
     cite: Annotated[
         str | None, typer.Option(help="For that package: what to cite, `TEXT | DOI`, several separated by ;")
     ] = None,
+    sign_with: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY", help="Sign what is published with this private key (edge-trainer new-key)."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Draws the picture on the package's cover.")] = 0,
 ) -> None:
     """Verify an evaluated bundle, replay its golden cases, and copy it to the published models."""
@@ -169,7 +176,10 @@ def publish(
         named = Credits(listed_option(authors) or (), citations(cite or ""))
         say(f"package for bioimage.io: {publish_package(bundle, bioimageio, named, seed=seed)}")
     if bioimageio is None or models is not None:
-        say(f"published: {publish_bundle(bundle, models)}")
+        key = None if sign_with is None else opened_key(sign_with)
+        published = publish_bundle(bundle, models, sign_with=key)
+        with telling_lost_signature(bundle, published):
+            say(f"published: {published}{'' if key is None else ', signed'}")
 
 
 def optimise(
@@ -212,7 +222,7 @@ def optimise(
         version,
         seed,
     )
-    with progress() as shown:
+    with telling_lost_signature(bundle, out), progress() as shown:
         found = optimise_bundle(bundle, load_dataset(dataset), out, order, progress=shown)
     say(optimisation_text(found))
     say(f"next: edge-trainer evaluate {out} {dataset}")
@@ -243,7 +253,7 @@ def faithfulness(
     from trainer.scoring.faithfulness import measure_faithfulness
     from trainer.scoring.map_verdicts import faithfulness_text
 
-    with progress() as shown:
+    with telling_lost_signature(bundle), progress() as shown:
         result = measure_faithfulness(
             bundle,
             load_dataset(dataset),

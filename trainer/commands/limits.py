@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from trainer.commands.keys import telling_lost_signature
 from trainer.commands.options import DataSetFolder, Seed
 from trainer.terminal import progress, say, trust_text
 
@@ -65,7 +66,7 @@ def trust(
     part: Literal["validation", "test"] = "test" if split is HeldOutPart.test else "validation"
     goal, given = Goal(acceptance, accuracy), Strangers(strangers, drawn)
     order = TrustOrder(part, folds, goal, given, version, seed)
-    with progress() as shown:
+    with telling_lost_signature(bundle, out), progress() as shown:
         _, record = trust_bundle(bundle, load_dataset(dataset), out, order, progress=shown)
     say(trust_text(record))
     say(f"bundle: {out}")
@@ -91,8 +92,9 @@ def operating_point(
     from trainer.trusting.operating_point import Goal
 
     goal = Goal(acceptance, accuracy)
-    _, record = move_operating_point(
-        bundle, out, goal, confidence=confidence, novelty=novelty, version=version, seed=seed
-    )
+    with telling_lost_signature(bundle, out):
+        _, record = move_operating_point(
+            bundle, out, goal, confidence=confidence, novelty=novelty, version=version, seed=seed
+        )
     say(trust_text(record))
     say(f"bundle: {out}")

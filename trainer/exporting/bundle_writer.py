@@ -95,7 +95,8 @@ def onnx_session(model: bytes) -> InferenceSession:
 def add_file(folder: Path, name: str, data: bytes) -> None:
     """Put a further file into a bundle, or replace one, and state its hash in the manifest.
 
-    The bundle is valid at every moment in between: while a file is replaced, the manifest does not name it.
+    The bundle is valid at every moment in between: while a file is replaced, the manifest does not name it. A
+    signature goes: nobody has signed what the bundle is now.
 
     Raises:
         BundleRefused: the bundle is not as its manifest says.
@@ -113,7 +114,7 @@ def add_file(folder: Path, name: str, data: bytes) -> None:
 
 
 def _write_manifest(folder: Path, manifest: Manifest, hashes: dict[str, str]) -> None:
-    stated = manifest.model_copy(update={"sha256": dict(sorted(hashes.items()))})
+    stated = manifest.model_copy(update={"sha256": dict(sorted(hashes.items())), "signature": None})
     write_durably(folder / MANIFEST, manifest_json(stated))
 
 

@@ -15,9 +15,12 @@ from edge_agent.model_bundle import MANIFEST, Bundle, open_bundle
 from trainer.exporting.bioimageio import write_package
 from trainer.exporting.bundle_writer import add_file
 from trainer.exporting.front_matter import with_front_matter
+from trainer.exporting.signing import sign_bundle
 from trainer.scoring.evaluation import EVALUATION, EvaluationError, read_evaluation
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from trainer.exporting.bioimageio import Credits
     from trainer.scoring.evaluation import Evaluation
 
@@ -30,10 +33,13 @@ _REPOSITORY: Final = Path(__file__).resolve().parents[2]
 _CARD: Final = "MODEL_CARD.md"
 
 
-def publish(bundle_path: Path, models: Path | None = None) -> Path:
+def publish(
+    bundle_path: Path, models: Path | None = None, *, sign_with: Ed25519PrivateKey | None = None
+) -> Path:
     """Verify a bundle, replay its golden cases, and copy it to `models`/<name>-<version>.
 
-    `models` is by default the folder of that name in the repository that this file lies in.
+    `models` is by default the folder of that name in the repository that this file lies in. The card is told the
+    figures, so that a signature of the bundle does not fit any more: `sign_with` puts a new one.
 
     Raises:
         BundleRefused: the bundle is not as its manifest says.
@@ -53,6 +59,8 @@ def publish(bundle_path: Path, models: Path | None = None) -> Path:
             shutil.copyfile(bundle.path / name, draft / name)
         _tell_figures(draft, bundle, evaluation)
         open_bundle(draft)
+        if sign_with is not None:
+            sign_bundle(draft, sign_with)
         draft.chmod(0o755)
         draft.rename(target)
     finally:

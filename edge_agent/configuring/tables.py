@@ -1,0 +1,282 @@
+"""The keys of the configuration: names, defaults, limits, meanings.
+
+Only this module knows them. The schema, the commented file of `config init` and what is said of a wrong value
+are all made from what stands here, the texts below the keys included.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from edge_agent.configuring.allowed_paths import (
+    unc_host,
+    why_host_is_foreign,
+    why_no_place_for_files,
+    why_not_usable,
+)
+from edge_agent.configuring.places import state_folder
+
+DEFAULT_INCLUDE: Final = ("*.dm3", "*.dm4")
+SAME_MAGNIFICATION: Final = 1e-3
+"""Relative: instruments write 40000, 4e4 or 39999.998 for one step; steps differ by a tenth and more."""
+_KEY_BYTES: Final = 32
+_FORBIDDEN_IN_ADDRESS: Final = re.compile(r"[\s\x00-\x1f\x7f]")
+
+
+def _pattern(pattern: str) -> str:
+    if not pattern or "/" in pattern or "\\" in pattern:
+        raise ValueError(f"{pattern!r} is no pattern of file names (give no folder in it)")
+    return pattern
+
+
+def _usable_path(path: Path) -> Path:
+    why_not = why_not_usable(path)
+    if why_not is not None:
+        raise ValueError(f"{str(path)!r} {why_not}")
+    return path
+
+
+def _trusted_key(key: str) -> str:
+    kind, _, text = key.partition(":")
+    try:
+        length = len(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        length = 0
+    if kind != "ed25519" or length != _KEY_BYTES:
+        raise ValueError(
+            f'{key!r} is no public key; one is "ed25519:" and the base64 of {_KEY_BYTES} bytes, as '
+            "`edge-trainer new-key` prints it"
+        )
+    return key
+
+
+def _magnification(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f'{text!r} is no magnification; write it as a number in quotes, for example "40000"')
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
+UsablePath = Annotated[Path, AfterValidator(_usable_path)]
+TrustedKey = Annotated[str, AfterValidator(_trusted_key)]
+Magnification = Annotated[str, AfterValidator(_magnification)]
+PixelSizeNm = Annotated[float, Field(gt=0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class PageConfig(_Table):
+    """The page, health and metrics of the running agent, on this PC only (127.0.0.1)."""
+
+    enabled: bool = True
+    """Whether to listen at all."""
+    port: int = Field(default=8747, ge=0, le=65535)
+    """The port; 0 is any free one, which `status` then names. When it is taken the agent works without."""
+
+
+class EventsConfig(_Table):
+    """What is sent elsewhere when a file is finished; nothing is, unless an address is given here."""
+
+    webhook_url: str | None = Field(default=None, examples=["https://lims.example.org/scopewatch"])
+    """Each finding is sent as JSON by HTTP POST to this http(s) address."""
+    mqtt_url: str | None = Field(default=None, examples=["mqtt://broker.example.org:1883/scope/findings"])
+    """Each finding is published as JSON under this address, `mqtt://host:1883/topic` (needs `scopewatch[mqtt]`)."""
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _webhook(cls, url: str | None) -> str | None:
+        return _address(url, ("http", "https"), "https://host/path")
+
+    @field_validator("mqtt_url")
+    @classmethod
+    def _mqtt(cls, url: str | None) -> str | None:
+        given = _address(url, ("mqtt", "mqtts"), "mqtt://host:1883/topic")
+        if given is not None:
+            parts = urlsplit(given)
+            if not parts.path.strip("/") or "#" in given or "?" in given or "+" in parts.path:
+                raise ValueError(
+                    f"{given!r} names no topic to publish under; write it as mqtt://host:1883/topic, without + # ?"
+                )
+        return given
+
+
+class InstrumentConfig(_Table):
+    """What the files of this microscope do not say, or say wrongly; noted in every sidecar."""
+
+    name: str | None = Field(default=None, examples=["Titan, room 12"])
+    """How the laboratory calls the instrument."""
+    microscope: str | None = Field(default=None, examples=["FEI Titan 80-300"])
+    """Maker and type."""
+    camera: str | None = Field(default=None, examples=["Gatan OneView"])
+    """The camera or detector."""
+    pixel_size_nm: dict[Magnification, PixelSizeNm] = Field(default_factory=dict, examples=[{"40000": 0.25}])
+    """Pixel size in nm by indicated magnification ("40000" = 0.25); it replaces what such a file says. It is that
+    of the pixels as they are saved: with another binning it is another."""
+
+    @field_validator("pixel_size_nm")
+    @classmethod
+    def _each_magnification_once(cls, sizes: dict[str, float]) -> dict[str, float]:
+        ordered = sorted(sizes, key=float)
+        for lower, upper in pairwise(ordered):
+            if math.isclose(float(lower), float(upper), rel_tol=2 * SAME_MAGNIFICATION):
+                raise ValueError(f"{lower!r} and {upper!r} are one magnification; name it once")
+        return sizes
+
+
+class RetentionConfig(_Table):
+    """What is kept for how long; micrographs and sidecars are never removed."""
+
+    heatmap_days: int | None = Field(default=None, ge=1, le=36500, examples=[365])
+    """Heatmaps of files finished longer ago are removed, their sidecars stay; not given, they are kept."""
+    log_files: int = Field(default=5, ge=1, le=100)
+    """Rotated log files that are kept beside the current one."""
+    log_mib: int = Field(default=10, ge=1, le=1024)
+    """Size at which a log file is rotated."""
+
+
+class AgentConfig(BaseModel):
+    """Everything the live agent can be told. Paths are absolute once loaded."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        title="scopewatch agent configuration",
+    )
+
+    folders: tuple[UsablePath, ...] = ()
+    """Watched with everything below them. They need not exist yet, and are never created."""
+    output: UsablePath | None = Field(default=None, examples=["results"])
+    """Mirror sidecars and heatmaps below this folder; not given, they lie beside the micrographs. On a server only
+    where a watched folder names the same one, and never in a folder of the operating system."""
+    model: str | None = Field(default=None, examples=["particle-shape"])
+    """Name of a model in the store or the installation, or the path of one; not given, the default one."""
+    include: tuple[Pattern, ...] = DEFAULT_INCLUDE
+    """Patterns of file names that are micrographs; upper and lower case are the same."""
+    exclude: tuple[Pattern, ...] = ()
+    """Patterns of file names, or of the names of folders, that are left alone whatever `include` says."""
+    quiet_seconds: float = Field(default=1.0, ge=0.05, le=600)
+    """A file is read once its size and time have not changed for so long; longer where writers pause."""
+    share_quiet_seconds: float = Field(default=3.0, ge=0.05, le=600)
+    """The same for folders on a network share, where sizes and times arrive late."""
+    gap_seconds: float = Field(default=10.0, ge=0, le=600)
+    """A file with a sector of zeros must rest so long before it is believed: its writer may have reserved the
+    whole length first. Pictures with black areas wait for it, too."""
+    scan_seconds: float = Field(default=10.0, ge=0.1, le=3600)
+    """How often the folders are looked over; between scans the system's change events are the hints."""
+    cold_scan_seconds: float = Field(default=600.0, ge=0.1, le=86400)
+    """How often each file is looked at in a folder where nothing was saved or changed for a while."""
+    newest_first: bool = False
+    """While a backlog is worked off, take the newest file first instead of the oldest."""
+    wall_limit_seconds: float = Field(default=30.0, ge=1, le=3600)
+    """A file that takes the worker longer than this (and longer than its size explains) is given up for the
+    moment, and the worker replaced."""
+    memory_limit_mib: int = Field(default=4096, ge=512, le=2**24)
+    """The worker may not ask for more memory than this."""
+    recycle_files: int = Field(default=1000, ge=1, le=10**9)
+    """The worker is replaced by a fresh one after so many files."""
+    low_priority: bool = True
+    """Run below normal priority, with disk access only when nobody else wants it."""
+    yield_above_cpu_percent: float | None = Field(default=None, ge=1, le=100, examples=[60])
+    """Pause while other programs use more than this share of all processors; not given, never."""
+    free_space_floor_mib: int = Field(default=1024, ge=0, le=2**30)
+    """Nothing is written to a disk with less free space than this: the room belongs to the instrument."""
+    stalled_seconds: float = Field(default=600.0, ge=1, le=10**9)
+    """A file that stays incomplete for so long gets a sidecar that says so, until it changes."""
+    snapshot_limit_mib: int = Field(default=512, ge=1, le=2**20)
+    """Larger files are read frame by frame from the shared handle instead of whole into memory."""
+    heatmap: bool = True
+    """Whether to draw heatmaps."""
+    trusted_keys: tuple[TrustedKey, ...] = ()
+    """Public keys ("ed25519:...") of those who may sign models; once one is listed, no unsigned model is used
+    but those that came with the installation."""
+    state: UsablePath = Field(default_factory=state_folder, examples=["state"])
+    """Where the journal, the status and the lock are kept: a local disk, never the share that is watched. Not
+    given, it is that of SCOPEWATCH_STATE, else the user's (for the system's configuration: the system's) own."""
+    page: PageConfig = PageConfig()
+    events: EventsConfig = EventsConfig()
+    instrument: InstrumentConfig = InstrumentConfig()
+    retention: RetentionConfig = RetentionConfig()
+
+    @field_validator("include")
+    @classmethod
+    def _includes_something(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        if not patterns:
+            raise ValueError('must name at least one pattern, for example "*.dm3"')
+        return patterns
+
+    @field_validator("folders")
+    @classmethod
+    def _folders_once(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        once = tuple(dict.fromkeys(folders))
+        for inner in once:
+            for outer in once:
+                if inner != outer and inner.is_relative_to(outer):
+                    raise ValueError(f"{inner} lies in {outer}, which is watched with everything below it")
+        return once
+
+    @field_validator("output")
+    @classmethod
+    def _output_may_be_written(cls, output: Path | None, info: ValidationInfo) -> Path | None:
+        if output is not None:
+            _refuse(output, why_no_place_for_files(output, _watched(info)))
+        return output
+
+    @field_validator("model")
+    @classmethod
+    def _model_may_be_reached(cls, model: str | None, info: ValidationInfo) -> str | None:
+        if model is not None:
+            _refuse(model, why_host_is_foreign(model, _watched(info)))
+        return model
+
+    @field_validator("state")
+    @classmethod
+    def _state_is_local(cls, state: Path) -> Path:
+        if unc_host(state) is not None:
+            _refuse(state, "lies on a network share; the journal and its locks need a local disk")
+        _refuse(state, why_no_place_for_files(state, ()))
+        return state
+
+
+def _watched(info: ValidationInfo) -> tuple[Path, ...]:
+    """The folders, as far as they were found sound: they are checked first."""
+    return tuple(info.data.get("folders", ()))
+
+
+def _refuse(path: object, why_not: str | None) -> None:
+    if why_not is not None:
+        raise ValueError(f"{path} {why_not}")
+
+
+def _address(url: str | None, schemes: tuple[str, ...], example: str) -> str | None:
+    if url is None:
+        return None
+    try:
+        parts: Any = urlsplit(url)
+        port_is_possible = parts.port is None or parts.port > 0
+    except ValueError:
+        parts, port_is_possible = urlsplit(""), False
+    if (
+        parts.scheme not in schemes
+        or not parts.hostname
+        or not port_is_possible
+        or _FORBIDDEN_IN_ADDRESS.search(url)
+    ):
+        raise ValueError(f"{url!r} is no address of this kind; write it as {example}")
+    return url

@@ -1,0 +1,82 @@
+"""What the agent has left on this PC besides results, and how it is taken away without taking anything else.
+
+Sidecars and heatmaps are the owner's, wherever they lie. Only this module decides what is the agent's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from typing import TYPE_CHECKING, Final
+
+from edge_agent.deploy.service_plan import SERVICE_NAME
+from edge_agent.status import LOCK_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+_SCHEMA_NAME: Final = "config.schema.json"
+
+
+def purge(state: Path, config_file: Path, kept: Iterable[Path]) -> Iterator[str]:
+    """Remove state and configuration, and yield a line for each; whatever lies in `kept` folders stays.
+
+    The agent must not be running. Raises OSError.
+    """
+    yield from _purge_state(state, tuple(kept))
+    yield from _purge_config(config_file)
+
+
+def _purge_state(state: Path, kept: tuple[Path, ...]) -> Iterator[str]:
+    if not state.is_dir():
+        return
+    if not (state / LOCK_NAME).is_file():
+        if any(state.iterdir()):
+            yield f"{state}: left alone: no agent has kept its state there"
+        else:
+            _remove_folder(state)
+        return
+    inside = [folder for folder in kept if folder.is_relative_to(state)]
+    # Something of another owner may lie around a state folder that is called otherwise.
+    if state.name != SERVICE_NAME and any(state.is_relative_to(folder) for folder in kept):
+        yield f"{state}: left alone: it lies among the micrographs; remove it by hand"
+        return
+    _empty(state, inside)
+    if inside:
+        yield f"{state}: removed, but for the results in {', '.join(map(str, inside))}"
+    else:
+        _remove_folder(state)
+        yield f"{state}: removed (journal, status, log, models)"
+
+
+def _purge_config(config_file: Path) -> Iterator[str]:
+    folder = config_file.parent
+    if config_file.is_file():
+        config_file.unlink()
+        yield f"{config_file}: removed"
+    if folder.name == SERVICE_NAME and folder.is_dir():
+        (folder / _SCHEMA_NAME).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else lies there, which is not ours
+            folder.rmdir()
+
+
+def _empty(folder: Path, kept: list[Path]) -> None:
+    for item in folder.iterdir():
+        if item in kept:
+            continue
+        if any(inner.is_relative_to(item) for inner in kept):
+            _empty(item, kept)
+        elif item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
+
+
+def _remove_folder(state: Path) -> None:
+    """Under DynamicUser, systemd puts the folder elsewhere and leaves a link."""
+    behind = state.resolve()
+    if state.is_symlink():
+        state.unlink()
+    with contextlib.suppress(FileNotFoundError):
+        behind.rmdir()

@@ -1,0 +1,329 @@
+r"""The service on a Windows PC, step by step: what is checked, created, started and told, in that order.
+
+With an administrator it is a service (LocalService unless an account is named), without one a task at log-on.
+Each step yields the line that the person at the terminal reads. Not verified on Windows: `WindowsSystem` is all
+that touches Windows, and tests pass their own.
+"""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from edge_agent.config import system_config_file, system_state_folder, user_config_file
+from edge_agent.config_file import state_named
+from edge_agent.deploy.first_config import first_config
+from edge_agent.deploy.leftovers import purge
+from edge_agent.deploy.logon_task import LogonTask, task_xml, windowless
+from edge_agent.deploy.mapped_drives import is_unc, refuse_mapped
+from edge_agent.deploy.service_plan import (
+    Account,
+    ServiceFailed,
+    ServiceRefused,
+    ServiceReport,
+    paths_written,
+    plan_service,
+)
+from edge_agent.deploy.windows_control import (
+    LOCAL_SERVICE,
+    SERVICE_SID,
+    ServiceEntry,
+    ServiceManager,
+)
+from edge_agent.deploy.windows_rights import Win32AccessLists, changeable_by, code_folders
+from edge_agent.status import running_status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from edge_agent.deploy.service_plan import InstallRequest, ServicePlan
+    from edge_agent.deploy.windows_rights import AccessLists
+
+NOT_VERIFIED: Final = "not verified on Windows: please report what happens on this PC"
+START_SECONDS: Final = 330.0
+STOP_SECONDS: Final = 15.0
+_SERVICE_PROGRAM: Final = ("edge_agent", "deploy", "windows_service.py")
+
+
+class WindowsSystem(Protocol):
+    """What is asked of Windows."""
+
+    def is_administrator(self) -> bool:
+        """Whether this prompt has an administrator's rights."""
+
+    def share_of(self, drive: str) -> str | None:
+        r"""Return the \\server\share behind a drive letter (`Z:`), None for none."""
+
+    def user(self) -> str:
+        r"""Return who is logged on here, as `DOMAIN\name`."""
+
+    def ask_password(self, account: str) -> str:
+        """Ask the person at the terminal for an account's password, unseen."""
+
+    def manager(self) -> ServiceManager:
+        """Return the entry in the service control manager."""
+
+    def task(self) -> LogonTask:
+        """Return the task in Task Scheduler."""
+
+    def access_lists(self) -> AccessLists:
+        """Return who reads access lists."""
+
+    def base_python(self) -> Path:
+        """Return the interpreter that a service can be: not the launcher of a virtual environment."""
+
+
+def install(request: InstallRequest, system: WindowsSystem | None = None) -> Iterator[str]:
+    """Install or upgrade the service or the task, and start it. Raises ServiceRefused, ServiceFailed."""
+    system = system or RealSystem()
+    yield f"note           {NOT_VERIFIED}"
+    if not request.own and not system.is_administrator():
+        raise ServiceRefused(
+            "a service is installed from a prompt that was started as administrator; without one: "
+            "edge-agent service install --user"
+        )
+    file = request.config_file or (user_config_file() if request.own else system_config_file())
+    written = first_config(file.absolute(), request.folders, None if request.own else system_state_folder())
+    config = written.config
+    plan = plan_service(written.file, config, _account(request, system), own=request.own)
+    _refuse_what_cannot_work(plan, system)
+    if not written.exists:
+        written.write(for_all=False)
+    yield f"configuration  {written.file}{'' if written.exists else ' (new)'}"
+    yield f"account        {plan.account.name}: {plan.account.why}"
+    yield from _put_task(plan, system) if plan.own else _put_service(plan, system)
+    for folder in config.folders:
+        yield f"watches        {folder}{'' if folder.is_dir() else '  (not there yet)'}"
+    yield f"results        {config.output or 'beside the micrographs'}"
+    yield f"state and log  {config.state}"
+    if request.start:
+        yield from start(own=request.own, system=system)
+    else:
+        yield "not started    `edge-agent service start` starts it"
+
+
+def uninstall(*, own: bool | None, everything: bool, system: WindowsSystem | None = None) -> Iterator[str]:
+    """Stop the service or the task and take it away; with `everything`, its state and configuration too."""
+    system = system or RealSystem()
+    is_own = _is_own(own, system)
+    file = user_config_file() if is_own else _config_of(system.manager().command_line())
+    yield from stop(own=is_own, system=system)
+    if is_own:
+        system.task().delete()
+    else:
+        system.manager().delete()
+    yield f"removed        the {'task' if is_own else 'service'}"
+    if file is None or not file.exists():
+        yield "kept           no configuration was found, so nothing else was looked for"
+        return
+    config = first_config(file, (), None if is_own else system_state_folder()).config
+    state = config.state
+    if not everything:
+        yield f"kept           {file}, {state}; `--purge` removes them"
+        return
+    yield from purge(state, file, (*config.folders, *([config.output] if config.output else [])))
+    yield "kept           sidecars and heatmaps"
+
+
+def start(*, own: bool | None, system: WindowsSystem | None = None) -> Iterator[str]:
+    """Start the service and wait until it is ready; a task is only told to start."""
+    system = system or RealSystem()
+    if _is_own(own, system):
+        system.task().start()
+        yield "started        the model is loaded and checked first; `edge-agent status` tells when it works"
+        return
+    yield "starting       the model is loaded and checked first"
+    yield f"running        ready after {system.manager().start(START_SECONDS):.1f} s"
+
+
+def stop(*, own: bool | None, system: WindowsSystem | None = None) -> Iterator[str]:
+    """Stop the service and wait, or end the task."""
+    system = system or RealSystem()
+    if _is_own(own, system):
+        system.task().stop()
+        yield "stopped        files in hand are taken up again at the next start"
+        return
+    yield f"stopped        in {system.manager().stop(STOP_SECONDS):.1f} s; it starts again at the next boot"
+
+
+def report(*, own: bool | None, system: WindowsSystem | None = None) -> ServiceReport:
+    """Return what Windows and the agent say."""
+    system = system or RealSystem()
+    if _is_own(own, system):
+        file, words, active = user_config_file(), "a task at log-on", True
+    else:
+        state = system.manager().state()
+        file = _config_of(system.manager().command_line()) or system_config_file()
+        active = state is not None and state.word == "running"
+        words = "gone" if state is None else f"{state.word}, process {state.pid}, last code {state.exit_code}"
+    lines, numbers = [f"service       {words}", f"config        {file}"], None
+    try:
+        numbers = running_status(state_named(file))
+    except (OSError, ValueError) as error:
+        lines.append(f"agent         does not tell: {error}")
+    return ServiceReport(tuple(lines), numbers, active and numbers is not None)
+
+
+def service_command(plan: ServicePlan, python: Path) -> str:
+    """Return the command line of the service: every word in quotes, for an unquoted path can be another program."""
+    program = PureWindowsPath(plan.package).joinpath(*_SERVICE_PROGRAM)
+    words = (str(python), "-I", str(program), str(plan.config_file))
+    return " ".join(f'"{word}"' if word != "-I" else word for word in words)
+
+
+def grant_command(folder: Path) -> str:
+    """Return the command that lets the service read and write a folder, and nobody else more than before."""
+    return f'icacls "{folder}" /grant "{SERVICE_SID}:(OI)(CI)M"'
+
+
+def _account(request: InstallRequest, system: WindowsSystem) -> Account:
+    if request.own:
+        return Account(system.user(), "you, without an administrator")
+    if request.account is None:
+        return Account(LOCAL_SERVICE, "an account with hardly any rights; it gets those it needs below")
+    return Account(request.account, "as asked")
+
+
+def _refuse_what_cannot_work(plan: ServicePlan, system: WindowsSystem) -> None:
+    config = plan.config
+    paths = (*config.folders, *([config.output] if config.output else []), plan.config_file)
+    if plan.own:  # the task runs in the log-on that maps the drives
+        if not Path(windowless(plan.python)).exists():
+            raise ServiceRefused(f"{windowless(plan.python)}: is not there; a task without a window needs it")
+        return
+    refuse_mapped(paths, system)
+    shares = [folder for folder in paths if is_unc(folder)]
+    lines = []
+    if shares and plan.account.name == LOCAL_SERVICE:
+        lines.append(
+            f"{shares[0]}: LocalService is nobody on a server; name an account of the domain with --account"
+        )
+    for code in code_folders(system.base_python(), plan.package):
+        lines += [
+            f"{found}, and with it what the service does; install below C:\\Program Files"
+            for found in changeable_by(code, system.access_lists())
+        ]
+    if lines:
+        raise ServiceRefused("\n".join(lines))
+
+
+def _put_service(plan: ServicePlan, system: WindowsSystem) -> Iterator[str]:
+    account, manager = str(plan.account.name), system.manager()
+    password = None if account == LOCAL_SERVICE else system.ask_password(account)
+    if password is not None:
+        manager.allow_log_on(account)
+    is_new = manager.put(ServiceEntry(service_command(plan, system.base_python()), account, password))
+    yield f"service        {'created' if is_new else 'changed'}: delayed start, restarts after 5, 30 and 60 s"
+    folders = (*paths_written(plan), plan.config.state)
+    yield "rights         the service needs to read and write; have an administrator run:"
+    for folder in dict.fromkeys((*folders, *plan.config.folders)):
+        yield f"                 {grant_command(folder)}"
+
+
+def _put_task(plan: ServicePlan, system: WindowsSystem) -> Iterator[str]:
+    command = (windowless(plan.python), *plan.command[1:])
+    system.task().put(task_xml(str(plan.account.name), command), plan.config.state)
+    yield "task           at your log-on, without a window, restarted when it fails"
+
+
+def _is_own(own: bool | None, system: WindowsSystem) -> bool:
+    """Return whether the task is meant, not the service: the service where there is one."""
+    if own is not True and system.manager().state() is not None:
+        return False
+    if own is not False and system.task().exists():
+        return True
+    raise ServiceFailed("no service is installed; `edge-agent service install FOLDER` does it")
+
+
+def _config_of(command_line: str | None) -> Path | None:
+    """The configuration is the last word of the command, in quotes."""
+    words = (command_line or "").split('"')
+    return Path(words[-2]) if len(words) >= 3 else None
+
+
+@dataclass(frozen=True, slots=True)
+class RealSystem:
+    """`WindowsSystem` of the PC this runs on."""
+
+    def is_administrator(self) -> bool:
+        """IsUserAnAdmin."""
+        from edge_agent.deploy.windows_facts import RealWindows
+
+        return bool(RealWindows().is_administrator())
+
+    def share_of(self, drive: str) -> str | None:
+        """WNetGetConnection; where this log-on does not know the drive, what the person's own has noted."""
+        from edge_agent.deploy.windows_facts import RealWindows
+
+        return RealWindows().share_of(drive) or _noted_share(drive)
+
+    def user(self) -> str:
+        r"""GetUserNameEx, as `DOMAIN\name`."""
+        import win32api
+
+        return str(win32api.GetUserNameEx(2))  # NameSamCompatible
+
+    def ask_password(self, account: str) -> str:
+        """Without echo; never from the command line, where every user of the PC could read it."""
+        return getpass.getpass(f"password of {account} (Windows keeps it for the service): ")
+
+    def manager(self) -> ServiceManager:
+        """pywin32's."""
+        return ServiceManager(_pywin32())
+
+    def task(self) -> LogonTask:
+        """By the program schtasks."""
+        return LogonTask(_run)
+
+    def access_lists(self) -> AccessLists:
+        """pywin32's."""
+        return Win32AccessLists(_pywin32().win32security)
+
+    def base_python(self) -> Path:
+        """A launcher would be another process than the one that Windows waits for."""
+        return Path(getattr(sys, "_base_executable", sys.executable))
+
+
+def _pywin32() -> SimpleNamespace:
+    try:
+        import pywintypes
+        import servicemanager
+        import win32con
+        import win32evtlogutil
+        import win32security
+        import win32service
+    except ImportError as error:
+        raise ServiceRefused(f"pywin32 is not there ({error}); pip install pywin32, or use --user") from None
+    return SimpleNamespace(
+        pywintypes=pywintypes,
+        servicemanager=servicemanager,
+        win32con=win32con,
+        win32evtlogutil=win32evtlogutil,
+        win32security=win32security,
+        win32service=win32service,
+    )
+
+
+def _run(words: Sequence[str], timeout_seconds: float) -> tuple[int, str]:
+    done = subprocess.run(
+        words, capture_output=True, text=True, errors="replace", timeout=timeout_seconds, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def _noted_share(drive: str) -> str | None:
+    r"""Read HKEY_CURRENT_USER\Network\Z: an administrator's prompt does not see the desktop's drives."""
+    if sys.platform != "win32":
+        return None
+    import winreg
+
+    try:
+        with winreg.OpenKey(winreg.HKEY_CURRENT_USER, f"Network\\{drive[0]}") as key:
+            return str(winreg.QueryValueEx(key, "RemotePath")[0])
+    except OSError:
+        return None
