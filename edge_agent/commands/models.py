@@ -218,11 +218,11 @@ def _store_row(entry: Accepted, record: StoreRecord, chosen: Chosen) -> dict[str
 
 
 def _row_text(row: dict[str, Any]) -> str:
-    mark = "*" if row["current"] else " "
+    marks = [mark for mark in ("current", "default") if row[mark]]
     vouched = f"signed by {row['signed_by']}" if row["signed_by"] else "unsigned"
     origin = "shipped" if row["origin"] == "shipped" else vouched
-    words = [f"{mark} {row['name']}-{row['version']}", ", ".join(row["labels"]), origin]
-    words += ["default"] if row["default"] else []
+    words = [f"{row['name']}-{row['version']}", ", ".join(row["labels"]), origin]
+    words += [f"({', '.join(marks)})"] if marks else []
     if row["refused"]:
         words.append(f"REFUSED {row['refused']['at'][:16].replace('T', ' ')} UTC: {row['refused']['reason']}")
     return "  ".join(words)

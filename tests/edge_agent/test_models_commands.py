@@ -76,8 +76,8 @@ def test_from_a_bundle_to_the_current_model_and_back(run, state: Path, tmp_path:
         "",
     )
     assert run("models", "list", *options)[1] == (
-        "  tiny-1  faceted, rod, round  shipped  default\n"
-        "* tiny-2  faceted, rod, round  signed by 56475aa75463474c\n"
+        "tiny-1  faceted, rod, round  shipped  (default)\n"
+        "tiny-2  faceted, rod, round  signed by 56475aa75463474c  (current)\n"
     )
     code, out, _ = run("check", *options)
     assert (code, out.splitlines()[0]) == (
@@ -131,8 +131,8 @@ def test_a_refused_model_is_listed_with_its_reason(run, state: Path, tmp_path: P
     assert run("models", "use", "tiny-2")[0] == 2
 
     code, out, err = run("models", "list")
-    assert out.splitlines()[0] == "* tiny-1  faceted, rod, round  shipped  default"
-    assert "  tiny-2  faceted, rod, round  unsigned  REFUSED 20" in out
+    assert out.splitlines()[0] == "tiny-1  faceted, rod, round  shipped  (current, default)"
+    assert "tiny-2  faceted, rod, round  unsigned  REFUSED 20" in out
     assert f"UTC: {state}/models/bundles/tiny-2/model.onnx: SHA-256 is " in out
     assert err == "tiny-2 was refused\n"
     code, _, err = run("models", "show", "tiny-2")
@@ -185,7 +185,7 @@ def test_what_the_configuration_asks_for_goes_before_and_that_is_said(
     assert run("models", "use", "tiny-2", "--config", config)[2] == (
         "the configuration asks for tiny-1, which goes before; take `model` out of it\n"
     )
-    assert run("models", "list", "--config", config)[1].splitlines()[0].startswith("* tiny-1")
+    assert run("models", "list", "--config", config)[1].splitlines()[0].endswith("(current, default)")
 
 
 def test_classify_uses_the_current_model_and_the_last_good_one_where_it_was_changed(
