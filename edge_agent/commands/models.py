@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,6 +66,7 @@ def models_add(
     from edge_agent.deploy.model_intake import add
 
     settings, store = _store(config)
+    _require_owner(settings.state)
     _be_a_quiet_guest(settings)
     added = add(store, bundle.absolute(), settings.trusted_keys)
     entry = added.entry
@@ -84,6 +86,7 @@ def models_use(name: _Name, config: ConfigOption = None) -> None:
     from edge_agent.deploy.model_intake import use
 
     settings, store = _store(config)
+    _require_owner(settings.state)
     _be_a_quiet_guest(settings)
     _say_current(use(store, name, settings.trusted_keys), settings)
 
@@ -94,6 +97,7 @@ def models_rollback(config: ConfigOption = None) -> None:
     from edge_agent.deploy.model_intake import roll_back
 
     settings, store = _store(config)
+    _require_owner(settings.state)
     _be_a_quiet_guest(settings)
     _say_current(roll_back(store, settings.trusted_keys), settings)
 
@@ -103,7 +107,8 @@ def models_remove(name: _Name, config: ConfigOption = None) -> None:
     """Delete a model that is not the current one from this PC's store."""
     from edge_agent.deploy.store_record import StoreRefused
 
-    _, store = _store(config)
+    settings, store = _store(config)
+    _require_owner(settings.state)
     entry = store.record().named(name)
     if entry is None:
         raise StoreRefused(f"{name}: is not in the store {store.folder}")
@@ -159,6 +164,27 @@ def _store(config: Path | None, model: str | None = None) -> tuple[AgentConfig, 
 
     settings = configure(config_in_force(config), model=model)
     return settings, ModelStore(settings.state)
+
+
+def _require_owner(state: Path) -> None:
+    """Refuse root where the state folder is another account's: its agent could not change what root wrote there.
+
+    Under /var/lib/private only root comes through (systemd's DynamicUser): there it may.
+    """
+    if sys.platform == "win32" or os.geteuid() != 0 or not state.exists():
+        return
+    import pwd
+
+    from edge_agent.deploy.store_record import StoreRefused
+
+    try:
+        owner = pwd.getpwuid(state.stat().st_uid).pw_name
+    except KeyError:
+        return
+    if owner != "root" and not state.resolve().is_relative_to("/var/lib/private"):
+        raise StoreRefused(
+            f"{state}: belongs to {owner}; run this as that account: sudo -u {owner} edge-agent ..."
+        )
 
 
 def _be_a_quiet_guest(settings: AgentConfig) -> None:

@@ -281,3 +281,18 @@ def test_a_model_that_wants_more_memory_than_it_may_have_is_refused(state: Path,
     assert f"{bundle}: ONNX Runtime cannot use the model (" in told[0]
     assert "Failed to allocate memory" in told[0]
     assert list((state / "models").rglob("bundles/*")) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("command", [("add", "b"), ("use", "tiny-2"), ("rollback",), ("remove", "tiny-2")])
+def test_root_does_not_write_into_the_folder_of_a_services_account(
+    run, state: Path, command: tuple[str, ...]
+):
+    state.mkdir()
+    os.chown(state, 65534, 65534)
+    code, out, err = run("models", *command)
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        f"edge-agent: {state}: belongs to nobody; run this as that account: sudo -u nobody "
+    )
+    assert list(state.iterdir()) == []
