@@ -232,18 +232,19 @@ class AgentConfig(BaseModel):
                     raise ValueError(f"{inner} lies in {outer}, which is watched with everything below it")
         return once
 
+    # Folders are checked first; where they are wrong nobody knows which servers they name.
     @field_validator("output")
     @classmethod
     def _output_may_be_written(cls, output: Path | None, info: ValidationInfo) -> Path | None:
-        if output is not None:
-            _refuse(output, why_no_place_for_files(output, _watched(info)))
+        if output is not None and "folders" in info.data:
+            _refuse(output, why_no_place_for_files(output, info.data["folders"]))
         return output
 
     @field_validator("model")
     @classmethod
     def _model_may_be_reached(cls, model: str | None, info: ValidationInfo) -> str | None:
-        if model is not None:
-            _refuse(model, why_host_is_foreign(model, _watched(info)))
+        if model is not None and "folders" in info.data:
+            _refuse(model, why_host_is_foreign(model, info.data["folders"]))
         return model
 
     @field_validator("state")
@@ -253,11 +254,6 @@ class AgentConfig(BaseModel):
             _refuse(state, "lies on a network share; the journal and its locks need a local disk")
         _refuse(state, why_no_place_for_files(state, ()))
         return state
-
-
-def _watched(info: ValidationInfo) -> tuple[Path, ...]:
-    """The folders, as far as they were found sound: they are checked first."""
-    return tuple(info.data.get("folders", ()))
 
 
 def _refuse(path: object, why_not: str | None) -> None:

@@ -130,6 +130,18 @@ def test_a_configuration_with_such_a_path_is_refused(tmp_path, text, complaint):
     assert str(refused.value).startswith(f"{file}:{line}: {complaint}")
 
 
+def test_wrong_folders_are_not_held_against_other_keys(tmp_path):
+    file = tmp_path / "agent.toml"
+    file.write_text("folders = ['//scope/a', '//scope/a/b']\noutput = '//scope/x'\nmodel = '//scope/m'\n")
+
+    with pytest.raises(ConfigRefused) as refused:
+        configure(file)
+
+    assert str(refused.value) == (
+        f"{file}:1: folders: //scope/a/b lies in //scope/a, which is watched with everything below it"
+    )
+
+
 def test_outputs_and_models_may_lie_on_the_server_that_is_watched():
     config = AgentConfig(
         folders=(Path("//scope/data"),), output=Path("//SCOPE/results"), model="//scope/models/m"
