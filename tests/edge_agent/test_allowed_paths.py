@@ -70,7 +70,8 @@ def test_where_files_may_be_written_on_windows(path, why_not, monkeypatch):
         pytest.param("/var/lib/scopewatch", None, id="where services keep state"),
         pytest.param("/etc/cron.d", "lies in /etc, which belongs to the operating system", id="the system"),
         pytest.param("/usr/lib/python3", "lies in /usr, which", id="programs"),
-        pytest.param("/dev/shm/x", "lies in /dev, which", id="devices"),
+        pytest.param("/dev/disk", "lies in /dev, which", id="devices"),
+        pytest.param("/dev/shm/x", None, id="a folder in memory"),
         pytest.param("/", "is the top of a disk; name a folder on it", id="a whole disk"),
     ],
 )
