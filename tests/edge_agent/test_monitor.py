@@ -149,7 +149,7 @@ def test_no_failure_of_the_monitor_reaches_the_agent(monkeypatch, caplog):
 
 def test_an_address_that_cannot_be_used_is_refused_before_anything_starts():
     with pytest.raises(ConfigRefused, match=r"^events\.webhook_url: is no address that begins with http"):
-        Monitor(OFF, EventsConfig(webhook_url="https://"))
+        Monitor(OFF, EventsConfig.model_construct(webhook_url="https://"))
 
 
 def test_what_is_sent_is_counted_for_the_metrics(monkeypatch):
