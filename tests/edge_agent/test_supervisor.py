@@ -581,3 +581,28 @@ def switches(thread_ids: set[int]) -> int:
     texts = [Path(f"/proc/self/task/{number}/status").read_text() for number in thread_ids]
     lines = [line for text in texts for line in text.splitlines() if line.startswith("voluntary_ctxt")]
     return sum(int(line.split()[1]) for line in lines)
+
+
+def test_it_says_for_how_long_no_worker_could_be_started(supervise, tmp_path, go_on):
+    model = tmp_path / "model"
+    model.write_text("fake")
+    supervisor = supervise(model)
+    supervisor.start(go_on)
+    assert supervisor.health().away_seconds is None
+    model.write_text("broken")
+    supervisor.ask(saved(tmp_path, "die.dm3"), go_on)
+
+    def is_away():
+        supervisor.tend(go_on)
+        return supervisor.health().away_seconds is not None
+
+    until(is_away)
+    first = supervisor.health().away_seconds
+    until(lambda: supervisor.health().away_seconds > first)
+    model.write_text("fake")
+
+    def is_back():
+        supervisor.tend(go_on)
+        return supervisor.health().away_seconds is None
+
+    until(is_back)
