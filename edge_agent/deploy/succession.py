@@ -20,7 +20,7 @@ from edge_agent.deploy.model_store import ModelStore
 from edge_agent.deploy.notify import Notifier
 from edge_agent.deploy.onlooker import Nobody, Onlooker, onlooker_for
 from edge_agent.deploy.vital_signs import VitalSigns
-from edge_agent.logs import log_to_file
+from edge_agent.logs import close_log_file, log_to_file
 from edge_agent.processes.process_limits import lower_priority
 from edge_agent.processes.storage_probe import in_time
 from edge_agent.service import Service
@@ -132,6 +132,7 @@ class Succession:
             self._signs.enter("stopping")
             self._close_onlooker()
             _log.info("stopped", extra={"event": "stopped"})
+            close_log_file()
 
     # --- one service
 

@@ -21,9 +21,11 @@ def main() -> None:
     if Path(behaviour).is_file():
         behaviour = Path(behaviour).read_text()
     never_ready(behaviour)
-    told = {"pid": 4711} if behaviour == "in a launcher" else {}
-    if behaviour == "with usual ranges":
-        told = {"usual": {"confidence": [0.5, 1.0], "novelty": None}}
+    told = {
+        "in a launcher": {"pid": 4711},
+        "tells whether it proves": {"version": "proved" if settings["prove"] else "not proved"},
+        "with usual ranges": {"usual": {"confidence": [0.5, 1.0], "novelty": None}},
+    }.get(behaviour, {})
     say({"ready": True, "name": behaviour, "version": "1", "sha256": "ab" * 32} | told)
     for line in sys.stdin:
         if not line.strip():

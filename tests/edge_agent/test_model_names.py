@@ -11,8 +11,8 @@ from edge_agent import model_names
 from edge_agent.model_names import is_shipped, name_and_version, shipped_named, version_order
 
 OLDEST_FIRST = (
-    "0.9", "1.0a1", "1.0-beta", "1.0rc9", "1.0rc10", "1", "1.0", "1.0+site2", "1.0-optimised", "1.0.1rc1", "1.0.1", "1.2",
-    "1.10", "2", "10", "10.0.0.1",
+    "0.9", "1.0a1", "1.0-beta", "1.0rc9", "1.0rc10", "1", "1.0", "1.0+site2", "1.0-optimised", "1.0.1rc1", "1.0.1",
+    "1.2", "1.10", "2", "10", "10.0.0.1",
 )  # fmt: skip
 
 

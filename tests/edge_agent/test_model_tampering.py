@@ -1,7 +1,7 @@
 """Tampering and downgrade: whatever is changed in a signed bundle, it does not answer, and the last good one does.
 
-On a tiny bundle every byte of its manifest, and of its model each fifth; with SCOPEWATCH_LONG=1 every bit of the one
-and every byte of the other. On the shipped one by classes.
+On a tiny bundle every byte of its manifest and each fifth of its model; with SCOPEWATCH_LONG=1 every bit of the
+one and every byte of the other. On the shipped one by classes.
 """
 
 from __future__ import annotations
@@ -241,18 +241,21 @@ def test_a_bundle_that_was_tampered_with_does_not_come_in(
     assert not store.chosen(None).in_store
 
 
-@pytest.fixture
-def in_use(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
-    """tiny-1 was used, then tiny-2; nothing is shipped."""
-    monkeypatch.setattr(model_names, "_model_roots", lambda: iter([]))
-    store = ModelStore(tmp_path / "state")
-    first = sound.with_name("tiny-1")
-    if not first.exists():
-        signed_bundle(first, "1", seed=1)
-    for folder in (first, sound):
+@pytest.fixture(scope="module")
+def used(sound: Path) -> Path:
+    """The state folder of a PC on which tiny-1 was used, then tiny-2."""
+    store = ModelStore(sound.with_name("state"))
+    for folder in (signed_bundle(sound.with_name("tiny-1"), "1", seed=1), sound):
         add(store, folder, TRUSTED)
         use(store, folder.name, TRUSTED)
-    return store
+    return store.folder.parent
+
+
+@pytest.fixture
+def in_use(used: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
+    """A copy of it; nothing is shipped."""
+    monkeypatch.setattr(model_names, "_model_roots", lambda: iter([]))
+    return ModelStore(Path(shutil.copytree(used, tmp_path / "state")))
 
 
 @pytest.mark.parametrize("tamper", TAMPERINGS.values(), ids=TAMPERINGS)
@@ -327,8 +330,7 @@ def test_an_older_version_however_well_signed_does_not_come_back(in_use: ModelSt
 # --- by the worker itself ---
 
 WORKER_CASES = (
-    "labels exchanged", "signature taken off", "signed by a stranger", "other weights, right hash",
-    "external data, signed", "model.onnx a byte more", "golden.npz missing", "manifest.json a link",
+    "labels exchanged", "signed by a stranger", "external data, signed", "golden.npz missing",
 )  # fmt: skip
 
 

@@ -195,7 +195,9 @@ def test_what_is_no_private_key_is_told(pem: Callable[[], bytes], told: str):
     ],
 )
 def test_what_is_no_public_key_is_told(line: str):
-    with pytest.raises(KeyRefused, match="is no public key; it is the line `ed25519:...` that edge-trainer"):
+    with pytest.raises(
+        KeyRefused, match=r"is no public key; it is the line `ed25519:\.\.\.` that edge-trainer"
+    ):
         signer_of(SIGNED, (line,))
 
 
