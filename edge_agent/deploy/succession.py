@@ -253,7 +253,7 @@ class Succession:
         other = self._models.instead_of(self._plan.model, trouble)
         self._nothing_is_left = other is None
         if other is not None:
-            self._change_to(replace(self._plan, model=other), self._models.note or "", at_once=True)
+            self._change_to(replace(self._plan, model=other), f"going on with {other.title}", at_once=True)
 
     def _change_to(self, plan: _Plan, what: str, *, at_once: bool = False) -> None:
         self._tell(what, "changing")
@@ -278,8 +278,7 @@ class Succession:
             raise error
         other = self._models.instead_of(self._plan.model, error)
         if other is not None:
-            self._signs.enter("reloading", self._models.note or "")
-            self._tell(self._models.note or "", "model changed")
+            self._signs.enter("reloading", f"going on with {other.title}")
             return replace(self._plan, model=other)
         self._starts_in_vain += 1
         if is_models_fault(error) or not (self._was_ever_ready or self._starts_in_vain < _PATIENT_STARTS):
