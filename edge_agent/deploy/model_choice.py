@@ -71,16 +71,18 @@ class ModelChoice:
         One that is at fault is marked as failed. One that is not keeps its good name, but a model that has
         answered in this process is there in the meantime: until the next choice, configuration, or start.
         """
-        if is_models_fault(error):
+        at_fault = is_models_fault(error)
+        if at_fault:
             other = self._store.failed(chosen, str(error))
             self._revision = self._store.revision()
         else:
             other = self._proven if self._proven is not None and not same(self._proven, chosen) else None
         if other is not None:
             self.note = f"{other.title} answers instead of {chosen.title}: {error}"
-            _log.warning(
-                self.note, extra={"event": "model changed", "model": other.title, "reason": str(error)}
-            )
+            # The store has raised its voice about a model that it marks.
+            level = logging.INFO if at_fault else logging.WARNING
+            fields = {"event": "model changed", "model": other.title, "reason": str(error)}
+            _log.log(level, self.note, extra=fields)
         return other
 
 
