@@ -672,7 +672,7 @@ Host(Path(sys.argv[1]), {}, say=tell, on_state=tell, parts=Parts(service=service
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals of POSIX")
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(20 if "SCOPEWATCH_LONG" in os.environ else 2))
 def test_a_signal_at_any_moment_ends_it_cleanly(place, seed):
     """Also between two services, while a model loads, and with a page that is open."""
     random = Random(seed)
