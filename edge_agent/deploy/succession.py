@@ -139,6 +139,7 @@ class Succession:
     def _serve(self) -> Exception | None:
         """Run one service to its end; return what ended it before it was ready, or took its model away."""
         plan = self._plan
+        self._signs.beat()
         self._greeted.clear()
         self._is_ready = self._nothing_is_left = False
         self._apply(plan.config)
@@ -301,8 +302,10 @@ class Succession:
             self._log_is_for = log
             log_to_file(config.state, files=log[0], mib=log[1])
         if config.low_priority and not self._is_lowered:
-            self._is_lowered = True
             lower_priority()
+        elif self._is_lowered and not config.low_priority:
+            self._tell("the agent's own priority stays low until it is started anew", "changing")
+        self._is_lowered = config.low_priority
         if self._onlooker_is_for != (config.page, config.events):
             self._onlooker_is_for = config.page, config.events
             self._close_onlooker()

@@ -209,9 +209,21 @@ def test_edits_in_a_stream_of_files_lose_and_repeat_none(place):
 
 
 BAD_EDITS = [
+    pytest.param(
+        lambda text: text.replace('["scope"]', '["agent.toml"]'),
+        "{file}:1: folders: {folder}/agent.toml: is a file, not a folder",
+        id="a file for a folder",
+    ),
     pytest.param(lambda text: text + "quiet = 1\n", "{file}:9: quiet", id="a key that is none"),
+    pytest.param(
+        lambda text: text.replace('"answers"', '"agent.toml"'),
+        "{file}:2: output: {file}: is a file, not a folder",
+        id="a file for outputs",
+    ),
     pytest.param(lambda text: text.replace("]", ""), "{file}:2: is not valid TOML", id="no TOML"),
-    pytest.param(lambda text: text.replace('["scope"]', "[]"), "no folder to watch", id="no folder"),
+    pytest.param(
+        lambda text: text.replace('["scope"]', "[]"), "{file}:1: folders: no folder to watch", id="no folder"
+    ),
     pytest.param(
         lambda text: text.replace('"state"', '"elsewhere"'),
         "{file}:3: state: is {folder}/state for as long as the agent runs; restart",
