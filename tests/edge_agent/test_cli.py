@@ -269,7 +269,7 @@ def test_models_show_prints_the_manifest(run, tiny):
 
 def test_models_list_names_what_is_shipped(run, tiny, monkeypatch):
     monkeypatch.setattr("edge_agent.model_names._model_roots", lambda: iter([tiny.parent]))
-    assert run("models", "list")[:2] == (0, "* tiny-1  faceted, rod, round  shipped  default\n")
+    assert run("models", "list")[:2] == (0, "tiny-1  faceted, rod, round  shipped  (current, default)\n")
 
     monkeypatch.setattr("edge_agent.model_names._model_roots", lambda: iter([]))
     assert run("models", "list")[0] == 1
