@@ -1,4 +1,6 @@
-"""What page and events cost the agent process while it idles: `python tests/benchmarks/monitor_cost.py [--seconds N]`.
+"""What page and events cost the agent process while it idles.
+
+`python tests/benchmarks/monitor_cost.py [--seconds N]`
 
 Memory is that of the agent's own process (the worker is another), processor time is counted from two seconds after
 the model is loaded on, while Prometheus's interval of 15 s is imitated where the page is on. Prints a table.

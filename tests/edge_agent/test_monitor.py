@@ -147,9 +147,11 @@ def test_no_failure_of_the_monitor_reaches_the_agent(monkeypatch, caplog):
     )
 
 
-def test_an_address_that_cannot_be_used_is_refused_before_anything_starts():
-    with pytest.raises(ConfigRefused, match=r"^events\.webhook_url: is no address that begins with http"):
-        Monitor(OFF, EventsConfig(webhook_url="https://"))
+def test_a_secret_that_cannot_be_read_is_refused_before_anything_starts(monkeypatch, tmp_path):
+    monkeypatch.setenv("SCOPEWATCH_WEBHOOK_TOKEN_FILE", str(tmp_path / "none"))
+
+    with pytest.raises(ConfigRefused, match=r"^SCOPEWATCH_WEBHOOK_TOKEN_FILE: .*none: cannot be read"):
+        Monitor(OFF, EventsConfig(webhook_url="https://lims/"))
 
 
 def test_what_is_sent_is_counted_for_the_metrics(monkeypatch):
