@@ -1,4 +1,4 @@
-"""Where events go and with which secret (what is no address is refused by the configuration: test_allowed_paths)."""
+"""Where events go and with which secret; what is no address is the business of `test_allowed_paths`."""
 
 from __future__ import annotations
 
