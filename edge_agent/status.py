@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from edge_agent.files import FileLayer, remove_leftovers, write_durably
+from edge_agent.processes.storage_probe import in_time
 
 if sys.platform == "win32":
     import msvcrt
@@ -319,7 +320,9 @@ def _hold(held: contextlib.ExitStack, lock: Path, what: str) -> None:
 
 def _lock_of_folder(folder: Path) -> Path:
     """Return where a watched folder's lock lies: never in it, because it belongs to the instrument."""
-    name = sha256(os.fsencode(os.path.normcase(folder.resolve()))).hexdigest()[:32]
+    # On a share that does not answer, the name that was given has to do: a start must not hang with it.
+    resolved = in_time(folder.resolve, otherwise=folder.absolute())
+    name = sha256(os.fsencode(os.path.normcase(resolved))).hexdigest()[:32]
     user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
     locks = Path(tempfile.gettempdir()) / f"scopewatch-locks{user}"
     locks.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from edge_agent.config import ConfigRefused
 from edge_agent.config_file import loaded
 from edge_agent.deploy.config_watch import ConfigWatch
 from edge_agent.output_places import readable_path
+from edge_agent.processes.storage_probe import in_time
 from edge_agent.status import ConfigStatus
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class ConfigEdits:
         if not config.folders:
             raise ConfigRefused("no folder to watch: name one, or set `folders` in the configuration")
         for folder in config.folders:
-            if folder.is_file():
+            if in_time(folder.is_file, otherwise=False):
                 raise ConfigRefused(f"{folder}: is a file, not a folder; `classify` takes files")
         return config
 

@@ -14,19 +14,21 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.deploy.finding_log import FindingLog
 from edge_agent.deploy.model_choice import ModelChoice, is_models_fault, same
 from edge_agent.deploy.model_store import ModelStore
 from edge_agent.deploy.notify import Notifier
 from edge_agent.deploy.onlooker import Nobody, Onlooker, onlooker_for
 from edge_agent.deploy.vital_signs import VitalSigns
-from edge_agent.logs import log_to_file
+from edge_agent.logs import close_log_file, log_to_file
 from edge_agent.processes.process_limits import lower_priority
+from edge_agent.processes.storage_probe import in_time
 from edge_agent.service import Service
 from edge_agent.status import AlreadyRunning, Surroundings
-from edge_agent.supervisor import WORKER_COMMAND, ModelRefused, WorkerFailed
+from edge_agent.supervisor import ModelRefused, WorkerFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from edge_agent.config import AgentConfig, EventsConfig, PageConfig
@@ -64,7 +66,7 @@ class Parts:
     models: Callable[[Path], ModelStore] = ModelStore
     onlooker: Callable[[PageConfig, EventsConfig], Onlooker] = onlooker_for
     notifier: Notifier = field(default_factory=Notifier)
-    worker_command: Sequence[str] = WORKER_COMMAND
+    service: Callable[..., Service] = Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Succession:
         self._log_is_for: tuple[int, int] | None = None
         self._missing: tuple[Path, ...] = ()
         self._is_lowered = False
+        self._log_of_findings = FindingLog()
         self._closing = threading.Lock()
         self._stop = threading.Event()
         self._greeted = threading.Event()
@@ -129,6 +132,7 @@ class Succession:
             self._signs.enter("stopping")
             self._close_onlooker()
             _log.info("stopped", extra={"event": "stopped"})
+            close_log_file()
 
     # --- one service
 
@@ -138,7 +142,7 @@ class Succession:
         self._greeted.clear()
         self._is_ready = self._nothing_is_left = False
         self._apply(plan.config)
-        service = self._service = Service(
+        service = self._service = self._parts.service(
             plan.config,
             on_finding=self._hear,
             on_ready=self._greet,
@@ -146,7 +150,6 @@ class Succession:
             surroundings=self._surroundings,
             earlier=self._numbers,
             model=plan.model,
-            worker_command=self._parts.worker_command,
         )
         if self._stop.is_set():
             return None
@@ -196,12 +199,13 @@ class Succession:
         self._is_ready = self._was_ever_ready = True
         self._starts_in_vain = 0
         if self._before is not None:
-            self._before = self._edits.refused = None
+            self._before = None
             self._tell(f"the configuration of {self._edits.file} is taken up", "config taken up")
         self._models.worked(self._plan.model)
         self._signs.enter("idle", "watching")
 
     def _hear(self, finding: Finding) -> None:
+        self._log_of_findings.note(finding)
         self._ears.on_finding(finding)
         self._onlooker.note_finding(finding)
 
@@ -224,9 +228,9 @@ class Succession:
     def _take_up(self, config: AgentConfig) -> None:
         """Change over to an edited configuration; where only page and events differ, without another service."""
         now, old = datetime.now(UTC), self._plan
+        self._edits.refused = None
         if config.model_copy(update={"page": old.config.page, "events": old.config.events}) == old.config:
             self._plan = replace(old, config=config, since=now)
-            self._edits.refused = None
             self._apply(config)
             self._tell(f"the configuration of {self._edits.file} is taken up", "config taken up")
             return
@@ -306,7 +310,7 @@ class Succession:
             onlooker = self._parts.onlooker(config.page, config.events)
             onlooker.start()
             self._onlooker = onlooker
-        missing = tuple(folder for folder in config.folders if not folder.is_dir())
+        missing = tuple(folder for folder in config.folders if not in_time(folder.is_dir, otherwise=False))
         for folder in missing if missing != self._missing else ():
             self._ears.say(f"{folder}: is not there yet; watching for it to appear")
         self._missing = missing
