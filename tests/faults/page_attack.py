@@ -265,7 +265,7 @@ def _bars(kind: str) -> tuple[Bar, ...]:
 
 
 CASES: Final = (
-    Case("hold", under("hold", 2000, 10_000), _bars("hold")),
+    Case("hold", under("hold", 2000, 10_000), _bars("hold"), quick=False),
     Case("drip", under("drip", 500, 1500), _bars("drip"), quick=False),
     Case("flood", under("flood", 16, 300), _bars("flood"), quick=False),
     Case("babble", under("babble", 50, 100_000), _bars("babble"), quick=False),
