@@ -26,10 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class Monitor:
-    """One for as long as page and events stay configured alike, over any number of services one after another.
-
-    Raises ConfigRefused for addresses of events that cannot be used.
-    """
+    """One for as long as page and events stay configured alike, over any number of services one after another."""
 
     def __init__(self, page: PageConfig, events: EventsConfig) -> None:
         self.state = MonitorState()
