@@ -7,9 +7,10 @@ off, the agent pays nothing.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
-from edge_agent.live_page.page_server import PageServer
+from edge_agent.live_page.page_server import CLOSE_SECONDS, PageServer
 from edge_agent.live_page.pulse import MonitorState
 
 if TYPE_CHECKING:
@@ -63,10 +64,14 @@ class Monitor:
 
     def close(self) -> None:
         """End it, within a second whoever is connected or does not answer."""
+        until = time.monotonic() + CLOSE_SECONDS
+        if self._page is not None:
+            self._guarded(self._page.end)
         if self._announcer is not None:
             self._guarded(self._announcer.close)
         if self._page is not None:
-            self._guarded(self._page.close)
+            page = self._page
+            self._guarded(lambda: page.close(until - time.monotonic()))
 
     def _app(self) -> ASGIApp:
         from edge_agent.live_page.application import application

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 RETRY_SECONDS: Final = 30.0
-_CLOSE_SECONDS: Final = 1.0
+CLOSE_SECONDS: Final = 1.0
 _DOORSTEP: Final = 128
 """Connections that the system keeps for us until we take them."""
 _TAKEN_AT_ONCE: Final = 16
@@ -55,14 +55,18 @@ class PageServer:
         self._thread = threading.Thread(target=self._run, args=(sockets,), name="page", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop, whoever is connected; after a second at the latest."""
+    def end(self) -> None:
+        """Ask it to stop; returns at once."""
         self._stop.set()
         running = self._running
         if running is not None:
             running.end()
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Stop, whoever is connected; after so long at the latest."""
+        self.end()
         if self._thread is not None:
-            self._thread.join(_CLOSE_SECONDS)
+            self._thread.join(max(0.0, seconds))
         self.word = "closed"
 
     def _run(self, sockets: list[socket.socket]) -> None:
