@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 def demo(
     files: Annotated[int, typer.Option("--files", min=1, metavar="N", help="How many files are saved.")] = 20,
     rate: RateOption = 2.0,
-    no_page: Annotated[bool, typer.Option("--no-page", help="Do not open the live page.")] = False,
+    no_page: Annotated[
+        bool, typer.Option("--no-page", help="No health and metrics on 127.0.0.1 meanwhile.")
+    ] = False,
     keep: Annotated[
         Path | None,
         typer.Option("--keep", metavar="DIR", help="Save into DIR instead of a new temporary folder."),
@@ -52,7 +54,9 @@ def demo(
     """Let a simulated microscope save files, and classify them live."""
     from edge_agent.demo import DemoPlan, run_demo
 
-    plan = DemoPlan(files=files, rate_hz=rate, size_px=size, seed=seed, folder=keep, model=model)
+    plan = DemoPlan(
+        files=files, rate_hz=rate, size_px=size, seed=seed, folder=keep, model=model, page=not no_page
+    )
     if not run_demo(plan):
         raise typer.Exit(EXIT_FAILED)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Final
@@ -90,9 +91,9 @@ class EventsConfig(_Table):
     """What is sent elsewhere when a file is finished; nothing is, unless an address is given here."""
 
     webhook_url: str | None = Field(default=None, examples=["https://lims.example.org/scopewatch"])
-    """Each finding is sent as JSON by HTTP POST to this http(s) address."""
+    """Each finding, and changes of the agent's state, are sent as JSON by HTTP POST to this http(s) address."""
     mqtt_url: str | None = Field(default=None, examples=["mqtt://broker.example.org:1883/scope/findings"])
-    """Each finding is published as JSON under this address, `mqtt://host:1883/topic` (needs `scopewatch[mqtt]`)."""
+    """The same published by MQTT under this address, `mqtt://host:1883/topic` (needs `scopewatch[mqtt]`)."""
 
     @field_validator("webhook_url")
     @classmethod
@@ -108,6 +109,10 @@ class EventsConfig(_Table):
             not urlsplit(given).path.strip("/") or any(sign in given for sign in "+#?")
         ):
             raise ValueError(f"names no topic to publish under; write it as {example}, without + # ?")
+        if given is not None and find_spec("paho") is None:
+            raise ValueError(
+                "needs paho-mqtt, which is not installed: pip install 'scopewatch[mqtt]', or leave the key out"
+            )
         return given
 
 

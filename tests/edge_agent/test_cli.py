@@ -237,6 +237,20 @@ def test_include_takes_other_files_from_a_folder(run, tiny, scope):
     assert out.startswith(f"{scope}/a.ser  ")
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        pytest.param((), "grafana_board.json", id="board"),
+        pytest.param(("--rules",), "prometheus_rules.yml", id="rules"),
+    ],
+)
+def test_board_and_alert_rules_are_printed_as_they_are(run, options, name):
+    code, out, err = run("config", "board", *options)
+
+    assert (code, err) == (0, "")
+    assert out == (REPOSITORY / "edge_agent" / "live_page" / name).read_text("utf-8")
+
+
 def test_check_verifies_and_replays(run, tiny):
     code, out, _ = run("check", "--model", tiny)
 
