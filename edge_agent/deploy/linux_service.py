@@ -23,7 +23,7 @@ from edge_agent.deploy.service_plan import (
     plan_service,
 )
 from edge_agent.deploy.systemd_service import SystemdService, lingers
-from edge_agent.deploy.systemd_unit import SYSTEM_STATE, writable_roots
+from edge_agent.deploy.systemd_unit import SYSTEM_STATE, unit_text, writable_roots
 from edge_agent.status import is_running, running_status
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def install(request: InstallRequest) -> Iterator[str]:
     """Install or upgrade the service, and start it. Raises ServiceRefused, ServiceFailed, ConfigRefused."""
     service = SystemdService(own=request.own)
-    service.require_manager()
+    version = service.require_manager()
     _require_rights(own=request.own)
     file = request.config_file or (user_config_file() if request.own else system_config_file())
     written = first_config(file.absolute(), request.folders, None if request.own else SYSTEM_STATE)
@@ -44,6 +44,7 @@ def install(request: InstallRequest) -> Iterator[str]:
     in_the_way = list(objections(plan))
     if in_the_way:
         raise ServiceRefused("\n".join(in_the_way))
+    unit = unit_text(plan, version)
     if not written.exists:
         written.write(for_all=not request.own)
         yield f"configuration  {written.file} (new)"
@@ -51,7 +52,7 @@ def install(request: InstallRequest) -> Iterator[str]:
         yield f"configuration  {written.file}"
     yield f"account        {account.name or 'made up by systemd'}: {account.why}"
     before = service.note().get("version")
-    service.write_unit(plan)
+    service.write_unit(unit)
     upgraded = f", was {before}" if before not in (None, __version__) else ""
     yield f"unit           {service.unit_file} ({__version__}{upgraded})"
     service.enable()

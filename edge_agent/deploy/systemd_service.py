@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.deploy.service_plan import SERVICE_NAME, ServiceFailed, ServiceRefused
-from edge_agent.deploy.systemd_unit import START_SECONDS, STOP_SECONDS, UNIT_NAME, installed_note, unit_text
+from edge_agent.deploy.systemd_unit import START_SECONDS, STOP_SECONDS, UNIT_NAME, installed_note
 from edge_agent.files import FileLayer, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from edge_agent.deploy.service_plan import ServicePlan
 
 _SYSTEM_UNITS: Final = Path("/etc/systemd/system")
 _BOOTED: Final = Path("/run/systemd/system")
@@ -107,9 +105,8 @@ class SystemdService:
         number = re.match(r"\d+", answer.out.strip())
         return int(number.group()) if number else 0
 
-    def write_unit(self, plan: ServicePlan) -> bool:
+    def write_unit(self, text: str) -> bool:
         """Put the unit file in place; return whether it changed. Raises ServiceRefused."""
-        text = unit_text(plan, self.require_manager())
         with contextlib.suppress(FileNotFoundError):
             if self.unit_file.read_text("utf-8") == text:
                 return False

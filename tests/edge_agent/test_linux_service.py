@@ -135,6 +135,14 @@ def test_what_cannot_work_is_refused_and_nothing_is_left(pc, monkeypatch, break_
     assert not any(folder.exists() for folder in pc.units.values())
 
 
+def test_a_folder_that_no_unit_file_can_name_leaves_nothing_either(pc, tmp_path):
+    folder = tmp_path / "two\nlines/scope"
+    folder.mkdir(parents=True)
+    with pytest.raises(ServiceRefused, match="rename the folder"):
+        pc.install(folder)
+    assert not pc.etc.exists()
+
+
 def test_one_who_is_not_logged_in_is_told_how_his_own_manager_comes_to_run(pc):
     pc.person.refuses["show"] = "Failed to connect to bus: No such file or directory"
     with pytest.raises(ServiceRefused, match=f"sudo loginctl enable-linger {ME}"):
