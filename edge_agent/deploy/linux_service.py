@@ -121,7 +121,7 @@ def _started(service: SystemdService) -> Iterator[str]:
     yield "starting       the model is loaded and checked first"
     note = service.note()
     state = note.get("state")
-    if state and not service.state().active and is_running(Path(state)):
+    if state and not service.state().has_process and is_running(Path(state)):
         raise ServiceFailed(
             f"another agent holds the state folder {state}; stop it first (Ctrl-C where it runs)"
         )

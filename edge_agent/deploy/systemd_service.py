@@ -47,7 +47,7 @@ class ServiceState:
 
     installed: bool
     active: bool
-    enabled: bool
+    has_process: bool
     words: str
 
 
@@ -163,10 +163,9 @@ class SystemdService:
         shown = dict(line.partition("=")[::2] for line in answer.out.splitlines())
         if not shown.get("ActiveState"):
             return ServiceState(True, False, False, self._silence(answer))
-        enabled = shown.get("UnitFileState") == "enabled"
-        return ServiceState(
-            True, shown["ActiveState"] == "active", enabled, _words_of(shown, enabled=enabled)
-        )
+        # "reloading": it takes up an edit of its configuration, and works.
+        active = shown["ActiveState"] in ("active", "reloading")
+        return ServiceState(True, active, shown.get("MainPID", "0") != "0", _words_of(shown))
 
     def log_command(self) -> str:
         """Return the command that shows what the service said."""
@@ -211,7 +210,7 @@ def lingers(name: str, run: Callable[[Sequence[str], float], Answer] = run_comma
     return answer.out.strip() == "yes" if answer.code == 0 else Path("/var/lib/systemd/linger", name).exists()
 
 
-def _words_of(shown: dict[str, str], *, enabled: bool) -> str:
+def _words_of(shown: dict[str, str]) -> str:
     words = [f"{shown['ActiveState']} ({shown.get('SubState', '?')})"]
     if shown.get("ActiveEnterTimestamp") and shown["ActiveState"] == "active":
         words.append(f"since {shown['ActiveEnterTimestamp']}")
@@ -221,7 +220,8 @@ def _words_of(shown: dict[str, str], *, enabled: bool) -> str:
         words.append(f"restarted {shown['NRestarts']} times")
     if shown.get("Result", "success") != "success":
         words.append(f"last ended by {shown['Result']}")
-    words.append("starts by itself" if enabled else "does NOT start by itself")
+    is_enabled = shown.get("UnitFileState") == "enabled"
+    words.append("starts by itself" if is_enabled else "does NOT start by itself")
     if shown.get("StatusText"):
         words.append(shown["StatusText"])
     return ", ".join(words)

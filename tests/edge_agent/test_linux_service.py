@@ -170,6 +170,14 @@ def test_a_start_beside_an_agent_in_a_terminal_is_refused(pc):
         list(linux_service.start(own=None))
 
 
+@pytest.mark.parametrize("word", ["active", "reloading", "activating", "deactivating"])
+def test_the_service_itself_is_no_other_agent(pc, word):
+    pc.install(pc.scope, start=False)
+    pc.system.shown |= {"ActiveState": word, "MainPID": "77"}
+    with sole_agent(pc.state, []):
+        assert "ready after" in "\n".join(linux_service.start(own=None))
+
+
 def test_stop_and_start_wait_and_report(pc):
     pc.install(pc.scope)
     assert "stopped        in" in "\n".join(linux_service.stop(own=None))
