@@ -84,7 +84,7 @@ def uninstall(*, own: bool | None, everything: bool) -> Iterator[str]:
             f"remove {state} and {config_file} by hand"
         ) from None
     yield from purge(state, config_file, kept)
-    if not note.get("own"):
+    if not service.own and state != SYSTEM_STATE:  # systemd makes it, whether it is used or not
         yield from purge(SYSTEM_STATE, config_file, kept)
     yield "kept           sidecars and heatmaps"
 
@@ -153,7 +153,8 @@ def _person() -> Account:
 def _places(plan: ServicePlan) -> Iterator[str]:
     for folder in plan.config.folders:
         yield f"watches        {folder}{'' if folder.is_dir() else '  (not there yet)'}"
-    yield f"results        {plan.config.output or 'beside the micrographs'}"
+    for_root = "  (only root may enter that folder)" if plan.account.name is None else ""
+    yield f"results        {plan.config.output or 'beside the micrographs'}{for_root}"
     yield f"state and log  {plan.config.state}"
 
 

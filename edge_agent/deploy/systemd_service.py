@@ -75,7 +75,7 @@ class SystemdService:
         units: Path | None = None,
         booted: Path = _BOOTED,
     ) -> None:
-        self._own = own
+        self.own = own
         self._run = run
         self._booted = booted
         self.unit_file = (units or (_own_units() if own else _SYSTEM_UNITS)) / UNIT_NAME
@@ -134,9 +134,10 @@ class SystemdService:
         self._ask("reset-failed", UNIT_NAME)
         answer = self._ask("restart", UNIT_NAME, timeout_seconds=START_SECONDS + _ASK_SECONDS)
         if answer.code != 0:
-            raise ServiceFailed(
-                "\n".join([f"{UNIT_NAME} did not start: {self.state().words}", *self._last_words()])
-            )
+            state = self.state()
+            again = ", and is started again by itself" if state.words.startswith("activating") else ""
+            first = f"{UNIT_NAME} did not start{again}: {state.words}"
+            raise ServiceFailed("\n".join([first, *self._last_words()]))
         return time.monotonic() - began
 
     def stop(self) -> float:
@@ -169,16 +170,24 @@ class SystemdService:
 
     def log_command(self) -> str:
         """Return the command that shows what the service said."""
-        return f"journalctl {'--user ' if self._own else ''}-u {SERVICE_NAME}"
+        return f"journalctl {'--user ' if self.own else ''}-u {SERVICE_NAME}"
 
     def _last_words(self) -> list[str]:
+        """Return what the last run of the service said, without what the manager says of it."""
+        run = self._ask("show", UNIT_NAME, "--property=InvocationID", "--value").out.strip()
+        words = (
+            "journalctl",
+            *(["--user"] if self.own else []),
+            f"_SYSTEMD_INVOCATION_ID={run}",
+            "--lines=5",
+        )
         with contextlib.suppress(ServiceFailed):
-            words = (*self.log_command().split(), "--lines=8", "--output=cat", "--no-pager", "--quiet")
-            return [f"  {line}" for line in self._run(words, _ASK_SECONDS).out.splitlines()]
+            said = self._run((*words, "--output=cat", "--no-pager", "--quiet"), _ASK_SECONDS).out
+            return [f"  {line}" for line in said.splitlines()]
         return []
 
     def _ask(self, *words: str, timeout_seconds: float = _ASK_SECONDS) -> Answer:
-        manager = ("systemctl", "--user") if self._own else ("systemctl",)
+        manager = ("systemctl", "--user") if self.own else ("systemctl",)
         return self._run((*manager, "--no-pager", "--no-ask-password", *words), timeout_seconds)
 
     def _must(self, *words: str, timeout_seconds: float = _ASK_SECONDS) -> None:
@@ -192,7 +201,7 @@ class SystemdService:
 
     def _silence(self, answer: Answer) -> str:
         said = _last_line(answer.err) or f"exit code {answer.code}"
-        if not self._own:
+        if not self.own:
             return f"systemd does not answer: {said}"
         name = pwd.getpwuid(os.getuid()).pw_name
         return (

@@ -163,6 +163,10 @@ def test_a_start_that_fails_passes_on_the_last_words(pc):
         pc.install(pc.scope)
     assert "  its last words" in str(error.value)
 
+    pc.system.shown["ActiveState"] = "activating"
+    with pytest.raises(ServiceFailed, match="did not start, and is started again by itself: activating"):
+        list(linux_service.start(own=None))
+
 
 def test_a_start_beside_an_agent_in_a_terminal_is_refused(pc):
     pc.install(pc.scope, start=False)

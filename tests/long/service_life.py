@@ -320,7 +320,7 @@ def made_up(life: Life) -> None:
         ),
     )
     story.tell(machine.run("ps", "-o", "user,args", "-C", "python").stdout)
-    life.agent("status", user="nobody")
+    life.agent("status")
     life.agent("service", "uninstall", "--purge")
     story.tell(machine.run("sh", "-c", f"find {STATE}/ | head -8; ls -ld {STATE}").stdout)
     machine.run("rm", "-rf", STATE, "/var/lib/private/scopewatch")
