@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Final, Literal
 from edge_agent.config import state_folder
 from edge_agent.shared_opening import system_path
 from edge_agent.status import sole_agent
-from edge_agent.trials.agent_trials import AGENT_TRIALS
+from edge_agent.trials.agent_trials import AGENT_TRIALS, END_TRIALS
+from edge_agent.trials.company_trials import COMPANY_TRIALS
 from edge_agent.trials.disk_trials import DISK_TRIALS
+from edge_agent.trials.earlier_runs import NAME, Run, end_agents, killed_runs, note, this_run
 from edge_agent.trials.event_trials import EVENT_TRIALS
 from edge_agent.trials.trial import Bench, Failed, Skipped, Trial, Warned
 from edge_agent.trials.writer_trials import WRITER_TRIALS
@@ -32,8 +34,7 @@ if TYPE_CHECKING:
 
     from edge_agent.watching.change_events import Hints
 
-TRIALS: Final = (*DISK_TRIALS, *WRITER_TRIALS, *EVENT_TRIALS, *AGENT_TRIALS)
-NAME: Final = "scopewatch-selftest-to-be-deleted"
+TRIALS: Final = (*DISK_TRIALS, *WRITER_TRIALS, *EVENT_TRIALS, *AGENT_TRIALS, *COMPANY_TRIALS, *END_TRIALS)
 _REMOVING_SECONDS: Final = 10.0
 
 Verdict = Literal["passed", "failed", "skipped", "warning"]
@@ -68,12 +69,15 @@ def run_selftest(
     """
     folder = folder.absolute()
     token = f"{NAME}-{secrets.token_hex(4)}"
-    own = folder / token, (state or state_folder()) / token
+    own = folder / token, (state or state_folder()).absolute() / token
     try:
         own[1].mkdir(parents=True)
         # Also keeps an agent from starting on the folder meanwhile, which would classify the trials' files.
         with sole_agent(own[1], [folder]), ExitStack() as stack:
             own[0].mkdir()
+            note(this_run(*own))
+            for run in killed_runs(folder, own[1].parent):
+                yield _earlier(run)
             bench = Bench(own[0], own[1], hints, stack, model, burst_files)
             for trial in trials:
                 yield _check(trial, bench)
@@ -127,6 +131,21 @@ def _verdict(trial: Trial, bench: Bench) -> tuple[Verdict, str]:
     except Exception as error:
         # A fault in a trial must not hide what the others see.
         return "failed", f"unforeseen {type(error).__name__}: {error}"
+
+
+def _earlier(run: Run) -> Check:
+    """Remove what a self-test that was killed left behind, and say what that was."""
+    started, ended = time.monotonic(), end_agents(run)
+    places = [place for place in (run.folder, run.state) if os.path.lexists(system_path(place))]
+    left = [place for place in places if not _remove(place)]
+    meaning = "Nothing stays of a self-test that was killed."
+    names = ", ".join(str(place) for place in left or places)
+    seconds = time.monotonic() - started
+    if left:
+        detail = f"of a killed run, could not be removed: {names}"
+        return Check("killed run cleared up", "failed", detail, seconds, meaning, "Delete it by hand.")
+    agents = f", and {ended} agents ended" if ended else ""
+    return Check("killed run cleared up", "passed", f"removed {names}{agents}", seconds, meaning, None)
 
 
 def _cleaned(left: list[Path]) -> Check:

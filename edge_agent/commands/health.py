@@ -57,8 +57,13 @@ def selftest(
 ) -> None:
     """Try on this PC, in a sub-folder of FOLDER that is removed afterwards, what the agent relies on."""
     from edge_agent.selftest import check_json, check_lines, run_selftest, summary_line
+    from edge_agent.trials.earlier_runs import NAME
 
     done = []
+    say(
+        f"everything happens in {folder.absolute() / NAME}-...; if this is killed, the next run removes it",
+        sys.stderr,
+    )
     with contextlib.closing(run_selftest(folder.absolute(), state=state, model=model)) as checks:
         for item in checks:
             done.append(item)

@@ -27,6 +27,7 @@ _WINDOWS_ENDS: Final = {
     0xC0000409: "a fault that a library noticed in itself",
 }
 _KILL_SECONDS: Final = 2.0
+_LAST_SIGNAL: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Ended:
 
 def how_it_died(code: int) -> str | None:
     """Return which signal or Windows exception an exit code means, None when the process ended by itself."""
-    if code < 0:
+    if -_LAST_SIGNAL <= code < 0:
         try:
             name = signal.Signals(-code).name
         except ValueError:

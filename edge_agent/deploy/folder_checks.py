@@ -22,15 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.deploy.diagnosis import Line, as_json, fail, marked, ok, skip, warn
+from edge_agent.deploy.mounts import volume_on_this_pc
 from edge_agent.deploy.windows_facts import DRIVE_REMOTE, RealWindows
 from edge_agent.output_places import HEATMAP_SUFFIX, NAME_LIMIT, is_own_output
 from edge_agent.shared_opening import open_shared
-from edge_agent.watching.volumes import Volume, is_unc, volume_of
+from edge_agent.watching.volumes import is_unc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from edge_agent.deploy.windows_facts import WindowsFacts
+    from edge_agent.watching.volumes import Volume
 
 OWN: Final = ".scopewatch-doctor-"
 _EVENT_SECONDS: Final = 5.0
@@ -38,7 +40,6 @@ _SETTLE_SECONDS: Final = 0.3
 _LOOKING_SECONDS: Final = 10.0
 _CLOCK_SECONDS: Final = 2.0
 _ABANDONED_SECONDS: Final = 3600.0
-_MOUNTS: Final = Path("/proc/self/mountinfo")
 _WATCHES: Final = Path("/proc/sys/fs/inotify/max_user_watches")
 
 
@@ -62,7 +63,7 @@ class Asked:
     include: tuple[str, ...] = ("*.dm3", "*.dm4")
     quiet_seconds: float = 1.0
     share_quiet_seconds: float = 3.0
-    volume: Callable[[Path], Volume] = field(default_factory=lambda: volume_on_this_pc)
+    volume: Callable[[Path], Volume] = volume_on_this_pc
     windows: WindowsFacts | None = field(
         default_factory=lambda: RealWindows() if sys.platform == "win32" else None
     )
@@ -351,40 +352,6 @@ def account() -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
         return f"user {os.getuid()}" if hasattr(os, "getuid") else "an unknown user"
-
-
-@dataclass(slots=True)
-class _Mount:
-    mountpoint: str
-    fstype: str
-    opts: str
-
-
-def volume_on_this_pc(folder: Path) -> Volume:
-    """Return the kind of volume, asked without psutil, which may be what is broken."""
-    return volume_of(folder, lambda: mounts_on_windows() if sys.platform == "win32" else mounts_on_linux())
-
-
-def mounts_on_linux(file: Path = _MOUNTS) -> list[_Mount]:
-    """Return the mounts of this process (proc(5): fields after ` - ` are type, source, options)."""
-    found = []
-    for line in file.read_text("utf-8", "surrogateescape").splitlines():
-        before, _, after = line.partition(" - ")
-        fields, rest = before.split(), after.split()
-        if len(fields) > 4 and rest:
-            point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-            found.append(_Mount(point, rest[0], ""))
-    return found
-
-
-def mounts_on_windows(windows: WindowsFacts | None = None) -> list[_Mount]:
-    """Return the drives, remote ones marked as psutil does. Not verified on Windows."""
-    windows, found = windows or RealWindows(), []
-    for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ":
-        kind = windows.drive_kind(f"{letter}:\\")
-        if kind is not None and kind > 1:  # 0 unknown, 1 no such drive
-            found.append(_Mount(f"{letter}:\\", "", "remote" if kind == DRIVE_REMOTE else ""))
-    return found
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent import __version__
+from edge_agent.model_names import shipped_models
 
 DEPENDENCIES: Final[dict[str, str]] = {
     "cryptography": "cryptography.hazmat.primitives.asymmetric.ed25519",
@@ -32,7 +33,6 @@ DEPENDENCIES: Final[dict[str, str]] = {
 """Distributions the agent needs, and what of each is imported (of ncempy one module, and never the package)."""
 WINDOWS_DEPENDENCIES: Final = {"pywin32": "win32service"}
 PACKAGE: Final = Path(__file__).resolve().parents[1]
-_MANIFEST: Final = "manifest.json"
 
 
 def version_of(distribution: str) -> str | None:
@@ -81,18 +81,9 @@ def _importing(error: BaseException) -> str:
     return next((name for name in reversed(names) if not name.startswith("importlib")), "unknown")
 
 
-def shipped_folders() -> list[Path]:
-    """Return the folders of the shipped bundles, the default last; a wheel has them inside, a clone beside it."""
-    for root in (PACKAGE / "models", PACKAGE.parent / "models"):
-        found = [item.parent for item in root.glob(f"*/{_MANIFEST}")]
-        if found:
-            return sorted(found, key=lambda folder: _order(folder.name))
-    return []
-
-
 def version_lines() -> list[str]:
     """Return what `edge-agent --version` prints."""
-    shipped = shipped_folders()
+    shipped = shipped_models()
     bits = 64 if sys.maxsize > 2**32 else 32
     return [
         f"scopewatch    {__version__}",
@@ -100,11 +91,3 @@ def version_lines() -> list[str]:
         f"onnxruntime   {version_of('onnxruntime') or 'NOT INSTALLED'}",
         f"default model {shipped[-1].name if shipped else 'NONE SHIPPED'}",
     ]
-
-
-def _order(folder: str) -> tuple[str, tuple[int, ...], bool, str]:
-    """Sort as `model_bundle` does: by name, then oldest version first, 1.0rc1 before 1.0."""
-    name, _, version = folder.rpartition("-")
-    release = re.match(r"[0-9.]*", version)
-    numbers = release.group() if release else ""
-    return name, tuple(int(digits) for digits in numbers.split(".") if digits), numbers == version, version

@@ -24,8 +24,8 @@ NOBODY: Final = frozenset(
 )  # fmt: skip
 """Accounts and hosts that every PC has."""
 _KNOWN_ENDS: Final = (
-    "dm3", "dm4", "dm5", "ser", "emi", "emd", "mrc", "mrcs", "tif", "tiff", "png", "jpg", "jpeg", "bmp", "json", "toml",
-    "log", "txt", "part", "tmp", "npz", "onnx", "sqlite", "lock", "py", "zip", "exe", "dll", "csv",
+    "dm3", "dm4", "dm5", "ser", "emi", "emd", "mrc", "mrcs", "tif", "tiff", "png", "jpg", "jpeg", "bmp", "json",
+    "toml", "log", "txt", "part", "tmp", "npz", "onnx", "sqlite", "lock", "py", "zip", "exe", "dll", "csv",
 )  # fmt: skip
 _END: Final = rf"\.(?:{'|'.join(_KNOWN_ENDS)})"
 _OUR_SUFFIXES: Final = re.compile(r"(?:\.heatmap\.png|\.label\.json|\.json|\.tmp|\.\d+)+$", re.IGNORECASE)
@@ -37,6 +37,7 @@ _PATH_START: Final = re.compile(
 )
 _NEXT_PATH: Final = re.compile(r"[:;,(=] ?(?:/[^/\s]|[A-Za-z]:[\\/]|\\\\)|['\"]| -> |\s(?:and|or|to|from) /")
 _PATH_STOP: Final = re.compile(r": |; | \(|  | -> |['\"`|<>]|, (?=[A-Za-z]:[\\/]|/|\\\\)|[:;,.]?$")
+_WORD_START: Final = re.compile(r"(?<![^\s'\"(\[=:,;])\S")
 _SEGMENT: Final = re.compile(
     r"(: |; |, | \(|  | -> |[\"'`=\[\]|<>()]|\b(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b)"
 )
@@ -67,7 +68,8 @@ _PERHAPS_PATH_KEYS: Final = frozenset({"state", "model", "config", "heatmap"})
 """These also hold one word of the agent's own."""
 _LABORATORY_KEYS: Final = frozenset({"instrument", "microscope", "camera", "host", "node"})
 _PATTERN_KEYS: Final = frozenset({"include", "exclude"})
-_MOST_WORDS_OF_A_NAME: Final = 24
+_LONGEST_NAME: Final = 256
+_LONGEST_PATH: Final = 1024
 _PRIVATE_AREAS: Final = frozenset({"home", "users"})
 _SLASHES: Final = re.compile(r"([\\/]+)")
 
@@ -154,7 +156,7 @@ class Redactor:
 
     def _component(self, part: str, before: str) -> str:
         plain = canonical(part)
-        if plain in self._users or (before in _PRIVATE_AREAS and plain not in self._words):
+        if plain in self._users or (before in _PRIVATE_AREAS and plain not in self._usual):
             return self._person(part)
         if plain in self._hosts:
             return self._token("host", part)
@@ -177,6 +179,9 @@ class Redactor:
         plain = stem[: end.start()] if end and end.start() else stem
         return self._token("file", plain) + stem[len(plain) :].lower() + rest.lower()
 
+    def _file_or_path(self, name: str) -> str:
+        return self.path(name) if "/" in name or "\\" in name else self._file(name)
+
     def _person(self, name: str) -> str:
         return "<user>" if canonical(name) in self._users else self._token("user", name)
 
@@ -188,13 +193,13 @@ class Redactor:
         return f"<{kind}-{numbers.setdefault(plain, len(numbers) + 1)}>"
 
     def _line(self, line: str) -> str:
-        """Secrets first, then addresses, then paths, then words; what became a token is not looked at again."""
-        return _replaced(_SECRET, line, lambda found: f"{found.group(1)}<secret>", self._without_secrets)
-
-    def _without_secrets(self, text: str) -> str:
-        return _replaced(_URL, text, self._url, self._without_urls)
+        """URLs first, then secrets, addresses, paths, words; what became a token is not looked at again."""
+        return _replaced(_URL, line, self._url, self._without_urls)
 
     def _without_urls(self, text: str) -> str:
+        return _replaced(_SECRET, text, lambda found: f"{found.group(1)}<secret>", self._without_secrets)
+
+    def _without_secrets(self, text: str) -> str:
         return _replaced(_ADDRESS, text, self._address, self._without_paths)
 
     def _url(self, found: re.Match[str]) -> str:
@@ -228,7 +233,7 @@ class Redactor:
         if root and not re.match(r"[\\/\w.-]", text[root.end() :]):
             return root.end()
         begin = root.end() if root else start
-        file = _PATH_FILE.match(text, begin)
+        file = _PATH_FILE.match(text, begin, begin + _LONGEST_PATH)
         if file and not _NEXT_PATH.search(file.group()[1:]):
             return file.end()
         stop = _PATH_STOP.search(text, begin + 1)
@@ -236,29 +241,37 @@ class Redactor:
 
     def _without_names(self, text: str) -> str:
         """Take out names of files that stand without a folder, then every word that is not the agent's."""
-        if not text:
-            return text
-        pieces = _SEGMENT.split(text)
+        told, end = [], 0
+        for found in _BARE_FILE.finditer(text):
+            start = self._start_of_known(text, end, found.end())
+            if start is not None:
+                told += [self._without_words(text[end:start]), self._file_or_path(text[start : found.end()])]
+                end = found.end()
+        return "".join([*told, self._without_words(text[end:])])
+
+    def _start_of_known(self, text: str, begin: int, end: int) -> int | None:
+        """Return where the name of a known file begins that ends at `end`; commas and brackets may be in it."""
+        begin = max(begin, end - _LONGEST_NAME)
+        for found in _WORD_START.finditer(text, begin, end):
+            if canonical(_OUR_SUFFIXES.sub("", text[found.start() : end])) in self._files:
+                return found.start()
+        return None
+
+    def _without_words(self, text: str) -> str:
+        pieces = _SEGMENT.split(text) if text else []
         return "".join(piece if number % 2 else self._segment(piece) for number, piece in enumerate(pieces))
 
     def _segment(self, segment: str) -> str:
-        found = _BARE_FILE.search(segment)
-        if found is None:
-            return WORD.sub(self._word, segment)
-        start = self._start_of_file(segment, found.end())
-        name = segment[start : found.end()]
-        told = name if self._is_ours(name) else self._file(name)
-        return WORD.sub(self._word, segment[:start]) + told + self._segment(segment[found.end() :])
-
-    def _start_of_file(self, segment: str, end: int) -> int:
-        """A known name is taken as it is; of an unknown one every word before it may be a part."""
-        words = [found.start() for found in re.finditer(r"\S+", segment[:end])][-_MOST_WORDS_OF_A_NAME:]
-        for start in words:
-            if canonical(_OUR_SUFFIXES.sub("", segment[start:end])) in self._files:
-                return start
-        if len(words) == 1 or self._is_ours(segment[words[-1] : end]):
-            return words[-1]
-        return words[0]
+        """Every word before an unknown file's end may be a part of its name, unless the last is the agent's."""
+        told, end = [], 0
+        while found := _BARE_FILE.search(segment, end):
+            words = [item.start() for item in _WORD_START.finditer(segment, end, found.end())]
+            last = segment[words[-1] : found.end()]
+            start = words[-1] if self._is_ours(last) else words[0]
+            told.append(WORD.sub(self._word, segment[end:start]))
+            told.append(last if self._is_ours(last) else self._file_or_path(segment[start : found.end()]))
+            end = found.end()
+        return "".join([*told, WORD.sub(self._word, segment[end:])])
 
     def _is_ours(self, word: str) -> bool:
         return canonical(bare(word)) in self._words

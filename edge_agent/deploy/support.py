@@ -32,6 +32,7 @@ from edge_agent.deploy.installation import all_packages, version_lines
 from edge_agent.deploy.redaction import Redactor
 from edge_agent.deploy.vocabulary import our_words
 from edge_agent.files import write_durably
+from edge_agent.model_names import shipped_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -139,9 +140,9 @@ def _members(
 
 def _redactor(settings: agent_checks.Settings) -> Redactor:
     roots = [*settings.folders, settings.state, settings.output, settings.file, Path.home(), Path(sys.prefix)]
-    return Redactor(
-        our_words(), _user_names(), _host_names(), [str(root) for root in roots if root is not None]
-    )
+    known = [str(root) for root in roots if root is not None]
+    models = [folder.name for folder in shipped_models()]
+    return Redactor(our_words(), _user_names(), _host_names(), known, models)
 
 
 def _user_names() -> set[str]:
@@ -293,7 +294,7 @@ def _logs(state: Path, redactor: Redactor, limit_bytes: int) -> Iterator[Member]
             told = f"cannot be read: {error.strerror or error}\n"
             yield Member(f"logs/{path.name}", "the log", told.encode())
             continue
-        limit_bytes -= len(data)
+        limit_bytes -= path.stat().st_size
         lines = (log_line(line, redactor) for line in data.decode("utf-8", "replace").splitlines())
         yield Member(f"logs/{path.name}", "the log", "".join(f"{line}\n" for line in lines).encode())
 

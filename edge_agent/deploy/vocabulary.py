@@ -13,9 +13,11 @@ import re
 import signal
 import sys
 import unicodedata
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.deploy.installation import DEPENDENCIES, PACKAGE, WINDOWS_DEPENDENCIES, shipped_folders
+from edge_agent.deploy.installation import DEPENDENCIES, PACKAGE, WINDOWS_DEPENDENCIES
+from edge_agent.model_names import shipped_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,14 +38,14 @@ USUAL_NAMES: Final = frozenset(
     journal.sqlite journal.sqlite-wal journal.sqlite-shm
     scopewatch.toml python python3 python.exe pythonw.exe UNC self mountinfo
     python3.11 python3.12 python3.13 python3.14 python311 python312 python313 python314 scopewatch-locks
-    edge_agent commands deploy journaling processes trials watching live_page
+    edge_agent commands deploy journaling processes trials watching live_page announcing configuring
     """.casefold().split()
 )
 """Folders and files that stand on every PC, or that the agent makes: they name nobody."""
 _SAID_BY_PYTHON: Final = """
-    OSError errno WinError Errno line File in most recent call last Traceback UTF-8 cp1252 x86_64 AMD64 aarch64 arm64
-    PYTHONPATH PYTHONHOME PYTHONUTF8 PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE LANG LC_ALL LC_CTYPE OMP_NUM_THREADS
-    OPENBLAS_NUM_THREADS NOTIFY_SOCKET INVOCATION_ID
+    OSError JSONDecodeError errno WinError Errno line File in most recent call last Traceback UTF-8 cp1252 x86_64
+    AMD64 aarch64 arm64 PYTHONPATH PYTHONHOME PYTHONUTF8 PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE LANG LC_ALL
+    LC_CTYPE OMP_NUM_THREADS OPENBLAS_NUM_THREADS NOTIFY_SOCKET INVOCATION_ID
 """
 
 
@@ -63,6 +65,7 @@ def bare(word: str) -> str:
     return word.strip(_EDGE)
 
 
+@cache
 def our_words(package: Path = PACKAGE) -> frozenset[str]:
     """Return every word of the agent's own source, of its models' manifests and of the system's messages."""
     words = set(USUAL_NAMES) | set(_words_of(_SAID_BY_PYTHON))
@@ -95,7 +98,7 @@ def _system_messages() -> Iterator[str]:
 
 def _model_words() -> Iterator[str]:
     """Names, labels and hashes of the shipped models; a facility's own models may be called after somebody."""
-    for folder in shipped_folders():
+    for folder in shipped_models():
         yield folder.name.casefold()
         try:
             manifest = json.loads((folder / "manifest.json").read_bytes()[:_LARGEST_MANIFEST_BYTES])

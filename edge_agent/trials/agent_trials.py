@@ -6,46 +6,48 @@ into it. Both are processes, so that no parser ever enters this one.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import psutil
 
 from edge_agent.config import STATE_VARIABLE
-from edge_agent.files import write_durably
+from edge_agent.files import is_our_temporary
 from edge_agent.output_places import OutputPlan
 from edge_agent.processes.job_object import JobLimits, worker_job
 from edge_agent.sidecar import read_record
-from edge_agent.status import is_running, running_status
+from edge_agent.status import is_running
+from edge_agent.trials.live_agent import (
+    COMMAND_SECONDS,
+    DRAWING,
+    LIVE,
+    PACKAGE_PARENT,
+    PYTHON,
+    START_SECONDS,
+    LiveAgent,
+    command,
+    last_line,
+    launch,
+    live_agent,
+    model_option,
+)
 from edge_agent.trials.trial import Bench, Failed, Skipped, Trial, Warned, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from edge_agent.status import AgentStatus
+    from pathlib import Path
 
 EXIT_HELD: Final = 3
 STOP_SECONDS: Final = 3.0
-_START_SECONDS: Final = 60.0
-_COMMAND_SECONDS: Final = 60.0
-_ANSWER_SECONDS: Final = 30.0
+ANSWER_SECONDS: Final = 30.0
 _MEMORY_MIB: Final = 256
-_LIVE: Final = "live agent"
-_PACKAGE_PARENT: Final = str(Path(__file__).resolve().parents[2])
-_PYTHON: Final = (sys.executable, "-P", "-c")
-_EDGE_AGENT: Final = (
-    f"import sys; sys.path.append({_PACKAGE_PARENT!r}); from edge_agent.cli import main; main()"
-)
+_AT_THE_END: Final = 20
 _HUNGRY: Final = f"""
 import os, sys
-sys.path.append({_PACKAGE_PARENT!r})
+sys.path.append({PACKAGE_PARENT!r})
 from edge_agent.processes.process_limits import limit_memory
 limit_memory({_MEMORY_MIB})
 print(os.getpid(), flush=True)
@@ -57,70 +59,10 @@ except MemoryError:
 else:
     print("given", flush=True)
 """
-# Quick, and at work on a full disk too: what these two keys stand for is told by other trials.
-_CONFIG: Final = b"quiet_seconds = 0.5\nfree_space_floor_mib = 0\n"
-_DRAWING: Final = ("--files", "1", "--rate", "1", "--size", "1024", "--seed", "4")
-"""The first acquisition of this session is a field of particles."""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveAgent:
-    """A running `edge-agent watch`; what it says goes into `words`."""
-
-    process: subprocess.Popen[bytes]
-    folder: Path
-    state: Path
-    words: Path
-
-    def status(self) -> AgentStatus | None:
-        """Return its numbers, None while there are none."""
-        try:
-            return running_status(self.state)
-        except ValueError:
-            return None
-
-    def itself(self) -> psutil.Process | None:
-        """Return the process that is the agent; in a virtual environment of Windows ours is a launcher only."""
-        numbers = self.status()
-        return None if numbers is None else _process(numbers.pid)
-
-    def worker(self) -> psutil.Process | None:
-        """Return its worker process, None while there is none."""
-        numbers = self.status()
-        found = None if numbers is None else _process(numbers.worker.pid)
-        if found is None or sys.platform != "win32":
-            return found
-        return next(iter(found.children(recursive=True)), found)
-
-    def is_ready(self) -> bool:
-        """Whether it watches, with a model loaded; raises Failed when it has ended."""
-        if self.process.poll() is not None:
-            raise Failed(
-                f"the agent ended with exit code {self.process.returncode}: {_last_line(self.words)}"
-            )
-        numbers = self.status()
-        return numbers is not None and numbers.model is not None and numbers.folders[0].present
-
-    def end(self) -> None:
-        """Kill what is left of it."""
-        found = [self.worker(), self.itself()]
-        self.process.kill()
-        self.process.wait()
-        for process in found:
-            if process is not None:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-
-
-def _process(pid: int | None) -> psutil.Process | None:
-    try:
-        return None if pid is None else psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return None
 
 
 def _model(bench: Bench) -> str:
-    done = _command("check", *_model_option(bench))
+    done = command("check", *model_option(bench))
     words = (done.stdout + done.stderr).decode("utf-8", "replace").strip().splitlines() or ["no word"]
     if done.returncode != 0:
         raise Failed(words[-1])
@@ -128,12 +70,12 @@ def _model(bench: Bench) -> str:
 
 
 def _start(bench: Bench) -> str:
-    agent = _launch(bench, bench.place("agent"), "agent")
-    bench.shared[_LIVE] = agent
-    ready = wait_until(agent.is_ready, _START_SECONDS)
+    agent = launch(bench, bench.place("agent"), "agent")
+    bench.shared[LIVE] = agent
+    ready = wait_until(agent.is_ready, START_SECONDS)
     numbers = agent.status()
     if ready is None or numbers is None:
-        raise Failed(f"not ready within {_START_SECONDS:g} s: {_last_line(agent.words)}")
+        raise Failed(f"not ready within {START_SECONDS:g} s: {last_line(agent.words)}")
     folder = numbers.folders[0]
     kind = "a share" if folder.share else "a local disk"
     seen = f"ready after {ready:.1f} s; takes the folder for {kind}, events {folder.events}"
@@ -144,25 +86,25 @@ def _start(bench: Bench) -> str:
 
 def _saving_trial(mode: str) -> Callable[[Bench], str]:
     def run(bench: Bench) -> str:
-        agent = _live(bench)
+        agent = live_agent(bench)
         folder = agent.folder / mode
-        done = _command("simulate", str(folder), "--mode", mode, *_DRAWING)
+        done = command("simulate", str(folder), "--mode", mode, *DRAWING)
         files = sorted(folder.glob("*.dm3"))
         if done.returncode != 0 or len(files) != 1:
             raise Failed(
                 f"the simulated microscope did not save: {done.stderr.decode(errors='replace').strip()}"
             )
         sidecar = OutputPlan().place(files[0]).sidecar
-        after = wait_until(sidecar.exists, _ANSWER_SECONDS)
+        after = wait_until(sidecar.exists, ANSWER_SECONDS)
         if after is None:
-            raise Failed(f"no sidecar within {_ANSWER_SECONDS:g} s: {_last_line(agent.words)}")
+            raise Failed(f"no sidecar within {ANSWER_SECONDS:g} s: {last_line(agent.words)}")
         drawn = done.stdout.decode("utf-8", "replace").rpartition("drawn ")[2].strip()
-        return f"drawn {drawn}, {_answer(files[0])}; the sidecar was there after {after:.1f} s"
+        return f"drawn {drawn}, {answer_of(files[0])}; the sidecar was there after {after:.1f} s"
 
     return run
 
 
-def _answer(path: Path) -> str:
+def answer_of(path: Path) -> str:
     """Return the label on record; raises Failed where the record, the micrograph and the heatmap disagree."""
     place = OutputPlan().place(path)
     record = read_record(place.sidecar)
@@ -177,7 +119,7 @@ def _answer(path: Path) -> str:
 
 
 def _priority(bench: Bench) -> str:
-    agent = _live(bench)
+    agent = live_agent(bench)
     told = []
     for name, process in (("agent", agent.itself()), ("worker", agent.worker())):
         if process is None:
@@ -204,9 +146,9 @@ def _disk_priority(process: psutil.Process) -> str:
 
 
 def _second_agent(bench: Bench) -> str:
-    agent = _live(bench)
+    agent = live_agent(bench)
     state = bench.state / "second"
-    done = _command("watch", str(agent.folder), environment={STATE_VARIABLE: str(state)})
+    done = command("watch", str(agent.folder), environment={STATE_VARIABLE: str(state)})
     if done.returncode != EXIT_HELD:
         raise Failed(
             f"a second agent on the same folder ended with exit code {done.returncode}, not {EXIT_HELD}"
@@ -217,8 +159,10 @@ def _second_agent(bench: Bench) -> str:
 
 
 def _stop(bench: Bench) -> str:
-    agent = _live(bench)
-    worker = agent.worker()
+    agent = live_agent(bench)
+    worker, place = agent.worker(), agent.folder / "saved at the end"
+    _keep_busy(agent, place)
+    # systemd stops a service by SIGTERM; the service manager of Windows takes the way of Ctrl-Break.
     if sys.platform == "win32":
         sign, name = signal.CTRL_BREAK_EVENT, "Ctrl-Break"
     else:
@@ -231,18 +175,45 @@ def _stop(bench: Bench) -> str:
     if after is None or after > STOP_SECONDS:
         raise Failed(f"still running {STOP_SECONDS:g} s after {name}")
     if agent.process.returncode != 0:
-        raise Failed(f"exit code {agent.process.returncode} after {name}: {_last_line(agent.words)}")
+        raise Failed(f"exit code {agent.process.returncode} after {name}: {last_line(agent.words)}")
     _require_gone(worker)
-    return f"ended {after:.1f} s after {name}, and its worker with it"
+    _require_whole(agent.folder)
+    answered = sum(OutputPlan().place(path).sidecar.exists() for path in place.glob("*.dm3"))
+    return (
+        f"ended {after:.1f} s after {name}, and its worker with it; {answered} of {_AT_THE_END} files just saved "
+        "had been answered, none by half"
+    )
+
+
+def _keep_busy(agent: LiveAgent, place: Path) -> None:
+    """Save some files, and wait until the agent is about to read them."""
+    saved = sorted((agent.folder / "in-place").glob("*.dm3"))
+    if not saved:
+        raise Skipped("there is no micrograph to save again")
+    content = saved[0].read_bytes()
+    place.mkdir()
+    for number in range(_AT_THE_END):
+        (place / f"{number}.dm3").write_bytes(content)
+    wait_until(lambda: any(place.glob("*.json")), ANSWER_SECONDS)
+
+
+def _require_whole(folder: Path) -> None:
+    """Whatever the agent was in the middle of: its outputs are whole, and no half is left."""
+    halves = [path.name for path in folder.rglob("*") if is_our_temporary(path)]
+    if halves:
+        raise Failed(f"halves are left: {', '.join(halves)}")
+    for path in folder.rglob("*.dm3.json"):
+        if read_record(path) is None:
+            raise Failed(f"{path.name} is no valid sidecar")
 
 
 def _killed(bench: Bench) -> str:
-    agent = _launch(bench, bench.place("killed agent"), "killed")
-    if wait_until(lambda: agent.is_ready() and agent.worker() is not None, _START_SECONDS) is None:
-        raise Failed(f"not ready within {_START_SECONDS:g} s: {_last_line(agent.words)}")
+    agent = launch(bench, bench.place("killed agent"), "killed")
+    if wait_until(lambda: agent.is_ready() and agent.worker() is not None, START_SECONDS) is None:
+        raise Failed(f"not ready within {START_SECONDS:g} s: {last_line(agent.words)}")
     itself, worker = agent.itself(), agent.worker()
     if itself is None:
-        raise Failed(f"its numbers went away: {_last_line(agent.words)}")
+        raise Failed(f"its numbers went away: {last_line(agent.words)}")
     itself.kill()
     agent.process.wait()
     after = _require_gone(worker)
@@ -268,7 +239,7 @@ def _lives(process: psutil.Process | None) -> bool:
 def _memory(bench: Bench) -> str:
     job = worker_job(JobLimits(memory_limit_mib=_MEMORY_MIB))
     with subprocess.Popen(
-        (*_PYTHON, _HUNGRY), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        (*PYTHON, _HUNGRY), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         try:
             pid = b"" if process.stdout is None else process.stdout.readline().strip()
@@ -276,7 +247,7 @@ def _memory(bench: Bench) -> str:
                 raise Failed("the process that was to be limited did not start")
             if job is not None and not job.take(int(pid)):
                 raise Failed("Windows refuses to put a process into a job object")
-            answer, _ = process.communicate(b"\n", timeout=_COMMAND_SECONDS)
+            answer, _ = process.communicate(b"\n", timeout=COMMAND_SECONDS)
         finally:
             process.kill()
             if job is not None:
@@ -284,58 +255,6 @@ def _memory(bench: Bench) -> str:
     if answer.strip() == b"given":
         raise Failed(f"a process limited to {_MEMORY_MIB} MiB was given {4 * _MEMORY_MIB} MiB")
     return f"a process limited to {_MEMORY_MIB} MiB was refused {4 * _MEMORY_MIB} MiB"
-
-
-def _launch(bench: Bench, folder: Path, name: str) -> LiveAgent:
-    state = bench.state / name
-    state.mkdir()
-    config, words = state / "selftest.toml", state / "words.txt"
-    write_durably(config, _CONFIG)
-    with words.open("wb") as output:
-        process = subprocess.Popen(
-            (*_PYTHON, _EDGE_AGENT, "watch", str(folder), "--config", str(config), *_model_option(bench)),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {STATE_VARIABLE: str(state)},
-            # Ctrl-Break reaches a process only when it leads a group of its own.
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-        )
-    agent = LiveAgent(process, folder, state, words)
-    bench.open.callback(agent.end)
-    return agent
-
-
-def _live(bench: Bench) -> LiveAgent:
-    agent = bench.shared.get(_LIVE)
-    if not isinstance(agent, LiveAgent) or agent.process.poll() is not None:
-        raise Skipped("the agent does not run")
-    return agent
-
-
-def _command(
-    *arguments: str, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(
-            (*_PYTHON, _EDGE_AGENT, *arguments),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env=os.environ | (environment or {}),
-            timeout=_COMMAND_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise Failed(f"`edge-agent {arguments[0]}` did not end within {_COMMAND_SECONDS:g} s") from None
-
-
-def _model_option(bench: Bench) -> tuple[str, ...]:
-    return () if bench.model is None else ("--model", bench.model)
-
-
-def _last_line(file: Path) -> str:
-    lines = file.read_text("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
 
 
 _REPORT: Final = "Send this report to the makers of scopewatch."
@@ -374,9 +293,12 @@ AGENT_TRIALS: Final = (
         "Make sure that only one agent is started on this PC.",
         _second_agent,
     ),
+)
+
+END_TRIALS: Final = (
     Trial(
-        "stop signal",
-        "The agent ends within 3 s when it is told to, as at a shutdown.",
+        "service stop",
+        "The agent ends within 3 s when the service manager says so, in the middle of work, and leaves no half.",
         f"Stop the agent before the PC is shut down. {_REPORT}",
         _stop,
     ),

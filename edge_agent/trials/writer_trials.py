@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Self
 
-from edge_agent.files import FileLayer, write_durably
+from edge_agent.files import FileLayer, is_our_temporary, write_durably
 from edge_agent.shared_opening import PASSING_WINDOWS_ERRORS, open_shared
 from edge_agent.trials.trial import CONTENT, Bench, Failed, Trial
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 _HELD_SECONDS: Final = 0.5
 _REPLACES: Final = 200
 _REPLACING_SECONDS: Final = 5.0
+_SCANNED_FILES: Final = 100
+_SCANNED_NAMES: Final = 5
+_SCANNED_SECONDS: Final = 0.02
 
 
 def _writer_trial(name: str, act: Callable[[Path], None]) -> Callable[[Bench], str]:
@@ -134,6 +138,66 @@ def _many_replaces(bench: Bench) -> str:
     )
 
 
+class _Scanner:
+    """Open each file of a folder as soon as it is there, and keep it open for a moment, as an antivirus does.
+
+    By Python's own open, which on Windows keeps others from replacing and deleting the file meanwhile.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._scan, name="scanner")
+        self.opened = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _scan(self) -> None:
+        seen: set[tuple[str, int]] = set()
+        while not self._ended.is_set():
+            with suppress(OSError):
+                for path in self._folder.iterdir():
+                    self._look(path, seen)
+
+    def _look(self, path: Path, seen: set[tuple[str, int]]) -> None:
+        with suppress(OSError):
+            key = (path.name, path.stat().st_mtime_ns)
+            if key not in seen:
+                seen.add(key)
+                with path.open("rb") as handle:
+                    handle.read(1)
+                    self.opened += 1
+                    self._ended.wait(_SCANNED_SECONDS)
+
+
+def _scanned_outputs(bench: Bench) -> str:
+    place = bench.place("scanner")
+    layer, done, slowest = _CountingLayer(), 0, 0.0
+    deadline = time.monotonic() + _REPLACING_SECONDS
+    with _Scanner(place) as scanner:
+        while done < _SCANNED_FILES and time.monotonic() < deadline:
+            path = place / f"{done % _SCANNED_NAMES}.json"
+            content = b"%d" % done
+            started = time.monotonic()
+            write_durably(path, content, layer)
+            slowest, done = max(slowest, time.monotonic() - started), done + 1
+            if path.read_bytes() != content:
+                raise Failed(f"{path.name} holds something else than was written")
+    left = [path.name for path in place.iterdir() if is_our_temporary(path)]
+    if left:
+        raise Failed(f"{len(left)} temporary files are left, for example {left[0]}")
+    return (
+        f"{done} outputs written while a scanner opened {scanner.opened} of them, {layer.refused} refusals "
+        f"waited out, the slowest took {1000 * slowest:.0f} ms"
+    )
+
+
 _NOTICED: Final = (
     "The acquisition software got an error because the agent was reading. Send this report to the makers of "
     "scopewatch; until then let the agent watch a copy of the folder."
@@ -173,5 +237,11 @@ WRITER_TRIALS: Final = (
         "An antivirus or indexer delays outputs at most; none is lost.",
         "Exclude *.json and *.heatmap.png of this folder from the antivirus, or use --output.",
         _many_replaces,
+    ),
+    Trial(
+        "scanner on new outputs",
+        "A scanner that opens each output the moment it appears delays it at most; none is lost or mixed up.",
+        "Exclude *.json and *.heatmap.png of this folder from the antivirus, or use --output.",
+        _scanned_outputs,
     ),
 )

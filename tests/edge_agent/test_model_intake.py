@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from bundles import tiny_bundle
-from vouched_bundles import KEY, STRANGER, TRUSTED, edit, put, signed_bundle
+from vouched_bundles import KEY, STRANGER, TRUSTED, edit, plain_bundle, put, signed_bundle
 
 from edge_agent import model_names
 from edge_agent.deploy import model_archive, model_intake
@@ -30,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     for version in ("1", "2", "3"):
         signed_bundle(folder / f"tiny-{version}", version, seed=int(version))
-    tiny_bundle(folder / "shipped" / "tiny-1.5", version="1.5", seed=5)
+    plain_bundle(folder / "shipped" / "tiny-1.5", "1.5", seed=5)
     return folder
 
 
@@ -115,7 +114,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         BundleRefused,
         "the signature of 56475aa75463474c does not fit",
     ),
-    "no signature": (lambda folder: tiny_bundle(folder, version="4"), BundleRefused, "it is not signed"),
+    "no signature": (lambda folder: plain_bundle(folder, "4"), BundleRefused, "it is not signed"),
     "another's signature": (
         lambda folder: signed_bundle(folder, "4", key=STRANGER),
         BundleRefused,
@@ -357,8 +356,8 @@ def test_an_unknown_name_lists_the_known_ones(filled: ModelStore):
 def test_another_shipped_model_may_be_used(filled: ModelStore, made: Path, monkeypatch: pytest.MonkeyPatch):
     both = made / "both"
     if not both.exists():
-        tiny_bundle(both / "base-1")
-        tiny_bundle(both / "tiny-1.5", version="1.5", seed=5)
+        plain_bundle(both / "base-1")
+        plain_bundle(both / "tiny-1.5", "1.5", seed=5)
     monkeypatch.setattr(model_names, "_model_roots", lambda: iter([both]))
     chosen = use(filled, "base", TRUSTED)
     assert (chosen.model, chosen.title) == (str(both / "base-1"), "base 1 (shipped)")
@@ -402,6 +401,6 @@ def test_the_last_good_one_is_opened_where_the_chosen_one_was_changed(filled: Mo
 
 
 def test_a_path_that_is_refused_is_not_replaced_by_another_model(filled: ModelStore, tmp_path: Path):
-    bundle = tiny_bundle(tmp_path / "b", version="9")
+    bundle = plain_bundle(tmp_path / "b", "9")
     with pytest.raises(BundleRefused, match="it is not signed"):
         open_chosen(filled, str(bundle), TRUSTED, lambda text: None)

@@ -8,8 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from bundles import tiny_bundle
-from vouched_bundles import STRANGER, TRUSTED, edit, signed_bundle
+from vouched_bundles import STRANGER, TRUSTED, edit, plain_bundle, signed_bundle
 
 from edge_agent import cli, model_names
 from edge_agent.config import STATE_VARIABLE
@@ -42,10 +41,9 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    base = tiny_bundle(tmp_path / "shipped" / "tiny-1")
-    monkeypatch.setattr(model_names, "_model_roots", lambda: iter([base.parent]))
-    return base
+def shipped(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tiny-1 comes with the installation."""
+    monkeypatch.setattr(model_names, "_model_roots", lambda: iter([tiny.parent]))
 
 
 @pytest.fixture
@@ -97,7 +95,7 @@ def test_from_a_bundle_to_the_current_model_and_back(run, state: Path, tmp_path:
 
 
 def test_the_list_for_programs(run, state: Path, tmp_path: Path):
-    run("models", "add", tiny_bundle(tmp_path / "new", version="2"))
+    run("models", "add", plain_bundle(tmp_path / "new", "2"))
     run("models", "use", "tiny")
 
     code, out, err = run("models", "list", "--json")
@@ -115,7 +113,7 @@ def test_the_list_for_programs(run, state: Path, tmp_path: Path):
 
 
 def test_a_refused_model_is_listed_with_its_reason(run, state: Path, tmp_path: Path):
-    run("models", "add", tiny_bundle(tmp_path / "new", version="2"))
+    run("models", "add", plain_bundle(tmp_path / "new", "2"))
     run("models", "use", "tiny-2")
     (state / "models" / "bundles" / "tiny-2" / "model.onnx").write_bytes(b"x")
 
@@ -139,7 +137,7 @@ def test_a_refused_model_is_listed_with_its_reason(run, state: Path, tmp_path: P
     ("make", "code", "told"),
     [
         pytest.param(
-            lambda folder: tiny_bundle(folder, version="2"),
+            lambda folder: plain_bundle(folder, "2"),
             2,
             "it is not signed; use a model signed by one of the 1 trusted_keys, or list its key",
             id="unsigned",
@@ -187,7 +185,7 @@ def test_classify_uses_the_current_model_and_the_last_good_one_where_it_was_chan
     run, state: Path, tmp_path: Path, micrograph_bytes: bytes
 ):
     (tmp_path / "a.dm3").write_bytes(micrograph_bytes)
-    run("models", "add", tiny_bundle(tmp_path / "new", version="2", seed=2))
+    run("models", "add", plain_bundle(tmp_path / "new", "2", seed=2))
     run("models", "use", "tiny-2")
 
     assert run("classify", tmp_path / "a.dm3")[0] == 0
@@ -213,7 +211,7 @@ def test_a_damaged_store_is_said_and_the_shipped_model_answers(run, state: Path,
 def test_a_state_folder_that_cannot_be_written_is_told(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "file"))
-    code, out, err = run("models", "add", tiny_bundle(tmp_path / "new", version="2"))
+    code, out, err = run("models", "add", plain_bundle(tmp_path / "new", "2"))
     assert (code, out) == (1, "")
     assert err == f"edge-agent: {tmp_path}/file/models: Not a directory\n"
 

@@ -20,8 +20,9 @@ from edge_agent.selftest import TRIALS, Check, check_json, check_lines, run_self
 from edge_agent.shared_opening import windows_error
 from edge_agent.sidecar import Sidecar, write_record
 from edge_agent.status import AlreadyRunning, sole_agent
-from edge_agent.trials import agent_trials, disk_trials, event_trials, writer_trials
-from edge_agent.trials.agent_trials import AGENT_TRIALS
+from edge_agent.trials import agent_trials, disk_trials, event_trials, live_agent, writer_trials
+from edge_agent.trials.agent_trials import AGENT_TRIALS, END_TRIALS
+from edge_agent.trials.company_trials import COMPANY_TRIALS
 from edge_agent.trials.disk_trials import DISK_TRIALS
 from edge_agent.trials.event_trials import EVENT_TRIALS
 from edge_agent.trials.trial import Bench, Failed, Skipped, Trial, Warned, wait_until
@@ -97,7 +98,9 @@ def test_everything_is_tried_on_this_pc_and_nothing_is_left(folder, state, tiny)
     assert [check.name for check in checks] == [*NAMED, "cleared up"]
     assert [check for check in checks if check.verdict == "failed"] == []
     passed = {check.name for check in checks if check.verdict == "passed"}
-    assert passed >= {trial.name for trial in (*WRITER_TRIALS, *AGENT_TRIALS)} - {"agent starts"}
+    assert passed >= {
+        trial.name for trial in (*WRITER_TRIALS, *AGENT_TRIALS, *COMPANY_TRIALS, *END_TRIALS)
+    } - {"agent starts"}
     assert [path.name for path in folder.rglob("*")] == ["theirs.dm3"]
     assert (folder / "theirs.dm3").read_bytes() == b"theirs"
     assert list(state.iterdir()) == []
@@ -558,7 +561,7 @@ def test_an_agent_that_cannot_start_says_why_and_the_rest_is_skipped(bench, tmp_
     bench = Bench(bench.folder, bench.state, SilentHints, bench.open, model=str(tmp_path / "none"))
     found = {
         trial.name: run(trial, bench)
-        for trial in AGENT_TRIALS
+        for trial in (*AGENT_TRIALS, *COMPANY_TRIALS, *END_TRIALS)
         if trial.name not in ("agent killed", "memory limit")
     }
 
@@ -568,7 +571,7 @@ def test_an_agent_that_cannot_start_says_why_and_the_rest_is_skipped(bench, tmp_
         assert detail.startswith(words)
         assert "neither a folder nor a shipped model" in detail
     assert set(found.values()) == {("skipped", "the agent does not run")}
-    assert len(found) == 6
+    assert len(found) == 10
 
 
 def finish(folder: Path, **changes: object) -> Path:
@@ -591,7 +594,7 @@ def finish(folder: Path, **changes: object) -> Path:
 
 
 def test_an_answer_with_right_hashes_counts(tmp_path):
-    assert agent_trials._answer(finish(tmp_path)) == "classified as round, heatmap and hashes right"
+    assert agent_trials.answer_of(finish(tmp_path)) == "classified as round, heatmap and hashes right"
 
 
 @pytest.mark.parametrize(
@@ -606,13 +609,13 @@ def test_an_answer_that_does_not_fit_fails(tmp_path, spoil, words):
     source = finish(tmp_path)
     (tmp_path / spoil).write_bytes(b"something else")
     with pytest.raises(Failed, match=words):
-        agent_trials._answer(source)
+        agent_trials.answer_of(source)
 
 
 def test_an_answer_that_is_no_label_fails(tmp_path):
     source = finish(tmp_path, outcome="not_an_image", reason="a spectrum", prediction=None, cam=None)
     with pytest.raises(Failed, match="not_an_image: a spectrum"):
-        agent_trials._answer(source)
+        agent_trials.answer_of(source)
 
 
 def test_a_memory_limit_that_does_not_hold_fails(bench, monkeypatch):
@@ -622,10 +625,10 @@ def test_a_memory_limit_that_does_not_hold_fails(bench, monkeypatch):
 
 
 def test_a_command_that_hangs_is_given_up(monkeypatch):
-    monkeypatch.setattr(agent_trials, "_COMMAND_SECONDS", 0.2)
-    monkeypatch.setattr(agent_trials, "_EDGE_AGENT", "import time; time.sleep(60)")
+    monkeypatch.setattr(live_agent, "COMMAND_SECONDS", 0.2)
+    monkeypatch.setattr(live_agent, "EDGE_AGENT", "import time; time.sleep(60)")
     with pytest.raises(Failed, match=r"`edge-agent simulate` did not end within 0\.2 s"):
-        agent_trials._command("simulate")
+        live_agent.command("simulate")
 
 
 def test_waiting_tells_how_long_it_took_or_that_it_was_in_vain():

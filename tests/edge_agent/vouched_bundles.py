@@ -22,18 +22,31 @@ TRUSTED = (public_line_of(KEY),)
 STRANGER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 
 
-_MADE: dict[tuple[str, int, str], dict[str, bytes]] = {}
+_MADE: dict[tuple[object, ...], dict[str, bytes]] = {}
+"""Files by what was asked for: each is made once and then written again."""
+
+
+def plain_bundle(folder: Path, version: str = "1", *, seed: int = 0) -> Path:
+    """A tiny bundle of this version in a new folder, not signed."""
+    return _once((version, seed), folder, lambda: tiny_bundle(folder, version=version, seed=seed))
 
 
 def signed_bundle(folder: Path, version: str = "1", *, seed: int = 0, key: Ed25519PrivateKey = KEY) -> Path:
-    """A tiny bundle of this version in a new folder, signed. Made once, then written again."""
-    what = (version, seed, public_line_of(key))
-    if what not in _MADE:
-        tiny_bundle(folder, version=version, seed=seed)
+    """The same, signed."""
+
+    def make() -> None:
+        plain_bundle(folder, version, seed=seed)
         sign_bundle(folder, key)
+
+    return _once((version, seed, public_line_of(key)), folder, make)
+
+
+def _once(what: tuple[object, ...], folder: Path, make: Callable[[], object]) -> Path:
+    if what not in _MADE:
+        make()
         _MADE[what] = {file.name: file.read_bytes() for file in folder.iterdir()}
         return folder
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for name, data in _MADE[what].items():
         (folder / name).write_bytes(data)
     return folder
