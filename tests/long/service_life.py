@@ -361,6 +361,9 @@ def edits(life: Life) -> None:
         "a good edit is taken up", lambda: len((life.numbers() or {"folders": ()})["folders"]) == 2, 30
     )
     story.check(life.main_pid() == pid, "without a restart")
+    life.until(
+        "and the refusal is over", lambda: life.numbers() and not life.numbers()["config"]["refused"], 30
+    )
     done = machine.run("systemctl", "reload", "scopewatch", check=False)
     story.check(done.returncode == 0 and life.main_pid() == pid, f"systemctl reload {done.stderr.strip()}")
     said = life.agent("service", "status", code=None)
