@@ -1,6 +1,6 @@
 """The life of the service on a Linux machine with a real systemd: from the wheel to nothing left.
 
-    python tests/long/service_life.py [--keep-going]
+    python tests/long/service_life.py [--archive FILE]
 
 Needs root, systemd's programs and this repository's environment; takes about five minutes, most of which is waiting
 for the watchdog. The machine is booted in namespaces of this one (`booted_machine`), has no network but loopback,
@@ -200,7 +200,6 @@ def install(life: Life, wheel: Path) -> set[str]:
     story.chapter("installation")
     machine.run("useradd", "-m", "em")
     machine.run("mkdir", "-p", SCOPE)
-    life.agent_missing = machine.run("test", "-e", AGENT, check=False).returncode != 0
     before = life.files()
     began = time.monotonic()
     install_into(machine, wheel)
@@ -442,6 +441,43 @@ def uninstall(life: Life, before: set[str]) -> None:
     life.agent("service", "status", code=1)
 
 
+def from_archive(life: Life, archive: Path) -> None:
+    story, machine = life.story, life.machine
+    story.chapter(f"from an offline archive: {archive.name}")
+    machine.run(
+        "sh", "-c", "rm -rf /opt/scopewatch; mkdir -p /srv/scope; chown em /srv/scope; mkdir /root/stick"
+    )
+    before = life.files()
+    began = time.monotonic()
+    shutil.copy(archive, machine.disk / "root/stick")
+    machine.run("tar", "-xf", f"/root/stick/{archive.name}", "-C", "/root/stick")
+    folder = archive.name.removesuffix(".tar.gz")
+    routes = machine.run("ip", "route").stdout.strip()
+    story.check(not routes, "the machine has no route to anywhere")
+    for step, words in (("install.sh", ("--service", "/srv/scope")), ("uninstall.sh", ())):
+        story.tell(f"root# sh {step} {' '.join(words)}")
+        place = f"/root/stick/{folder}/{step}"
+        done = machine.run("sh", place, *words, check=False)
+        story.tell("".join(f"    {line}\n" for line in (done.stdout + done.stderr).splitlines()))
+        story.check(done.returncode == 0, f"{step}: exit code {done.returncode}")
+        if step == "install.sh":
+            machine.run(
+                "cp",
+                *(f"/data/titan/session_000{number}.dm3" for number in (1, 2, 3)),
+                "/srv/scope",
+                user="em",
+            )
+            life.until("first files classified", lambda: not life.unanswered("/srv/scope"))
+            story.check(True, f"from archive to first classified file {time.monotonic() - began:.1f} s")
+            used = machine.run("du", "-sm", "/opt/scopewatch").stdout.split()[0]
+            story.check(int(used) < 300, f"installed size {used} MiB")
+    machine.run("rm", "-r", "/root/stick")
+    gone = machine.run("test", "-e", "/opt/scopewatch", check=False).returncode != 0
+    story.check(gone, "/opt/scopewatch is gone")
+    left = {name for name in life.files() - before if not name.startswith("srv/scope/")}
+    story.check(not left, f"nothing is left but sidecars and heatmaps {sorted(left)[:9] or ''}")
+
+
 def own(life: Life) -> None:
     story, machine = life.story, life.machine
     story.chapter("without an administrator: a user unit")
@@ -477,7 +513,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.parse_args()
+    parser.add_argument("--archive", type=Path, help="go through an offline archive for Linux, too")
+    archive = parser.parse_args().archive
     signal.signal(signal.SIGTERM, lambda *rest: sys.exit(143))
     story = Story()
     folder = Path(tempfile.mkdtemp(prefix="scopewatch-service-life-"))
@@ -502,6 +539,8 @@ def main() -> int:
         by_group(life)
         made_up(life)
         own(life)
+        if archive is not None:
+            from_archive(life, archive)
     except Unbootable as error:
         story.check(False, f"no machine could be booted: {error}")
     finally:
