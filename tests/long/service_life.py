@@ -143,7 +143,9 @@ class Life:
     def files(self) -> set[str]:
         """Return what the machine has written since it was made, without what is not ours to leave or take."""
         upper = self.machine.folder / "upper"
-        found = {path.relative_to(upper).as_posix() for path in upper.rglob("*") if not path.is_dir()}
+        # A character device stands for a file of the machine below that was removed.
+        kept = (path for path in upper.rglob("*") if not path.is_dir() and not path.is_char_device())
+        found = {path.relative_to(upper).as_posix() for path in kept}
         return {name for name in found if not NOT_OURS.match(name)}
 
     def check_once_each(self, folder: str = SCOPE) -> None:
