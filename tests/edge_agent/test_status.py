@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent import status
 from edge_agent.status import (
     AgentStatus,
     AlreadyRunning,
     DriftStatus,
+    FolderStatus,
     LastFile,
     WorkerStatus,
     carried_on,
@@ -240,6 +242,22 @@ def test_another_user_is_told_of_a_folder_that_he_may_not_read(tmp_path, request
         with pytest.raises(PermissionError):
             is_running(tmp_path / "state")
         os.seteuid(0)
+
+
+def test_a_folder_that_the_service_watches_is_refused_whoever_asks(tmp_path, monkeypatch):
+    """The service has a /tmp of its own, so its locks on folders are not seen; its numbers are."""
+    monkeypatch.setattr(status, "system_state_folder", lambda: tmp_path / "service")
+    scope = FolderStatus(path=str(tmp_path / "scope"), present=True, events="on", share=False)
+    with sole_agent(tmp_path / "service", []):
+        publish(tmp_path / "service", NUMBERS.model_copy(update={"folders": (scope,)}))
+        assert refused(tmp_path / "mine", tmp_path / "scope") == (
+            f"the service of this PC already watches the folder {scope.path}; stop it first"
+        )
+        with sole_agent(tmp_path / "mine", [tmp_path / "other"]):
+            pass
+        publish(tmp_path / "service", NUMBERS.model_copy(update={"folders": (scope,), "pid": os.getpid()}))
+        with sole_agent(tmp_path / "mine", [tmp_path / "scope"]):  # it is the service itself
+            pass
 
 
 def open_to_all(folder: Path) -> None:
