@@ -183,7 +183,9 @@ def install(life: Life, wheel: Path) -> set[str]:
     story.check("belongs to root" in said, "a folder of root's is refused with what to do")
     machine.run("chown", "em", SCOPE)
     said = life.agent("service", "install", SCOPE)
-    story.check("ready after" in said and "account        em" in said, "installed for the folder's owner, and ready")
+    story.check(
+        "ready after" in said and "account        em" in said, "installed for the folder's owner, and ready"
+    )
     life.save(1)
     life.until("first file classified", lambda: not life.unanswered(), 60)
     story.check(True, f"from wheel to first classified file {time.monotonic() - began:.1f} s")
@@ -210,7 +212,11 @@ def reboot(life: Life) -> None:
         shutil.copyfile(file, place / f"while-off-{number}.dm3")
     story.tell(f"booted in {machine.boot():.1f} s")
     life.until("the agent is back and has caught up", lambda: life.numbers() and not life.unanswered())
-    again = [name for name, side in life.sidecars().items() if done.get(name, side["agent"]["finished"]) != side["agent"]["finished"]]
+    again = [
+        name
+        for name, side in life.sidecars().items()
+        if done.get(name, side["agent"]["finished"]) != side["agent"]["finished"]
+    ]
     story.check(not again, "nothing that was done was done again")
     life.check_once_each()
 
@@ -228,7 +234,9 @@ def kills(life: Life) -> None:
         burst.wait()
         life.until(
             f"another {title} works, all files have sidecars",
-            lambda pid=pid, victim=victim: life.numbers() and victim() not in (0, pid) and not life.unanswered(),
+            lambda pid=pid, victim=victim: (
+                life.numbers() and victim() not in (0, pid) and not life.unanswered()
+            ),
         )
     life.check_once_each()
     story.check(not life.temporary(), "no temporary file was left")
@@ -242,7 +250,11 @@ def watchdog(life: Life) -> None:
     life.save(3)
     life.until("the watchdog replaced it", lambda: life.main_pid() not in (0, pid) and life.numbers(), 150)
     life.until("the files saved meanwhile have sidecars", lambda: not life.unanswered())
-    story.tell(machine.run("journalctl", "-u", "scopewatch", "-o", "cat", "--no-pager", "-n", "200", "--grep", "atchdog").stdout)
+    story.tell(
+        machine.run(
+            "journalctl", "-u", "scopewatch", "-o", "cat", "--no-pager", "-n", "200", "--grep", "atchdog"
+        ).stdout
+    )
 
 
 def edits(life: Life) -> None:
@@ -252,12 +264,18 @@ def edits(life: Life) -> None:
     good = file.read_text()
     pid = life.main_pid()
     file.write_text(good.replace("folders =", "folder ="))
-    life.until("a bad edit is refused and named", lambda: (life.numbers() or {}).get("config", {}).get("refused"), 30)
+    life.until(
+        "a bad edit is refused and named", lambda: (life.numbers() or {}).get("config", {}).get("refused"), 30
+    )
     story.tell(str(life.numbers()["config"]["refused"]))
     machine.run("mkdir", "-p", "/srv/second/scope")
     machine.run("chown", "em", "/srv/second/scope")
-    file.write_text(good.replace(f"'{SCOPE}'", f'"{SCOPE}"').replace(f'"{SCOPE}"', f'"{SCOPE}", "/srv/second/scope"', 1))
-    life.until("a good edit is taken up", lambda: len((life.numbers() or {"folders": ()})["folders"]) == 2, 30)
+    file.write_text(
+        good.replace(f"'{SCOPE}'", f'"{SCOPE}"').replace(f'"{SCOPE}"', f'"{SCOPE}", "/srv/second/scope"', 1)
+    )
+    life.until(
+        "a good edit is taken up", lambda: len((life.numbers() or {"folders": ()})["folders"]) == 2, 30
+    )
     story.check(life.main_pid() == pid, "without a restart")
     said = life.agent("service", "status", code=None)
     story.check("NOT ALLOWED" in said, "a folder that the unit does not open is named")
@@ -289,7 +307,11 @@ def models(life: Life) -> None:
     story.chapter("a model is rolled out, and rolled back")
     bundle = tiny_bundle(life.folder / "tiny-1")
     shutil.copytree(bundle, machine.disk / "opt/tiny-1")
-    for words, expected in ((("add", "/opt/tiny-1"), None), (("use", "tiny-1"), "tiny"), (("rollback",), "particle-shape")):
+    for words, expected in (
+        (("add", "/opt/tiny-1"), None),
+        (("use", "tiny-1"), "tiny"),
+        (("rollback",), "particle-shape"),
+    ):
         life.agent("models", *words, user="em")
         if expected is None:
             continue
@@ -334,13 +356,17 @@ def uninstall(life: Life, before: set[str]) -> None:
 def own(life: Life) -> None:
     story, machine = life.story, life.machine
     story.chapter("without an administrator: a user unit")
-    folder = "/home/em/data/my \"scope\" 100% $HOME é"
+    folder = '/home/em/data/my "scope" 100% $HOME é'
     machine.run("mkdir", "-p", folder)
     machine.run("chown", "-R", "em", "/home/em")
     said = life.agent("service", "install", "--user", folder, user="em", code=2)
     story.check("enable-linger em" in said, "without a log-in it says how to come by a manager of one's own")
     machine.run("loginctl", "enable-linger", "em")
-    life.until("em's own manager runs", lambda: machine.run("systemctl", "is-active", "user@1001", check=False).stdout.strip() == "active", 30)
+    life.until(
+        "em's own manager runs",
+        lambda: machine.run("systemctl", "is-active", "user@1001", check=False).stdout.strip() == "active",
+        30,
+    )
     before = life.files()
     said = life.agent("service", "install", "--user", folder, user="em")
     story.check("ready after" in said, "installed and ready")
@@ -349,7 +375,9 @@ def own(life: Life) -> None:
     story.tell(f"powered off in {machine.power_off():.1f} s")
     story.tell(f"booted in {machine.boot():.1f} s")
     life.save(2, folder)
-    life.until("after a reboot it classifies again, nobody being logged in", lambda: not life.unanswered(folder))
+    life.until(
+        "after a reboot it classifies again, nobody being logged in", lambda: not life.unanswered(folder)
+    )
     life.agent("service", "status", user="em")
     life.agent("service", "uninstall", "--purge", user="em")
     left = life.files() - before
@@ -357,7 +385,9 @@ def own(life: Life) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *rest: sys.exit(143))
     story = Story()
@@ -366,7 +396,9 @@ def main() -> int:
     try:
         first, second = wheels(folder)
         story.tell(f"built {first.name} and {second.name}")
-        story.tell(f"booted in {life.machine.boot():.1f} s: {life.machine.run('systemctl', '--version').stdout.splitlines()[0]}")
+        story.tell(
+            f"booted in {life.machine.boot():.1f} s: {life.machine.run('systemctl', '--version').stdout.splitlines()[0]}"
+        )
         before = install(life, first)
         reboot(life)
         kills(life)
