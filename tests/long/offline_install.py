@@ -40,7 +40,10 @@ PERSON, HOME = 1000, "/home/person"
 LEFT_OUT = {"scipy", "matplotlib", "h5py", "hdf5plugin", "flatbuffers", "packaging", "protobuf", "sympy"}
 OURS = re.compile(r"\.json$|\.heatmap\.png$")
 BELOW_SECONDS, BELOW_MB, BELOW_CHARACTERS = 300, 300, 260
-DEEP_PREFIX = r"C:\Users\a-name-of-twenty-chr\AppData\Local\Programs\scopewatch\versions\10.10.10-10\env\Lib\site-packages"
+DEEP_PREFIX = (
+    r"C:\Users\a-name-of-twenty-chr\AppData\Local\Programs\scopewatch\versions\10.10.10-10"
+    r"\env\Lib\site-packages"
+)
 LAY_OVER = """
 mount -t overlay overlay -o "lowerdir=/,upperdir=$0/upper,workdir=$0/work" "$0/root"
 mount --rbind /dev "$0/root/dev"
@@ -107,11 +110,14 @@ class Machine:
         return f"{self.session}/{name}"
 
     def changed(self) -> set[str]:
-        """Every file and every new folder, wherever on the machine."""
+        """Every new or changed file and every new folder, wherever on the machine; not what was removed."""
         upper, found = self._layer / "upper", set()
         for folder, folders, files in os.walk(upper):
             below = Path("/", Path(folder).relative_to(upper))
-            found |= {str(below / name) for name in files}
+            there = (
+                name for name in files if not Path(folder, name).is_char_device()
+            )  # a removed file's mark
+            found |= {str(below / name) for name in there}
             found |= {str(below / name) for name in folders if not (below / name).exists()}
         return found
 
@@ -160,6 +166,7 @@ def journey(archive: Path, micrograph: Path, machine: Machine, who: str, prefix:
     upgraded = machine.run("ls", f"{prefix}/versions").split()
     must(len(upgraded) == 1 and upgraded != versions, f"{who}: upgrade in place: {versions} -> {upgraded}")
     machine.run(agent, "check")
+    every_module_loads(machine, prefix, who)
     packed_again(machine, copied, prefix, who)
     machine.run("sh", f"{prefix}/uninstall.sh")
     machine.run("rm", "-r", copied)
@@ -184,6 +191,18 @@ def live(machine: Machine, agent: str, micrograph: Path, who: str) -> None:
                 process.send_signal(signal.SIGINT)
     is_there = f"{machine.session}/second.dm3.json" in machine.changed()
     must(is_there and process.returncode == 0, f"{who}: watch, a new file, Ctrl-C: {said}")
+
+
+def every_module_loads(machine: Machine, prefix: str, who: str) -> None:
+    """With the locked packages alone; none of those that were left out is there."""
+    code = (
+        "import importlib, importlib.util, pkgutil, edge_agent\n"
+        f"there = [name for name in {sorted(LEFT_OUT)} if importlib.util.find_spec(name)]\n"
+        "names = [one.name for one in pkgutil.walk_packages(edge_agent.__path__, 'edge_agent.')]\n"
+        "print(len([importlib.import_module(name) for name in names if '__main__' not in name]), there)\n"
+    )
+    said = machine.run(f"{prefix}/current/env/bin/python", "-P", "-c", code).strip()
+    must(said.endswith("[]"), f"{who}: modules that load, and left out packages that are there: {said}")
 
 
 def packed_again(machine: Machine, copied: str, prefix: str, who: str) -> None:
