@@ -22,23 +22,32 @@ import time
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "long")]
 
+from booted_machine import BootedMachine, Unbootable  # noqa: E402
 from bundles import tiny_bundle  # noqa: E402
 
 from edge_agent.deploy.licences import normal_name  # noqa: E402
 from edge_agent.deploy.target import Target, wheel_runs_on  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PYTHON = "3.11"
 PYTHON_HERE = f"/usr/bin/python{PYTHON}"
 PERSON, HOME = 1000, "/home/person"
 LEFT_OUT = {"scipy", "matplotlib", "h5py", "hdf5plugin", "flatbuffers", "packaging", "protobuf", "sympy"}
 OURS = re.compile(r"\.json$|\.heatmap\.png$")
+THE_MACHINES = re.compile(
+    r"/var/(log|cache|spool|backups|lib/(systemd|postgresql|dbus|logrotate|apt))/|/run/|/etc/\.updated|/var/\.updated"
+)
+"""What a booted machine writes by itself."""
 BELOW_SECONDS, BELOW_MB, BELOW_CHARACTERS = 300, 300, 260
 DEEP_PREFIX = (
     r"C:\Users\a-name-of-twenty-chr\AppData\Local\Programs\scopewatch\versions\10.10.10-10"
@@ -70,12 +79,14 @@ def main() -> None:
         for platform in ("linux_x86_64", "win_amd64"):
             if not list(archives.glob(f"*-{platform}-*")):
                 make(platform, archives, "--model", str(model))
-        (linux,), (windows,) = archives.glob("*.tar.gz"), archives.glob("*.zip")
+        # Not from /tmp, of which the booted machine has its own.
+        linux, windows = (Path(shutil.copy(*archives.glob(kind), work)) for kind in ("*.tar.gz", "*.zip"))
         micrograph = real_micrograph(work)
         journey(
             linux, micrograph, Machine(work / "own", PERSON), "a person", f"{HOME}/.local/share/scopewatch"
         )
         journey(linux, micrograph, Machine(work / "pc", 0), "root", "/opt/scopewatch")
+        with_service(linux, micrograph, work / "booted")
         with_runtime(micrograph, work / "runtime")
         embeddable_rules(linux, micrograph, work / "embeddable")
         dependencies_are_whole(unpacked(linux, work / "linux"), Target("linux_x86_64", PYTHON))
@@ -224,6 +235,75 @@ def packed_again(machine: Machine, copied: str, prefix: str, who: str) -> None:
         first == second,
         f"{who}: packed again from the installation, the same wheel: {first.count('(')} files",
     )
+
+
+def with_service(archive: Path, micrograph: Path, work: Path) -> None:
+    """`install.sh --service FOLDER` under a real systemd, an upgrade while the service runs, the uninstall."""
+    machine, session, copied = (
+        BootedMachine(work),
+        "/data/session",
+        f"/srv/{archive.name.removesuffix('.tar.gz')}",
+    )
+    agent, script = "/opt/scopewatch/bin/edge-agent", f"{copied}/install.sh"
+    try:
+        machine.boot()
+        machine.run("useradd", "-m", "em")
+        machine.run("mkdir", "-p", session)
+        machine.run("chown", "em", session)
+        before = written(work)
+        began = time.monotonic()
+        machine.run("tar", "-xzf", str(archive), "-C", "/srv")
+        machine.run("sh", script, "--service", session)
+        for name in ("first", "second"):
+            machine.run("cp", str(micrograph), f"{session}/{name}.dm3", user="em")
+            wait_for(
+                lambda name=name: (
+                    machine.run("test", "-e", f"{session}/{name}.dm3.json", check=False).returncode == 0
+                )
+            )
+            if name == "first":
+                must(True, f"service: archive to first classified file: {time.monotonic() - began:.1f} s")
+                first = machine.run("systemctl", "show", "scopewatch", "-p", "MainPID", "--value").stdout
+                machine.run("sh", script)
+                second = machine.run("systemctl", "show", "scopewatch", "-p", "MainPID", "--value").stdout
+                must(first != second, "service: restarted by the upgrade, and classifying")
+        must(
+            " tiny-1 " in machine.run(agent, "models", "list").stdout,
+            "service: the chosen model is in its store",
+        )
+        machine.run("sh", "/opt/scopewatch/uninstall.sh")
+        must(
+            not machine.run("systemctl", "list-unit-files", "scopewatch.service", check=False).stdout.count(
+                "scopewatch"
+            ),
+            "service: gone",
+        )
+        machine.run("rm", "-r", copied)
+        left = sorted(written(work) - before)
+        ours = [path for path in left if path.startswith(f"{session}/")]
+        foreign = [path for path in left if path not in ours and not THE_MACHINES.match(path)]
+        must(
+            not foreign,
+            f"service: after uninstall {len(ours)} files in the session, and nothing of ours elsewhere: {foreign}",
+        )
+    except Unbootable as why:
+        figure("service", f"not tried: {why}")
+    finally:
+        machine.destroy()
+
+
+def written(work: Path) -> set[str]:
+    upper = work / "upper"
+    files = (path for path in upper.rglob("*") if not path.is_dir() and not path.is_char_device())
+    return {str(Path("/", path.relative_to(upper))) for path in files}
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        if time.monotonic() > deadline:
+            raise SystemExit("nothing within 60 s")
+        time.sleep(0.2)
 
 
 def with_runtime(micrograph: Path, work: Path) -> None:
