@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import Annotated, Any, Final
@@ -59,6 +60,8 @@ def selftest(
     from edge_agent.selftest import check_json, check_lines, run_selftest, summary_line
     from edge_agent.trials.earlier_runs import NAME
 
+    # watchdog complains of events that arrive while it is ended, which here happens on purpose.
+    logging.getLogger("watchdog").setLevel(logging.CRITICAL)
     done = []
     say(
         f"everything happens in {folder.absolute() / NAME}-...; if this is killed, the next run removes it",

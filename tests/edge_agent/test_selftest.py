@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from test_sidecar import CONTRACT
 
@@ -20,7 +22,7 @@ from edge_agent.selftest import TRIALS, Check, check_json, check_lines, run_self
 from edge_agent.shared_opening import windows_error
 from edge_agent.sidecar import Sidecar, write_record
 from edge_agent.status import AlreadyRunning, sole_agent
-from edge_agent.trials import agent_trials, disk_trials, event_trials, live_agent, writer_trials
+from edge_agent.trials import agent_trials, disk_trials, earlier_runs, event_trials, live_agent, writer_trials
 from edge_agent.trials.agent_trials import AGENT_TRIALS, END_TRIALS
 from edge_agent.trials.company_trials import COMPANY_TRIALS
 from edge_agent.trials.disk_trials import DISK_TRIALS
@@ -244,6 +246,94 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path, state):
         list(run_selftest(tmp_path / "none", state=state, trials=[MESS]))
     assert not (tmp_path / "none").exists()
     assert list(state.iterdir()) == []
+
+
+# --- what a killed run left
+
+
+def left_by(folder, state, **changes):
+    """Both folders of a run whose process is gone, unless told otherwise."""
+    name = f"{earlier_runs.NAME}-0123abcd"
+    run = earlier_runs.this_run(folder / name, state / name)
+    for place in (run.folder, run.state):
+        (place / "deep").mkdir(parents=True)
+        (place / "deep" / "file").write_bytes(b"1")
+    earlier_runs.note(replace(run, **({"pid": 2**22 + 1} | changes)))
+    return run
+
+
+def test_what_a_killed_run_left_is_named_and_removed_by_the_next(folder, state):
+    run = left_by(folder, state)
+    first, last = run_selftest(folder, state=state, trials=[])
+
+    assert (first.name, first.verdict) == ("killed run cleared up", "passed")
+    assert first.detail == f"removed {run.folder}, {run.state}"
+    assert last.verdict == "passed"
+    assert [path.name for path in folder.rglob("*")] == ["theirs.dm3"]
+    assert list(state.iterdir()) == []
+
+
+def test_it_is_found_by_its_state_when_the_next_run_is_elsewhere(folder, state, tmp_path):
+    left_by(folder, state)
+    (tmp_path / "elsewhere").mkdir()
+    list(run_selftest(tmp_path / "elsewhere", state=state, trials=[]))
+    assert [path.name for path in folder.rglob("*")] == ["theirs.dm3"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        pytest.param({"pid": os.getpid()}, [], id="it still runs"),
+        pytest.param({"host": "another PC"}, ["other self-tests"], id="another PC's"),
+    ],
+)
+def test_what_may_still_be_in_use_stays(folder, state, changes, told):
+    run = left_by(folder, state, **changes)
+    *names, _ = [check.name for check in run_selftest(folder, state=state, trials=[])]
+    assert names == told
+    assert (run.folder / "deep" / "file").exists()
+
+
+@pytest.mark.parametrize(
+    "record", [None, b"half", b'{"folder": "/etc", "state": "/etc", "host": "", "pid": 1, "started": 0}']
+)
+def test_a_folder_without_a_record_of_ours_is_named_and_stays(folder, state, record):
+    place = folder / f"{earlier_runs.NAME}-x"
+    place.mkdir()
+    if record is not None:
+        (place / earlier_runs.RECORD).write_bytes(record)
+    first, _ = run_selftest(folder, state=state, trials=[])
+    assert (first.name, first.verdict, str(place) in first.detail) == ("other self-tests", "warning", True)
+    assert place.is_dir()
+
+
+KILLED_RUN = """
+import sys, time
+from pathlib import Path
+from edge_agent.selftest import TRIALS, run_selftest
+starts = [trial for trial in TRIALS if trial.name == "agent starts"]
+checks = run_selftest(Path(sys.argv[1]), state=Path(sys.argv[2]), model=sys.argv[3], trials=starts)
+print(next(checks).verdict, flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills by a POSIX signal")
+def test_a_self_test_that_is_killed_takes_its_agent_with_it(folder, state, tiny):
+    command = (sys.executable, "-c", KILLED_RUN, str(folder), str(state), str(tiny))
+    environment = os.environ | {"PYTHONPATH": str(Path(selftest.__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        said = process.stdout.readline().strip()
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert said == "passed"
+    assert len(children) >= 2
+    assert wait_until(lambda: not any(agent_trials._lives(child) for child in children), 10.0) is not None
+    assert len(list(folder.iterdir())) == 2
+
+    checks = list(run_selftest(folder, state=state, trials=[]))
+    assert [check.name for check in checks] == ["killed run cleared up", "cleared up"]
+    assert [path.name for path in folder.rglob("*")] == ["theirs.dm3"]
 
 
 # --- words
