@@ -40,6 +40,7 @@ _SETTLE_SECONDS: Final = 0.3
 _LOOKING_SECONDS: Final = 10.0
 _CLOCK_SECONDS: Final = 2.0
 _ABANDONED_SECONDS: Final = 3600.0
+_SCANS: Final = "nothing needs to be done: files are found by the scan, every scan_seconds instead of at once"
 _WATCHES: Final = Path("/proc/sys/fs/inotify/max_user_watches")
 
 
@@ -259,11 +260,10 @@ def _tried_lines(asked: Asked, own: Path) -> Iterator[Line]:
         "outputs written", f"a file of ours was made, replaced and deleted in {asked.target}, as {account()}"
     )
     yield disk_clock_line(made - asked.now(), asked.target)
-    yield (
-        _event_line(asked.heard(own))
-        if asked.output is None
-        else skip("change events", "outputs go elsewhere, so nothing of ours is made in the watched folder")
-    )
+    if asked.output is None:
+        yield _event_line(asked, own)
+    else:
+        yield skip("change events", "outputs go elsewhere, so nothing of ours is made in the watched folder")
 
 
 def disk_clock_line(ahead_seconds: float, place: Path) -> Line:
@@ -278,25 +278,27 @@ def disk_clock_line(ahead_seconds: float, place: Path) -> Line:
     )
 
 
-def _event_line(after_seconds: float | None) -> Line:
+def _event_line(asked: Asked, own: Path) -> Line:
+    try:
+        after_seconds = asked.heard(own)
+    except ImportError as error:
+        return skip("change events", f"cannot be tried: {error}")
+    except OSError as error:
+        return warn("change events", f"the system gives none here: {error.strerror or error}", _SCANS)
     if after_seconds is None:
-        return warn(
-            "change events",
-            f"none within {_EVENT_SECONDS:g} s for a file of ours",
-            "nothing needs to be done: files are found by the scan, every scan_seconds instead of at once",
-        )
+        return warn("change events", f"none within {_EVENT_SECONDS:g} s for a file of ours", _SCANS)
     return ok("change events", f"heard of a file of ours after {1000 * after_seconds:.0f} ms")
 
 
 def own_event_seconds(own: Path) -> float | None:
-    """Return after how long a change of our own file was heard of, None for never (or without watchdog)."""
-    try:
-        from edge_agent.watching.change_events import NativeHints
+    """Return after how long a change of our own file was heard of, None for never.
 
-        hints, told = NativeHints(), threading.Event()
-        hints.start(own, lambda path: told.set(), lambda: None)
-    except (ImportError, OSError):
-        return None
+    Raises ImportError without watchdog, OSError where the system gives no watch.
+    """
+    from edge_agent.watching.change_events import NativeHints
+
+    hints, told = NativeHints(), threading.Event()
+    hints.start(own, lambda path: told.set(), lambda: None)
     try:
         time.sleep(_SETTLE_SECONDS)
         told.clear()

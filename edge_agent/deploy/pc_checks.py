@@ -253,7 +253,8 @@ def package_lines(
     here = [name for name in modules if found[name] is not None]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         ends = dict(zip(here, pool.map(lambda name: importing(modules[name]), here), strict=True))
-    lines = [fail(f"package {name}", "is not installed", _REINSTALL) for name in modules if name not in ends]
+    missing = [name for name in modules if name not in ends]
+    lines = [fail("packages missing", f"not installed: {', '.join(missing)}", _REINSTALL)] if missing else []
     lines += [
         fail(f"package {name}", f"{found[name]} cannot be imported: {end.why}", _REINSTALL)
         for name, end in ends.items()

@@ -276,7 +276,7 @@ def test_packages_are_imported_each_apart():
         {"a": "a", "b": "b_module", "c": "c", "d": "d"},
     )
     assert [(line.check, line.verdict) for line in lines] == [
-        ("packages", "ok"), ("package d", "fail"), ("package b", "fail"), ("package c", "fail"),
+        ("packages", "ok"), ("packages missing", "fail"), ("package b", "fail"), ("package c", "fail"),
     ]  # fmt: skip
     assert lines[0].seen == "1 can be imported: a 1.0"
     assert "SIGILL" in lines[2].seen
@@ -408,6 +408,37 @@ def test_a_read_only_folder_is_told(tmp_path, monkeypatch):
     line = {line.check: line for line in folder_lines(asked(tmp_path))}["outputs written"]
     assert (line.verdict, "Read-only file system" in line.seen) == ("fail", True)
     assert "set `output` to another folder" in line.advice
+
+
+def test_a_file_that_may_not_be_read_is_told_with_the_account(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "a.dm3").write_bytes(b"theirs")
+    monkeypatch.setattr(folder_checks, "open_shared", refuse)
+    monkeypatch.setattr(folder_checks.getpass, "getuser", lambda: "LocalService")
+    line = {line.check: line for line in folder_lines(asked(tmp_path))}["file read"]
+    assert (line.verdict, line.seen) == ("fail", f"{tmp_path / 'a.dm3'}: Permission denied; as LocalService")
+    assert line.advice == "give LocalService the right to read the files in it"
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "words"),
+    [
+        (ImportError("No module named 'watchdog'"), "skip", "cannot be tried: No module named 'watchdog'"),
+        (
+            OSError(28, "No space left on device"),
+            "warn",
+            "the system gives none here: No space left on device",
+        ),
+    ],
+)
+def test_events_that_cannot_be_had(tmp_path, error, verdict, words):
+    def refuse(own):
+        raise error
+
+    line = {line.check: line for line in folder_lines(asked(tmp_path, heard=refuse))}["change events"]
+    assert (line.verdict, line.seen) == (verdict, words)
 
 
 def test_outputs_elsewhere_leave_the_folder_untouched(tmp_path):
@@ -676,6 +707,26 @@ def test_the_state_folder_has_to_be_writable(tmp_path):
 # --- the whole
 
 
+def test_the_checks_of_a_windows_pc(tmp_path, monkeypatch):
+    facts = FakeWindows(
+        memory_mib=(16000, 8000), has_feature=True, dll_version=lambda name: (14, 44, 0), sleep_minutes=30,
+        realtime_protection=True,
+    )  # fmt: skip
+    monkeypatch.setattr(doctor, "RealWindows", lambda: facts)
+    monkeypatch.setattr(doctor.pc_checks, "package_lines", lambda: [])
+    monkeypatch.setattr(sys, "platform", "win32")
+    settings = Settings(folders=(tmp_path,), state=tmp_path)
+    lines = [line for name, check in doctor._pc_checks(settings) for line in doctor._safely(name, check)]
+    monkeypatch.undo()
+
+    told = verdicts(lines)
+    assert (
+        told | {"VC++ runtime": "ok", "processor": "ok", "memory": "ok", "sleep": "warn", "antivirus": "ok"}
+        == told
+    )
+    assert "C library" not in told
+
+
 def test_a_check_that_fails_in_itself_is_a_line():
     def check():
         yield ok("a", "b")
@@ -717,7 +768,7 @@ def test_doctor_on_this_pc(tmp_path, tiny):
 BROKEN = 'raise ImportError("DLL load failed while importing it: The specified module could not be found.")'
 
 
-@pytest.mark.parametrize("package", ["typer", "pydantic", "filelock"])
+@pytest.mark.parametrize("package", ["typer", "pydantic"])
 def test_a_broken_package_is_one_line_and_doctor_still_runs(tmp_path, package):
     hidden = broken(tmp_path / "first", package, BROKEN)
     done = run_module("edge_agent", "status", path=[hidden], SCOPEWATCH_STATE=str(tmp_path))
