@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _STATE_VARIABLE: Final = "SCOPEWATCH_STATE"
+_CONFIG_VARIABLE: Final = "SCOPEWATCH_CONFIG"
+_CONFIG_NAME: Final = "agent.toml"
 _CONFIG_SECONDS: Final = 60.0
 _MODEL_SECONDS: Final = 180.0
 _SYSTEMCTL_SECONDS: Final = 15.0
@@ -112,7 +114,7 @@ def settings_of(
     end = (ask or _ask_config)(_ASK_CONFIG, [asked])
     told = _object_in(end.output)
     if not end.well or told is None:
-        settings = _guessed(config, folders)
+        settings = _guessed(config or usual_config(), folders)
         line = skip("configuration", f"cannot be checked, because the agent's own code cannot run: {end.why}")
         return settings, line
     settings = _settled(told)
@@ -197,6 +199,21 @@ def usual_state(environment: dict[str, str] | None = None, platform_name: str = 
     if platform_name == "darwin":
         return Path.home() / "Library" / "Application Support" / SERVICE
     return Path(environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / SERVICE
+
+
+def usual_config(environment: dict[str, str] | None = None, platform_name: str = sys.platform) -> Path | None:
+    """Return the configuration that holds when none is named, as `configuring.places` finds it."""
+    environment = dict(os.environ) if environment is None else environment
+    named = environment.get(_CONFIG_VARIABLE)
+    if named is not None:
+        return Path(named).absolute() if named else None
+    if platform_name == "win32":
+        places = (environment.get("LOCALAPPDATA", ""), environment.get("PROGRAMDATA", ""))
+        candidates = [Path(place) / SERVICE / _CONFIG_NAME for place in places if place]
+    else:
+        home = Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        candidates = [home / SERVICE / _CONFIG_NAME, Path("/etc") / SERVICE / _CONFIG_NAME]
+    return next((file for file in candidates if os.access(file, os.R_OK)), None)
 
 
 def running_agent(state: Path, ask: Callable[[str, Sequence[str]], Ended] | None = None) -> Running:

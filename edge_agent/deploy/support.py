@@ -71,6 +71,9 @@ LEFT OUT
 - every word that is not one of the agent's own: it reads <word-7>
 - comments and texts of the configuration, for example what an instrument is called
 - log lines older than the newest {log_mib} MiB
+
+A name that consists of the agent's own words only ("round particle") can have stayed where it stands without its
+folder. That is why a person should look.
 {notes}"""
 
 
@@ -349,6 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--log-mib", type=int, default=_LOG_MIB, metavar="N", help="the newest N MiB of the log (8)"
     )
     asked = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    sys.stderr.write("looking at this PC and at the logs; this takes up to a minute\n")
     try:
         path, size = write_support(Wanted(asked.output, asked.config, max(0, asked.log_mib)))
     except SupportFailed as error:

@@ -587,6 +587,19 @@ def test_the_usual_state_folder_is_that_of_platformdirs(environment, platform, p
     assert agent_checks.usual_state(environment, platform) == place
 
 
+def test_the_usual_configuration_is_found_as_the_agent_finds_it(tmp_path):
+    file = tmp_path / "scopewatch" / "agent.toml"
+    file.parent.mkdir()
+    file.write_text("")
+    found = agent_checks.usual_config
+    assert found({"SCOPEWATCH_CONFIG": "/c.toml", "XDG_CONFIG_HOME": str(tmp_path)}, "linux") == Path(
+        "/c.toml"
+    )
+    assert found({"SCOPEWATCH_CONFIG": "", "XDG_CONFIG_HOME": str(tmp_path)}, "linux") is None
+    assert found({"XDG_CONFIG_HOME": str(tmp_path)}, "linux") == file
+    assert found({"LOCALAPPDATA": "/none", "PROGRAMDATA": str(tmp_path)}, "win32") == file
+
+
 def test_a_running_agent_is_seen_by_its_lock(tmp_path):
     assert agent_checks.running_agent(tmp_path / "none").running is False
     with sole_agent(tmp_path, []):
