@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.config import DEFAULT_INCLUDE
 from edge_agent.examine import Request, examine
+from edge_agent.instrument_profile import NO_PROFILE, InstrumentProfile
 from edge_agent.sidecar import Finding, OutputPlan
 from edge_agent.watching.folder_listing import list_folder, name_rule, regular_stamp
 
@@ -71,10 +72,17 @@ def gather(
 
 
 def classify_all(
-    batch: Batch, classifier: Classifier, *, heatmap: bool = True, snapshot_limit_mib: int = 512
+    batch: Batch,
+    classifier: Classifier,
+    *,
+    heatmap: bool = True,
+    snapshot_limit_mib: int = 512,
+    instrument: InstrumentProfile = NO_PROFILE,
 ) -> Iterator[Finding]:
     """Examine one file after the other. A fault of ours in one file is its finding, and the next goes on."""
-    request = Request(batch.plan, heatmap, snapshot_limit_mib, incomplete_is_final=True)
+    request = Request(
+        batch.plan, heatmap, snapshot_limit_mib, incomplete_is_final=True, instrument=instrument
+    )
     for path in batch.files:
         try:
             yield examine(path, classifier, request)

@@ -1,8 +1,9 @@
 """The clerk of one watched folder: what became of micrographs that are gone, and how full the disk is.
 
 A micrograph that was moved or deleted leaves its sidecar behind. The clerk counts such orphans, and forgets
-files of which nothing is left; it never removes anything (`edge-agent tidy` does, when asked). It has a
-thread of its own, because looking at a share may take its time.
+files of which nothing is left; it removes no more than heatmaps that are older than they are to be kept
+(`edge-agent tidy` removes orphans, when asked). It has a thread of its own, because looking at a share may take
+its time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.files import remove_leftovers
+from edge_agent.heatmap_ageing import HeatmapAgeing
 from edge_agent.output_places import NameTooLong, OutputPlan
 from edge_agent.shared_opening import system_path
 
@@ -46,6 +48,7 @@ class Clerk:
         room: Room,
         *,
         owner: str = "",
+        heatmap_days: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
@@ -59,6 +62,7 @@ class Clerk:
         self._looks = 0
         self._clock = clock
         self._missing: dict[Path, float] = {}
+        self._ageing = None if heatmap_days is None else HeatmapAgeing(root, plan, heatmap_days, clock)
         self.orphaned = 0
         self.space: FreeSpace | None = None
 
@@ -91,6 +95,8 @@ class Clerk:
         if gone != self._before or self._looks % again == 0:
             self._before = gone
             self.orphaned = self._count_orphans(gone)
+        if self._ageing is not None:
+            self._ageing.step()
 
     def _count_orphans(self, gone: dict[str, frozenset[str]]) -> int:
         orphaned, missing = 0, set()

@@ -7,18 +7,14 @@ outcome.
 from __future__ import annotations
 
 import errno
-import platform
 import shutil
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from edge_agent import __version__
 from edge_agent.decision import Decision, decide
-from edge_agent.earlier_answer import earlier_answer, is_worth_hashing
+from edge_agent.earlier_answer import Wanted, earlier_answer, is_worth_hashing
 from edge_agent.files import (
     SYSTEM_FILES,
     FileLayer,
@@ -32,19 +28,20 @@ from edge_agent.files import (
     write_durably,
 )
 from edge_agent.heatmap import draw_heatmap
+from edge_agent.instrument_profile import NO_PROFILE, InstrumentProfile
 from edge_agent.micrograph import (
     IncompleteFile,
     Micrograph,
     NotAnImage,
     UnusableFile,
+    calibrated,
     read_micrograph,
 )
 from edge_agent.output_places import NameTooLong, OutputPlan, Place
-from edge_agent.record_building import cam_record, micrograph_record, prediction_record
+from edge_agent.record_building import agent_record, cam_record, micrograph_record, prediction_record
 from edge_agent.shared_opening import is_held_by_writer
 from edge_agent.sidecar import (
     UNWRITABLE,
-    AgentRecord,
     CamRecord,
     Finding,
     FindingOutcome,
@@ -65,6 +62,7 @@ from edge_agent.sidecar import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from edge_agent.classifier import Classifier, Prediction
@@ -81,7 +79,8 @@ class Request:
     is that of one of `twins`, its answer holds and nothing is inferred. Unless `gaps_are_final`, a file with a
     sector of zeros is incomplete: its writer may have reserved it all and not have come to that part. With
     `quarantine` (a reason) the file is hashed and recorded as quarantined, and no parser sees it. All writes
-    go through `layer`, and none that would leave less than `free_space_floor_mib` on the disk.
+    go through `layer`, and none that would leave less than `free_space_floor_mib` on the disk. A pixel size that
+    `instrument` lists replaces the file's. An earlier answer of before `heatmaps_since` needs no heatmap.
     """
 
     plan: OutputPlan
@@ -94,6 +93,8 @@ class Request:
     quarantine: str | None = None
     gaps_are_final: bool = True
     layer: FileLayer = SYSTEM_FILES
+    instrument: InstrumentProfile = NO_PROFILE
+    heatmaps_since: datetime | None = None
 
 
 class _NoRecord(Exception):
@@ -176,13 +177,13 @@ def _look_at(job: _Job) -> _Seen:
     if renamed is not None:
         return renamed
     try:
-        micrograph = read_micrograph(job.path, snapshot_limit_mib=job.request.snapshot_limit_mib)
+        found = read_micrograph(job.path, snapshot_limit_mib=job.request.snapshot_limit_mib)
     except UnusableFile as error:
         return _unusable(job, error, Milliseconds(read=_since(started)))
     except OSError as error:
         return _not_read(job, error, Milliseconds(read=_since(started)))
-    _require_no_gap(job, micrograph.source)
-    times = Milliseconds(read=_since(started))
+    _require_no_gap(job, found.source)
+    times, micrograph = Milliseconds(read=_since(started)), calibrated(found, job.request.instrument)
     return _known(job, micrograph.source, times) or _classified(job, micrograph, times)
 
 
@@ -237,13 +238,8 @@ def _renamed(job: _Job) -> _Seen | None:
 def _known(job: _Job, found: SourceFile, times: Milliseconds) -> _Seen | None:
     """Return the answer that is known already for these bytes."""
     request = job.request
-    answer = earlier_answer(
-        found.sha256,
-        request.twins,
-        (request.plan, job.place),
-        job.classifier.bundle.sha256,
-        heatmap=request.heatmap,
-    )
+    wanted = Wanted(job.classifier.bundle.sha256, request.heatmap, request.heatmaps_since, request.instrument)
+    answer = earlier_answer(found.sha256, request.twins, (request.plan, job.place), wanted)
     if answer is None:
         return None
     record = answer.record
@@ -371,23 +367,12 @@ def _record(seen: _Seen, job: _Job) -> Sidecar:
         prediction=content.prediction,
         cam=content.cam.model_copy(update=named) if content.cam else None,
         model=ModelRecord(name=bundle.manifest.name, version=bundle.manifest.version, sha256=bundle.sha256),
-        agent=AgentRecord(
-            version=__version__,
-            host=_host(),
-            settled=job.request.settled,
-            finished=datetime.now(UTC),
-            milliseconds=seen.times,
-        ),
+        agent=agent_record(job.request.settled, seen.times, job.request.instrument),
     )
 
 
 def _hash_of(picture: bytes | None) -> str | None:
     return None if picture is None else sha256(picture).hexdigest()
-
-
-@cache
-def _host() -> str:
-    return platform.node()
 
 
 def _since(started: float) -> float:

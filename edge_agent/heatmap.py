@@ -197,6 +197,8 @@ def _draw_scale_bar(
         words += " horizontally"  # else the line below says it
     pen.write((x + length_px + 10, y), words, TEXT_SIZE, INK, room=left)
     pixel = f"{across_nm:.4g} nm per pixel" + ("" if isotropic else f" across, {down_nm:.4g} nm down")
+    if micrograph.replaced is not None:
+        pixel += ", as configured"
     pen.write((x, y + 23), pixel, SMALL_SIZE, FAINT_INK, room=room)
 
 

@@ -8,7 +8,7 @@ not an image apart. Only this module knows which data set and which frame of a f
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -27,9 +27,11 @@ from edge_agent.unusable_file import DamagedFile, IncompleteFile, NotAnImage, Un
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edge_agent.instrument_profile import InstrumentProfile
+
 __all__ = [
-    "DamagedFile", "IncompleteFile", "Instrument", "Micrograph", "NotAnImage", "UnusableFile",
-    "read_micrograph",
+    "DamagedFile", "IncompleteFile", "Instrument", "Micrograph", "NotAnImage", "Replaced", "UnusableFile",
+    "calibrated", "read_micrograph",
 ]  # fmt: skip
 
 # 16384 x 16384: four times the largest camera frames, 1 GiB as float32.
@@ -78,6 +80,14 @@ class Instrument:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What the file said of its pixel size, (rows, columns) or nothing, and the magnification that decided."""
+
+    file_pixel_size_nm: tuple[float, float] | None
+    magnification: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Micrograph:
     """One grey picture and where it comes from.
@@ -86,7 +96,8 @@ class Micrograph:
     None unless both axes are calibrated in a unit of length. `dataset_index` counts the file's data sets from
     0, a thumbnail included; `datasets` names the kind of each. `frame_index` is the frame of a stack or the
     page of a TIFF that was taken (the middle one). `acquired` is UTC and comes from unambiguous tags only;
-    `acquired_text` is the date and time as the file spells them, which depends on the PC's settings.
+    `acquired_text` is the date and time as the file spells them, which depends on the PC's settings. `replaced` is
+    None while the pixel size is the file's own.
     """
 
     source: SourceFile
@@ -98,6 +109,7 @@ class Micrograph:
     acquired: datetime | None
     acquired_text: str | None
     instrument: Instrument
+    replaced: Replaced | None = None
 
 
 def read_micrograph(
@@ -120,6 +132,16 @@ def read_micrograph(
         if is_held_by_writer(error):
             raise IncompleteFile("is held open by the program that writes it", path) from error
         raise
+
+
+def calibrated(micrograph: Micrograph, profile: InstrumentProfile) -> Micrograph:
+    """Return the micrograph with the square pixels that `profile` lists for its magnification, if it does."""
+    magnification = micrograph.instrument.magnification
+    size_nm = profile.pixel_size_at(magnification)
+    if size_nm is None or magnification is None:
+        return micrograph
+    replaced = Replaced(micrograph.pixel_size_nm, magnification)
+    return replace(micrograph, pixel_size_nm=(size_nm, size_nm), replaced=replaced)
 
 
 def _read(copy: Snapshot, pixel_limit: int) -> Micrograph:

@@ -20,7 +20,7 @@ LONGEST_VERSION: Final = 64
 _FOLDER: Final = re.compile(r"(?P<name>.+)-(?P<version>[0-9][^-]*(-[^-0-9][^-]*)*)")
 _BEFORE: Final = re.compile(r"[-.]?(a|alpha|b|beta|c|rc|pre|preview|dev)[0-9.]*$")
 
-VersionOrder = tuple[tuple[int, ...], bool, str]
+VersionOrder = tuple[tuple[int, ...], bool, str, str]
 
 
 def version_order(version: str) -> VersionOrder:
@@ -32,7 +32,8 @@ def version_order(version: str) -> VersionOrder:
     values = [int(digits) for digits in numbers[:LONGEST_VERSION].split(".") if digits]
     while values and values[-1] == 0:
         values.pop()  # 1 and 1.0 are the same release
-    return tuple(values), _BEFORE.match(rest) is None, version
+    tail = re.sub(r"[0-9]+", lambda digits: digits.group().zfill(LONGEST_VERSION), rest.lstrip("-."))
+    return tuple(values), _BEFORE.match(rest) is None, tail, version
 
 
 def name_and_version(folder_name: str) -> tuple[str, str]:

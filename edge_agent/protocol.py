@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
+from edge_agent.instrument_profile import NO_PROFILE, InstrumentProfile
 from edge_agent.output_places import OutputPlan
 from edge_agent.sidecar import Finding, FindingOutcome, Twin
 
@@ -46,6 +47,9 @@ class WorkerSettings:
     """Stands in the names of temporary files (see `files.FileLayer`)."""
     supervisor_pid: int | None = None
     """Who must be alive for the worker to live. None: nobody, it works off its stdin."""
+    instrument: InstrumentProfile = NO_PROFILE
+    heatmap_days: int | None = None
+    """Older files need no heatmap; None: all do."""
     manifest_sha256: str | None = None
     """The bundle must be the one with this manifest; None takes any that is sound."""
     trusted_keys: tuple[str, ...] = ()
@@ -186,8 +190,14 @@ def _settings(line: str) -> WorkerSettings:
     plan = values.pop("plan")
     output = None if plan["output"] is None else Path(plan["output"])
     keys = tuple(values.pop("trusted_keys", ()))
-    roots = tuple(Path(root) for root in plan["roots"])
-    return WorkerSettings(plan=OutputPlan(output, roots), trusted_keys=keys, **values)
+    instrument = _instrument(values.pop("instrument"))
+    plan = OutputPlan(output, tuple(Path(root) for root in plan["roots"]))
+    return WorkerSettings(plan=plan, instrument=instrument, trusted_keys=keys, **values)
+
+
+def _instrument(values: dict[str, Any]) -> InstrumentProfile:
+    sizes = tuple((float(magnification), float(size)) for magnification, size in values.pop("pixel_size_nm"))
+    return InstrumentProfile(**values, pixel_size_nm=sizes)
 
 
 def _job(line: str) -> Job:

@@ -1,4 +1,4 @@
-"""What the network found, in the words of the sidecar: the parts of a record that describe a classified file.
+"""What was found, in the words of the sidecar: the parts of a record on a classified file, and on who wrote it.
 
 Only this module knows how exactly numbers are kept.
 """
@@ -6,24 +6,33 @@ Only this module knows how exactly numbers are kept.
 from __future__ import annotations
 
 import math
+import platform
 from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from edge_agent import __version__
 from edge_agent.decision import doubts
 from edge_agent.sidecar import (
+    AgentRecord,
     CamRecord,
     DoubtsRecord,
     FieldRecord,
     InstrumentRecord,
     MicrographRecord,
+    Milliseconds,
     PredictionRecord,
+    ProfileRecord,
+    ReplacedPixelSize,
     TileRecord,
 )
 
 if TYPE_CHECKING:
     from edge_agent.classifier import Prediction
     from edge_agent.decision import Decision
-    from edge_agent.micrograph import Micrograph
+    from edge_agent.instrument_profile import InstrumentProfile
+    from edge_agent.micrograph import Micrograph, Replaced
     from edge_agent.model_bundle import Thresholds
 
 _DIGITS: Final = 7
@@ -45,7 +54,12 @@ def micrograph_record(micrograph: Micrograph, prediction: Prediction) -> Microgr
         acquired_text=micrograph.acquired_text,
         instrument=InstrumentRecord(**instrument),
         field=_field_record(prediction),
+        pixel_size_replaced=_replaced_record(micrograph.replaced),
     )
+
+
+def _replaced_record(replaced: Replaced | None) -> ReplacedPixelSize | None:
+    return None if replaced is None else ReplacedPixelSize(**asdict(replaced))
 
 
 def _field_record(prediction: Prediction) -> FieldRecord:
@@ -102,6 +116,24 @@ def cam_record(prediction: Prediction) -> CamRecord:
         heatmap=None,
         heatmap_sha256=None,
     )
+
+
+def agent_record(settled: datetime | None, times: Milliseconds, profile: InstrumentProfile) -> AgentRecord:
+    """Return the record's part on who wrote it, and at which instrument; it is finished now."""
+    names = {"name": profile.name, "microscope": profile.microscope, "camera": profile.camera}
+    return AgentRecord(
+        version=__version__,
+        host=_host(),
+        settled=settled,
+        finished=datetime.now(UTC),
+        milliseconds=times,
+        instrument=None if profile.says_nothing else ProfileRecord(**names),
+    )
+
+
+@cache
+def _host() -> str:
+    return platform.node()
 
 
 def _named(prediction: Prediction, probabilities: tuple[float, ...]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from edge_agent.drift import Drift
 from edge_agent.journal import Journal
 from edge_agent.protocol import WorkerSettings
 from edge_agent.room import Room
-from edge_agent.sidecar import OutputPlan, finding_on_record, readable_path
+from edge_agent.sidecar import OutputPlan, finding_on_record, heatmaps_kept_since, readable_path
 from edge_agent.signals import Signals
 from edge_agent.status import (
     AgentStatus,
@@ -182,6 +182,7 @@ class Service:
 
     def _assemble(self, journal: Journal) -> _Agent:
         config, chosen = self._config, self._model
+        heatmap_days = config.retention.heatmap_days
         supervisor = Supervisor(
             WorkerSettings(
                 model=config.model if chosen is None else chosen.model,
@@ -193,6 +194,8 @@ class Service:
                 low_priority=config.low_priority,
                 owner=self._owner,
                 supervisor_pid=os.getpid(),
+                instrument=config.instrument.profile(),
+                heatmap_days=heatmap_days,
                 manifest_sha256=None if chosen is None else chosen.manifest_sha256,
                 trusted_keys=config.trusted_keys,
                 prove=True,
@@ -220,7 +223,7 @@ class Service:
             on_ready=partial(self._greet, drift),
         )
         clerks = tuple(
-            Clerk(folder, watcher, journal, self._plan, room, owner=self._owner)
+            Clerk(folder, watcher, journal, self._plan, room, owner=self._owner, heatmap_days=heatmap_days)
             for watcher, folder in zip(watchers, config.folders, strict=True)
         )
         return _Agent(journal, supervisor, room, drift, desk, watchers, clerks)
@@ -307,9 +310,10 @@ class Service:
             self._stop.set()
 
     def _watch(self, watcher: Watcher, clerk: Clerk, agent: _Agent) -> None:
+        heatmap_days = self._config.retention.heatmap_days
         for quiet in watcher.watch(self._stop):
-            model_sha256 = agent.journal.model_sha256
-            known = finding_on_record(quiet.path, quiet.stamp, self._plan, model_sha256)
+            model_sha256, since = agent.journal.model_sha256, heatmaps_kept_since(heatmap_days)
+            known = finding_on_record(quiet.path, quiet.stamp, self._plan, model_sha256, since)
             if known is not None and not agent.desk.wants(quiet.path):
                 agent.desk.take_over(known, watcher)
             else:

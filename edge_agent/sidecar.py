@@ -7,6 +7,7 @@ this module knows the text format, and when a record on the disk counts.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -97,6 +98,14 @@ class FieldRecord(_Part):
     skewness: FiniteFloat | None
 
 
+class ReplacedPixelSize(_Part):
+    """That the configuration's pixel size for this magnification holds, and not the file's (rows, columns)."""
+
+    magnification: FiniteFloat
+    file_pixel_size_nm: tuple[float, float] | None
+    """None where the file has none."""
+
+
 class MicrographRecord(_Part):
     """The picture that was classified. `shape` and `pixel_size_nm` are (rows, columns)."""
 
@@ -111,6 +120,8 @@ class MicrographRecord(_Part):
     instrument: InstrumentRecord
     field: FieldRecord | None = None
     """None in records of scopewatch 0.4 and before."""
+    pixel_size_replaced: ReplacedPixelSize | None = None
+    """None where the pixel size is the file's own."""
 
 
 class TileRecord(_Part):
@@ -168,6 +179,14 @@ class ModelRecord(_Part):
     sha256: str
 
 
+class ProfileRecord(_Part):
+    """What the configuration says of the instrument."""
+
+    name: Text | None
+    microscope: Text | None
+    camera: Text | None
+
+
 class AgentRecord(_Part):
     """Who wrote this, where and when. `settled` is when the file had become quiet (null when not watched)."""
 
@@ -176,6 +195,8 @@ class AgentRecord(_Part):
     settled: Utc | None
     finished: Utc
     milliseconds: Milliseconds
+    instrument: ProfileRecord | None = None
+    """None where the configuration says nothing of it."""
 
 
 class Sidecar(_Part):
@@ -245,23 +266,40 @@ def read_record(path: Path) -> Sidecar | None:
 
 
 def finding_on_record(
-    path: Path, stamp: FileStamp, plan: OutputPlan, model_sha256: str | None = None
+    path: Path,
+    stamp: FileStamp,
+    plan: OutputPlan,
+    model_sha256: str | None = None,
+    heatmaps_since: datetime | None = None,
 ) -> Finding | None:
     """Return the finding that a valid sidecar holds for exactly this size and time of the file, else None.
 
-    The heatmap it names must be there. A quarantine holds for the model that it names; with `model_sha256`
-    given, that of another model counts as none.
+    The heatmap it names must be there, unless the file was finished before `heatmaps_since`. A quarantine holds
+    for the model that it names; with `model_sha256` given, that of another model counts as none.
     """
     try:
         place = plan.place(path)
     except NameTooLong:
         return None
     record = read_record(place.sidecar)
-    if record is None or not is_about(record, stamp) or not _has_its_heatmap(record, place):
+    if record is None or not is_about(record, stamp):
         return None
     if record.outcome == "quarantined" and model_sha256 not in (None, record.model.sha256):
         return None
-    return finding_of(path, stamp, place, record)
+    finding = finding_of(path, stamp, place, record)
+    if _has_its_heatmap(record, place):
+        return finding
+    return replace(finding, heatmap=None) if is_past(record, heatmaps_since) else None
+
+
+def heatmaps_kept_since(heatmap_days: int | None) -> datetime | None:
+    """Return from which moment on heatmaps are kept; None when all are."""
+    return None if heatmap_days is None else datetime.now(UTC) - timedelta(days=heatmap_days)
+
+
+def is_past(record: Sidecar, moment: datetime | None) -> bool:
+    """Whether the record's file was finished before `moment`; never when there is none."""
+    return moment is not None and record.agent.finished < moment
 
 
 def is_about(record: Sidecar, stamp: FileStamp) -> bool:

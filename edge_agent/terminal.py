@@ -131,6 +131,7 @@ def status_lines(numbers: AgentStatus) -> list[str]:
     lines = [
         f"running       since {numbers.started:%Y-%m-%d %H:%M:%S} UTC, process {numbers.pid}, {numbers.version}",
         f"model         {f'{model.name} {model.version}' if model else 'NOT LOADED'}",
+        *_around_lines(numbers),
         *(f"folder        {_folder_text(folder)}" for folder in numbers.folders),
         *(f"disk          {_disk_text(disk)}" for disk in numbers.disks),
         f"seen          {numbers.seen}",
@@ -150,6 +151,25 @@ def status_lines(numbers: AgentStatus) -> list[str]:
         lines.append(f"last file     {_last_text(numbers.last)}")
     lines += [f"trouble       {item.path}  {item.outcome}: {item.reason}" for item in numbers.troubles]
     return lines
+
+
+def _around_lines(numbers: AgentStatus) -> list[str]:
+    """What is said of the agent as a whole: its model, instrument, page and configuration."""
+    lines = []
+    if numbers.model_note is not None:
+        lines.append(f"MODEL NOTE    {numbers.model_note}")
+    if numbers.instrument is not None:
+        lines.append(f"instrument    {numbers.instrument}")
+    if numbers.page is not None:
+        lines.append(f"page          {numbers.page}")
+    config = numbers.config
+    if config is None:
+        return lines
+    lines.append(
+        f"config        {config.file or 'no file'}, in force since {config.since:%Y-%m-%d %H:%M:%S} UTC"
+    )
+    refused = () if config.refused is None else config.refused.splitlines()
+    return lines + [f"EDIT REFUSED  {line}" for line in refused]
 
 
 def _decided_text(decided: dict[str, int]) -> str:

@@ -32,7 +32,7 @@ from edge_agent.protocol import (
     read_job,
     read_settings,
 )
-from edge_agent.sidecar import Finding
+from edge_agent.sidecar import Finding, heatmaps_kept_since
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,6 +162,8 @@ def _request(job: Job, settings: WorkerSettings) -> Request:
         quarantine=job.quarantine,
         gaps_are_final=job.gaps_are_final,
         layer=FileLayer(settings.owner),
+        instrument=settings.instrument,
+        heatmaps_since=heatmaps_kept_since(settings.heatmap_days),
     )
 
 

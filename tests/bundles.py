@@ -141,8 +141,10 @@ def tiny_bundle(
     preprocessing: Preprocessing | None = None,
     seed: int = 0,
     form: Form = "every class",
+    version: str = "1",
 ) -> Path:
     """Write a tiny bundle into `folder` (which must not exist) and return its path."""
     manifest = manifest_in_form(tiny_manifest(labels, preprocessing), form)
+    manifest = manifest.model_copy(update={"version": version})
     model = in_form(tiny_model(labels, seed), form, len(labels), manifest.preprocessing.input_px)
     return write_bundle(folder, BundleFiles(model), manifest).path

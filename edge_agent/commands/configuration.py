@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
@@ -71,9 +70,7 @@ def config_check(
     if found.file is None:
         raise ConfigRefused("there is no configuration file to check; name one, or write one: config init")
     changed = [key for key, origin in found.origins.items() if origin != DEFAULT]
-    say(
-        f"{found.file}: can be used; {len(changed)} keys are not the defaults: {', '.join(changed) or 'none'}"
-    )
+    say(f"{found.file}: can be used; other than the defaults: {', '.join(changed) or 'nothing'}")
 
 
 @app.command("schema")
@@ -94,8 +91,6 @@ def config_schema(
 def _shown(found: Loaded) -> dict[str, Any]:
     """Return what `--json` prints: values by table, origins by dotted key."""
     values = found.config.model_dump(mode="json")
-    for key in ("webhook_url", "mqtt_url"):
-        values["events"][key] = _without_password(values["events"][key])
     file = None if found.file is None else str(found.file)
     return {"file": file, "values": values, "origins": dict(found.origins)}
 
@@ -119,11 +114,3 @@ def _aligned(found: Loaded) -> list[str]:
         rows.append((key, toml_value(values[table][name] if table else values[key]), origin))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return [f"{key:<{widths[0]}} = {value:<{min(widths[1], 40)}}  # {origin}" for key, value, origin in rows]
-
-
-def _without_password(url: str | None) -> str | None:
-    if url is None or urlsplit(url).password is None:
-        return url
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))

@@ -95,12 +95,15 @@ def classify(
     model: ModelOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Classify files and folders once. With --json, one sidecar record a line."""
+    """Classify files and folders once. With --json, one sidecar record a line.
+
+    Of the configuration the model, `include`, `heatmap`, `snapshot_limit_mib` and the instrument count.
+    """
     from edge_agent.batch import Tally, classify_all, gather
     from edge_agent.config import configure
 
-    settings = configure(config, model=model)
-    batch = gather(paths, recursive=recursive, include=include or (), output=output)
+    settings = configure(config_in_force(config), model=model)
+    batch = gather(paths, recursive=recursive, include=include or settings.include, output=output)
     from edge_agent.classifier import Classifier
     from edge_agent.deploy.model_intake import open_chosen
     from edge_agent.deploy.model_store import ModelStore
@@ -109,8 +112,15 @@ def classify(
         ModelStore(settings.state), settings.model, settings.trusted_keys, lambda text: say(text, sys.stderr)
     )
     classifier, tally = Classifier(bundle), Tally()
+    findings = classify_all(
+        batch,
+        classifier,
+        heatmap=settings.heatmap and not no_heatmap,
+        snapshot_limit_mib=settings.snapshot_limit_mib,
+        instrument=settings.instrument.profile(),
+    )
     with progress(len(batch.files), "files") as advance:
-        for finding in classify_all(batch, classifier, heatmap=not no_heatmap):
+        for finding in findings:
             tally.add(finding)
             _tell_classified(finding, as_json=as_json)
             advance()

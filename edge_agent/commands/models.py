@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edge_agent.commands.options import ConfigOption, JsonOption, ModelOption, print_json
+from edge_agent.commands.options import (
+    ConfigOption,
+    JsonOption,
+    ModelOption,
+    config_in_force,
+    print_json,
+)
 from edge_agent.terminal import say
 from edge_agent.verdicts import EXIT_FAILED, CommandFailed
 
@@ -148,7 +154,7 @@ def _store(config: Path | None, model: str | None = None) -> tuple[AgentConfig, 
     from edge_agent.config import configure
     from edge_agent.deploy.model_store import ModelStore
 
-    settings = configure(config, model=model)
+    settings = configure(config_in_force(config), model=model)
     return settings, ModelStore(settings.state)
 
 

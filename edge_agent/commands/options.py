@@ -14,7 +14,10 @@ from edge_agent.terminal import say
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="NAME|PATH", envvar="SCOPEWATCH_MODEL", help="A shipped model or a bundle folder."
+        "--model",
+        metavar="NAME|PATH",
+        envvar="SCOPEWATCH_MODEL",
+        help="A model of the store, a shipped one, or a bundle folder, instead of the current one.",
     ),
 ]
 ConfigOption = Annotated[

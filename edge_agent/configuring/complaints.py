@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_agent.configuring.key_lines import KeyPath, key_text, toml_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pydantic_core import ErrorDetails
 
 Schema = dict[str, Any]
 
 _LONGEST_VALUE: Final = 60
+_LIKENESS: Final = 0.7
+"""Of two names, as difflib measures it: a slip of the finger, and no more."""
 _KINDS: Final = {
     "boolean": "true or false",
     "integer": "a whole number",
@@ -69,12 +71,8 @@ def wanted_text(schema: Schema) -> str:
     if schema.get("type") == "string" and schema.get("format") == "path":
         return "a path in quotes"
     kind = _KINDS.get(str(schema.get("type")), "another value")
-    least, most, above = (schema.get(key) for key in ("minimum", "maximum", "exclusiveMinimum"))
-    if least is not None and most is not None:
-        return f"{kind} between {_number(least)} and {_number(most)}"
-    if least is not None:
-        return f"{kind} of at least {_number(least)}"
-    return kind if above is None else f"{kind} above {_number(above)}"
+    least, most = schema.get("minimum"), schema.get("maximum")
+    return kind if least is None or most is None else f"{kind} between {least:.10g} and {most:.10g}"
 
 
 def at_path(schema: Schema, path: KeyPath) -> Schema:
@@ -115,19 +113,23 @@ def toml_complaint(error: ValueError, text: str) -> tuple[int | None, str]:
 
 
 def _unknown_key(path: KeyPath, schema: Schema) -> str:
-    """Say that there is no such key, and which was meant: there, or in another table."""
+    """Say that there is no such key, and which was meant: of this name elsewhere, or nearly of this name."""
     table, name = path[:-1], str(path[-1])
-    where = f" in [{key_text(table)}]" if table else ""
+    said = f"there is no such key in [{key_text(table)}]" if table else "there is no such key"
+    known = list(known_keys(schema))
+    for other in known:
+        if other[-1] == name:
+            return f"{said}; {_where_it_belongs(other)}"
     here = list(at_path(schema, table).get("properties", {}))
-    near = difflib.get_close_matches(name, here, 1)
+    near = [key for key in here if key.startswith(f"{name}_")] or _alike(name, here)
     if near:
-        return f"there is no such key{where}; did you mean {key_text((*table, near[0]))}?"
-    everywhere = {key_text(known): known for known in known_keys(schema)}
-    for known in everywhere.values():
-        if known[-1] == name:
-            return f"there is no such key{where}; {_where_it_belongs(known)}"
-    near = difflib.get_close_matches(key_text(path), list(everywhere), 1, 0.75)
-    return f"there is no such key{where}" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{said}; did you mean {key_text((*table, near[0]))}?"
+    names = {str(other[-1]): key_text(other) for other in known}
+    return said + "".join(f"; did you mean {names[other]}?" for other in _alike(name, names))
+
+
+def _alike(name: str, names: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, list(names), 1, _LIKENESS)
 
 
 def _where_it_belongs(known: KeyPath) -> str:
@@ -146,10 +148,6 @@ def _resolved(schema: Schema, top: Mapping[str, Any]) -> Schema:
             beside = {key: value for key, value in schema.items() if key != "anyOf"}
             return {**_resolved(choice, top), **beside}
     return schema
-
-
-def _number(value: float) -> str:
-    return f"{value:.10g}"
 
 
 def _shortened(text: str) -> str:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -24,12 +23,10 @@ from edge_agent.configuring.allowed_paths import (
     why_not_usable,
 )
 from edge_agent.configuring.places import state_folder
+from edge_agent.instrument_profile import InstrumentProfile, are_one_magnification
 
 DEFAULT_INCLUDE: Final = ("*.dm3", "*.dm4")
-SAME_MAGNIFICATION: Final = 1e-3
-"""Relative: instruments write 40000, 4e4 or 39999.998 for one step; steps differ by a tenth and more."""
 _KEY_BYTES: Final = 32
-_FORBIDDEN_IN_ADDRESS: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
 def _pattern(pattern: str) -> str:
@@ -73,7 +70,7 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 UsablePath = Annotated[Path, AfterValidator(_usable_path)]
 TrustedKey = Annotated[str, AfterValidator(_trusted_key)]
 Magnification = Annotated[str, AfterValidator(_magnification)]
-PixelSizeNm = Annotated[float, Field(gt=0)]
+PixelSizeNm = Annotated[float, Field(ge=0.0001, le=1e6)]
 
 
 class _Table(BaseModel):
@@ -100,18 +97,17 @@ class EventsConfig(_Table):
     @field_validator("webhook_url")
     @classmethod
     def _webhook(cls, url: str | None) -> str | None:
-        return _address(url, ("http", "https"), "https://host/path")
+        return _address(url, ("http", "https"), "https://host/path", "SCOPEWATCH_WEBHOOK_TOKEN")
 
     @field_validator("mqtt_url")
     @classmethod
     def _mqtt(cls, url: str | None) -> str | None:
-        given = _address(url, ("mqtt", "mqtts"), "mqtt://host:1883/topic")
-        if given is not None:
-            parts = urlsplit(given)
-            if not parts.path.strip("/") or "#" in given or "?" in given or "+" in parts.path:
-                raise ValueError(
-                    f"{given!r} names no topic to publish under; write it as mqtt://host:1883/topic, without + # ?"
-                )
+        example = "mqtt://host:1883/topic"
+        given = _address(url, ("mqtt", "mqtts"), example, "SCOPEWATCH_MQTT_USER and SCOPEWATCH_MQTT_PASSWORD")
+        if given is not None and (
+            not urlsplit(given).path.strip("/") or any(sign in given for sign in "+#?")
+        ):
+            raise ValueError(f"names no topic to publish under; write it as {example}, without + # ?")
         return given
 
 
@@ -133,9 +129,14 @@ class InstrumentConfig(_Table):
     def _each_magnification_once(cls, sizes: dict[str, float]) -> dict[str, float]:
         ordered = sorted(sizes, key=float)
         for lower, upper in pairwise(ordered):
-            if math.isclose(float(lower), float(upper), rel_tol=2 * SAME_MAGNIFICATION):
+            if are_one_magnification(float(lower), float(upper)):
                 raise ValueError(f"{lower!r} and {upper!r} are one magnification; name it once")
         return sizes
+
+    def profile(self) -> InstrumentProfile:
+        """Return what the worker needs of it."""
+        sizes = tuple((float(magnification), size) for magnification, size in self.pixel_size_nm.items())
+        return InstrumentProfile(self.name, self.microscope, self.camera, sizes)
 
 
 class RetentionConfig(_Table):
@@ -264,19 +265,20 @@ def _refuse(path: object, why_not: str | None) -> None:
         raise ValueError(f"{path} {why_not}")
 
 
-def _address(url: str | None, schemes: tuple[str, ...], example: str) -> str | None:
+def _address(url: str | None, schemes: tuple[str, ...], example: str, secrets: str) -> str | None:
+    """Check an address of events. What it is said to be never shows it: what is wrong in it may be a secret."""
     if url is None:
         return None
     try:
-        parts: Any = urlsplit(url)
-        port_is_possible = parts.port is None or parts.port > 0
+        parts = urlsplit(url)
+        is_whole = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        parts, port_is_possible = urlsplit(""), False
-    if (
-        parts.scheme not in schemes
-        or not parts.hostname
-        or not port_is_possible
-        or _FORBIDDEN_IN_ADDRESS.search(url)
-    ):
-        raise ValueError(f"{url!r} is no address of this kind; write it as {example}")
+        is_whole = False
+    if not is_whole or " " in url or not (url.isascii() and url.isprintable()):
+        raise ValueError(f"is no address of this kind; write it as {example}")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            f"holds a user or a password, which would stand in logs; put it into {secrets} (environment variables, "
+            "or files named by these variables with _FILE at their end)"
+        )
     return url

@@ -6,27 +6,28 @@ each thing it did; sidecars and heatmaps are never touched.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import platformdirs
-
-from edge_agent.config import ConfigRefused, configure, state_folder
+from edge_agent.config import (
+    ConfigRefused,
+    configure,
+    state_folder,
+    system_config_file,
+    system_state_folder,
+    user_config_file,
+)
+from edge_agent.deploy.leftovers import purge
 from edge_agent.files import make_folders, write_durably
-from edge_agent.status import LOCK_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_CONFIG_NAME: Final = "agent.toml"
-
 
 def place_config(file: Path, *, own: bool) -> str:
     """Copy a configuration to where the agent looks for it, unless one is there. Raises OSError."""
-    target = _config_file(own=own)
+    target = user_config_file() if own else system_config_file()
     if target.is_file():
         return f"{target}: is there already and stays; the archive's is {file}"
     make_folders(target.parent)
@@ -35,38 +36,23 @@ def place_config(file: Path, *, own: bool) -> str:
 
 
 def remove_leftovers(*, own: bool) -> Iterator[str]:
-    """Remove state and configuration, and yield a line for each. The agent must not be running. Raises OSError."""
-    file = _config_file(own=own)
-    for state in _states(file, own=own):
-        yield from _remove_state(state)
-    if file.is_file():
-        file.unlink()
-        yield f"{file}: removed"
-    with contextlib.suppress(OSError):  # something else lies there, which is not ours
-        file.parent.rmdir()
+    """Remove state and configuration, and yield a line for each; no agent may be running. Raises OSError.
 
-
-def _states(file: Path, *, own: bool) -> list[Path]:
-    found = [state_folder()] if own else [Path("/var/lib/scopewatch"), state_folder()]
-    with contextlib.suppress(ConfigRefused):
-        found.append(configure(file if file.is_file() else None).state)
-    return list(dict.fromkeys(found))
-
-
-def _remove_state(state: Path) -> Iterator[str]:
-    if not state.is_dir() or not any(state.iterdir()):
-        return
-    if not (state / LOCK_NAME).is_file() and state.name != "scopewatch":
-        yield f"{state}: left alone: no agent has kept its state there"
-        return
-    shutil.rmtree(state)
-    yield f"{state}: removed (journal, status, log, models)"
-
-
-def _config_file(*, own: bool) -> Path:
-    if own:
-        return Path(platformdirs.user_config_dir("scopewatch", appauthor=False, roaming=False)) / _CONFIG_NAME
-    return Path("/etc/scopewatch") / _CONFIG_NAME
+    `own`: those of the person who asks; otherwise also those of the PC. Results that lie in a state folder stay.
+    """
+    places = [(user_config_file(), state_folder())]
+    if not own:
+        places.append((system_config_file(), system_state_folder()))
+    for file, usual in places:
+        try:
+            config = configure(file if file.is_file() else None)
+        except ConfigRefused:
+            yield f"{file}: left alone, and {usual}: which results to keep cannot be read there any more"
+            continue
+        kept = (*config.folders, *([config.output] if config.output else []))
+        states = [usual, config.state] if file.is_file() else [usual]
+        for state in dict.fromkeys(states):
+            yield from purge(state, file, kept)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -76,8 +62,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if words[:1] == ["config"] and len(words) == 2:
             lines: Iterator[str] = iter([place_config(Path(words[1]), own=own)])
-        else:
+        elif words == ["leftovers"]:
             lines = remove_leftovers(own=own)
+        else:
+            sys.stderr.write("config FILE or leftovers, and --user\n")
+            return 2
         for line in lines:
             sys.stdout.write(f"{line}\n")
     except OSError as error:

@@ -31,6 +31,7 @@ _COPYLEFT: Final = re.compile(r"\b(?:A|L)?GPL", re.IGNORECASE)
 _SPDX: Final = re.compile(r"[A-Za-z0-9.+-]+(?: (?:AND|OR|WITH) [A-Za-z0-9.+-]+)*")
 _REQUIRED_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_LICENCE_FIELD: Final = 80
+_MOST_TEXTS_NAMED: Final = 3
 PYTHON_LICENCE: Final = "PSF-2.0"
 
 
@@ -154,7 +155,8 @@ def _words(copyleft: Sequence[Part], sources: Sequence[str]) -> str:
         "heatmaps are yours; the licence says nothing about them.\n"
         "- Changing it for yourselves is free, and nobody has to be told.\n"
         "- Whoever hands a copy to somebody outside the house (on a stick, with an instrument, on a web page) "
-        "hands on the same rights: with this licence, and with the source. Passing on the archive whole is enough.\n\n"
+        "hands on the same rights: with this licence, and with the source. Passing on the archive "
+        "whole is enough.\n\n"
         f"Under such a licence here: {named or 'nothing'}. {where}\n\n"
         "Every other part may be passed on as it is, with its licence text, which is included.\n"
     )
@@ -162,18 +164,18 @@ def _words(copyleft: Sequence[Part], sources: Sequence[str]) -> str:
 
 def _row(part: Part, sources: Sequence[str], place: str) -> str:
     texts = ", ".join(f"{place}{part.folder}/{text.name}" if place else text.name for text in part.texts)
-    source = "not asked for"
-    if part.is_copyleft:
-        own = part.file or "the installed files"
-        match = [name for name in sources if name.startswith(f"{part.name}-")]
-        source = (
-            f"sources/{match[0]}"
-            if match
-            else own
-            if part.name == OWN
-            else "https://pypi.org/project/ncempy/"
-        )
+    if place and len(part.texts) > _MOST_TEXTS_NAMED:
+        texts = f"{place}{part.folder}/ ({len(part.texts)} texts)"
+    source = _source(part, sources) if part.is_copyleft else "not asked for"
     return f"| {part.name} | {part.version} | {part.licence} | {texts or _no_text(part)} | {source} |\n"
+
+
+def _source(part: Part, sources: Sequence[str]) -> str:
+    """Where the source of a part under copyleft is; what holds nothing compiled is its own source."""
+    if part.name == OWN or part.kind == "model":
+        return part.file or "the installed files"
+    archives = [name for name in sources if name.startswith(f"{part.name}-{part.version}")]
+    return f"sources/{archives[0]}" if archives else f"https://pypi.org/project/{part.name}/{part.version}/"
 
 
 def _no_text(part: Part) -> str:
@@ -187,7 +189,8 @@ def _part(metadata: Message, texts: Sequence[LicenceText], place: str, sha256: s
         if match is not None and "extra ==" not in line:
             required.append(normal_name(match.group()))
     name = normal_name(metadata["Name"])
-    distinct = {text.name: text for text in texts}
+    # The wheel of pip holds each of its licences twice; an installed text has a name only.
+    distinct = {text.content or text.name: text for text in texts}
     return Part(
         name,
         metadata["Version"],
@@ -222,8 +225,12 @@ def normal_name(name: str) -> str:
 
 def _holds_licence(name: str) -> bool:
     path = PurePosixPath(name)
-    in_folder = ".dist-info/licenses/" in name and not name.endswith("/")
-    return (in_folder or _TEXT.fullmatch(path.name) is not None) and path.suffix not in _NO_TEXT
+    in_folder = ".dist-info/licenses/" in name
+    return (
+        not name.endswith("/")
+        and (in_folder or _TEXT.fullmatch(path.name) is not None)
+        and path.suffix not in _NO_TEXT
+    )
 
 
 def _flat(name: str) -> str:

@@ -6,14 +6,12 @@ memory, too busy, or installed badly. Only this module judges whose fault it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from edge_agent.supervisor import ModelRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-    from pathlib import Path
+    from edge_agent.deploy.model_store import Chosen, ModelStore
 
 _NOT_THE_MODELS: Final = (
     "needed more memory",  # the worker's own words for its limit
@@ -32,65 +30,6 @@ _PASSING: Final = ("cannot be read", "WinError 5]", "WinError 32]", "Input/outpu
 """What a refusal says of a file that a scanner or a sleeping disk may be holding at the moment."""
 
 
-class Chosen(Protocol):
-    """One model; see `model_store`."""
-
-    @property
-    def model(self) -> str | None:
-        """What the worker is given."""
-
-    @property
-    def title(self) -> str:
-        """How it is called for a person."""
-
-
-class Models(Protocol):
-    """The model store, as far as a host needs it."""
-
-    def chosen(self, asked: str | None) -> Chosen:
-        """Return what answers when the configuration asks for this model."""
-
-    def revision(self) -> Hashable:
-        """Return something that differs after another choice, or a mark."""
-
-    def worked(self, chosen: Chosen) -> None:
-        """Note that it has answered."""
-
-    def failed(self, chosen: Chosen, reason: str) -> Chosen | None:
-        """Mark it, and return the last good one."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    model: str | None
-
-    @property
-    def title(self) -> str:
-        return self.model or "the shipped model"
-
-
-class AskedFor:
-    """`Models` without a store: what is asked for, and nothing else."""
-
-    def __init__(self, state: Path) -> None:
-        pass
-
-    def chosen(self, asked: str | None) -> Chosen:
-        """Return just that."""
-        return _Asked(asked)
-
-    def revision(self) -> Hashable:
-        """Nothing ever changes."""
-        return None
-
-    def worked(self, chosen: Chosen) -> None:
-        """Nothing."""
-
-    def failed(self, chosen: Chosen, reason: str) -> Chosen | None:
-        """There is no other."""
-        return None
-
-
 def is_models_fault(error: Exception | str) -> bool:
     """Whether a failure to start is the model's, and not that of a PC in trouble."""
     text = str(error)
@@ -102,26 +41,27 @@ def is_models_fault(error: Exception | str) -> bool:
 class ModelChoice:
     """The choice over the life of one process. `note` says why another model answers than was asked for."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, store: ModelStore) -> None:
         self.note: str | None = None
-        self._models = models
-        self._revision: Hashable = None
+        self._store = store
+        self._revision: object = None
         self._proven: Chosen | None = None
 
     def choose(self, asked: str | None) -> Chosen:
         """Return what is to answer now."""
-        self._revision = self._models.revision()
-        self.note = None
-        return self._models.chosen(asked)
+        self._revision = self._store.revision()
+        chosen = self._store.chosen(asked)
+        self.note = chosen.note
+        return chosen
 
     def is_outdated(self) -> bool:
         """Whether somebody has chosen anew since `choose`."""
-        return self._models.revision() != self._revision
+        return self._store.revision() != self._revision
 
     def worked(self, chosen: Chosen) -> None:
         """Note that a service has become ready with it."""
         self._proven = chosen
-        self._models.worked(chosen)
+        self._store.worked(chosen)
 
     def instead_of(self, chosen: Chosen, error: Exception | str) -> Chosen | None:
         """Return what is to answer after `chosen` has failed; None where there is nothing else.
@@ -130,10 +70,15 @@ class ModelChoice:
         answered in this process is there in the meantime: until the next choice, configuration, or start.
         """
         if is_models_fault(error):
-            other = self._models.failed(chosen, str(error))
-            self._revision = self._models.revision()
+            other = self._store.failed(chosen, str(error))
+            self._revision = self._store.revision()
         else:
-            other = self._proven if self._proven != chosen else None
+            other = self._proven if self._proven is not None and not same(self._proven, chosen) else None
         if other is not None:
             self.note = f"{other.title} answers instead of {chosen.title}: {error}"
         return other
+
+
+def same(one: Chosen, other: Chosen) -> bool:
+    """Whether it is the same model, whatever is said of it."""
+    return (one.model, one.manifest_sha256) == (other.model, other.manifest_sha256)

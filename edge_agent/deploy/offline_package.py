@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
+import tomllib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -127,7 +129,6 @@ def make_package(
 
 
 def _check(plan: PackagePlan) -> _Checked:
-    from edge_agent.config import ConfigRefused, configure
     from edge_agent.model_bundle import open_bundle, shipped_models
 
     if plan.wheels is not None and not plan.wheels.is_dir():
@@ -138,14 +139,26 @@ def _check(plan: PackagePlan) -> _Checked:
         raise PackageRefused(f"--python-runtime {plan.runtime}: no such file")
     runtime = None if plan.runtime is None else read_runtime(plan.runtime, plan.target)
     if plan.config is not None:
-        try:
-            configure(plan.config)
-        except ConfigRefused as error:
-            raise PackageRefused(f"--config: {error}") from error
+        _check_config(plan.config, plan.target)
     shipped = tuple(open_bundle(folder) for folder in shipped_models())
     chosen = {(found.manifest.name, found.manifest.version): found for found in map(open_bundle, plan.models)}
     inside = {(found.manifest.name, found.manifest.version) for found in shipped}
     return _Checked(shipped, tuple(one for key, one in chosen.items() if key not in inside), runtime)
+
+
+def _check_config(file: Path, target: Target) -> None:
+    """Paths of another system mean nothing here: such a file need only be TOML."""
+    from edge_agent.config import ConfigRefused, configure
+
+    try:
+        if target.is_windows == (sys.platform == "win32"):
+            configure(file)
+        else:
+            tomllib.loads(file.read_text(encoding="utf-8"))
+    except ConfigRefused as error:
+        raise PackageRefused(f"--config: {error}") from error
+    except (OSError, ValueError) as error:
+        raise PackageRefused(f"--config {file}: cannot be read as TOML ({error})") from error
 
 
 def _gather(

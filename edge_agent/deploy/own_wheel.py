@@ -1,7 +1,8 @@
 """scopewatch's own wheel: built from the clone that is running, or packed again from the files of an installation.
 
 A wheel that is packed again holds the same files with the same bytes as the one that was installed: each is
-compared with the installation's RECORD first. What an installer adds (commands, compiled files, its own notes) is left out.
+compared with the installation's RECORD first. What an installer adds (commands, compiled
+files, its own notes) is left out.
 """
 
 from __future__ import annotations

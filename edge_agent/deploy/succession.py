@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.deploy.model_choice import AskedFor, ModelChoice, is_models_fault
+from edge_agent.deploy.model_choice import ModelChoice, is_models_fault, same
+from edge_agent.deploy.model_store import ModelStore
 from edge_agent.deploy.notify import Notifier
 from edge_agent.deploy.onlooker import Nobody, Onlooker, onlooker_for
 from edge_agent.deploy.vital_signs import VitalSigns
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from edge_agent.config import AgentConfig, EventsConfig, PageConfig
     from edge_agent.deploy.config_edits import ConfigEdits
-    from edge_agent.deploy.model_choice import Chosen, Models
+    from edge_agent.deploy.model_store import Chosen
     from edge_agent.protocol import Ready
     from edge_agent.sidecar import Finding
     from edge_agent.status import AgentStatus
@@ -60,7 +61,7 @@ class Ears:
 class Parts:
     """What a host is made of; tests put in their own."""
 
-    models: Callable[[Path], Models] = AskedFor
+    models: Callable[[Path], ModelStore] = ModelStore
     onlooker: Callable[[PageConfig, EventsConfig], Onlooker] = onlooker_for
     notifier: Notifier = field(default_factory=Notifier)
     worker_command: Sequence[str] = WORKER_COMMAND
@@ -138,12 +139,13 @@ class Succession:
         self._is_ready = self._nothing_is_left = False
         self._apply(plan.config)
         service = self._service = Service(
-            plan.config.model_copy(update={"model": plan.model.model}),
+            plan.config,
             on_finding=self._hear,
             on_ready=self._greet,
             on_status=self._note_numbers,
             surroundings=self._surroundings,
             earlier=self._numbers,
+            model=plan.model,
             worker_command=self._parts.worker_command,
         )
         if self._stop.is_set():
@@ -237,7 +239,7 @@ class Succession:
 
     def _take_model(self) -> None:
         chosen = self._models.choose(self._plan.config.model)
-        if chosen != self._plan.model:
+        if not same(chosen, self._plan.model):
             self._change_to(replace(self._plan, model=chosen), f"changing to the model {chosen.title}")
 
     def _give_model_up(self, trouble: str) -> None:

@@ -22,7 +22,7 @@ from edge_agent.deploy.service_plan import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from edge_agent.deploy.service_plan import ServicePlan
 
@@ -158,7 +158,7 @@ def _service_section(plan: ServicePlan, systemd_version: int) -> list[str]:
     return [
         "Type=notify",
         "NotifyAccess=main",
-        f"ExecStart={' '.join(_argument(word) for word in plan.command)}",
+        f"ExecStart={_command_line(plan.command)}",
         'Environment="OPENBLAS_NUM_THREADS=1" "PYTHONDONTWRITEBYTECODE=1" "PYTHONUNBUFFERED=1"',
         *_account_lines(plan),
         "",
@@ -234,9 +234,10 @@ def _place_lines(plan: ServicePlan) -> list[str]:
     return lines
 
 
-def _argument(word: str) -> str:
-    """A word of ExecStart: `$` would be a variable there."""
-    return quoted(word).replace("$", "$$")
+def _command_line(words: Sequence[str]) -> str:
+    """Variables are looked for in arguments, where `$$` is a `$`, and not in the program's name."""
+    program, *arguments = map(quoted, words)
+    return " ".join((program, *(word.replace("$", "$$") for word in arguments)))
 
 
 def _shown(path: Path) -> str:

@@ -86,7 +86,7 @@ def _download(
     tools: Path | None = None,
 ) -> None:
     def listen(line: str) -> None:
-        if line.startswith("Collecting "):
+        if line.startswith(("Collecting ", "Processing ")):  # the second: from a folder
             advance()
 
     command = ["download", "--dest", str(folder), "--progress-bar", "off", *options]

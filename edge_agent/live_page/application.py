@@ -62,11 +62,14 @@ async def _readyz(request: Request) -> Response:
 
 async def _metrics(request: Request) -> Response:
     # Not the library's own ASGI application, which fails at headers that are no UTF-8.
+    registry = request.app.state.registry
     try:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    except ValueError:
+        body = encode(registry)
+    except (ValueError, TypeError):  # a version that is none
         encode, content_type = choose_encoder("")
-    return Response(encode(request.app.state.registry), headers={"content-type": content_type})
+        body = encode(registry)
+    return Response(body, headers={"content-type": content_type})
 
 
 def _verdict(word: str, reasons: list[str]) -> Response:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RETRY_SECONDS: Final = 30.0
 _CLOSE_SECONDS: Final = 1.0
 _BACKLOG: Final = 64
+_TURNS_TO_ACCEPT: Final = 5
 _log = logging.getLogger(__name__)
 
 
@@ -119,6 +120,7 @@ class _Running:
 
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
                 self.force_exit = True
+                await _accept_no_more(sockets or [])
                 for connection in list(self.server_state.connections):
                     connection.transport.abort()
                 await super().shutdown(sockets)
@@ -197,6 +199,19 @@ def _refused(port: int, error: OSError) -> str:
     if error.errno in (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)):
         return f"port {port} of 127.0.0.1 is taken by another program (page.port)"
     return f"port {port} of 127.0.0.1 cannot be used: {error.strerror or error} (page.port)"
+
+
+async def _accept_no_more(sockets: list[socket.socket]) -> None:
+    """Let those in who are on the doorstep: what asyncio accepts while it closes, it leaves open for ever.
+
+    That is CPython's issue 109564, mended in 3.13.
+    """
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(NotImplementedError):  # Windows' own loop accepts in another way
+        for one in sockets:
+            loop.remove_reader(one)
+    for _ in range(_TURNS_TO_ACCEPT):
+        await asyncio.sleep(0)
 
 
 def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

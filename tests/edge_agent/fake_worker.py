@@ -20,19 +20,12 @@ def main() -> None:
     behaviour = settings["model"]
     if Path(behaviour).is_file():
         behaviour = Path(behaviour).read_text()
-    if behaviour == "refused":
-        say({"ready": False, "reason": "/models/x: SHA-256 differs"})
-        return
-    if behaviour == "broken":
-        sys.exit("cannot load libonnxruntime")
-    if behaviour == "babbles":
-        print("Welcome to a library!", flush=True)
-        return
-    if behaviour == "never ready":
-        time.sleep(60)
-    told = {"pid": 4711} if behaviour == "in a launcher" else {}
-    if behaviour == "with usual ranges":
-        told = {"usual": {"confidence": [0.5, 1.0], "novelty": None}}
+    never_ready(behaviour)
+    told = {
+        "in a launcher": {"pid": 4711},
+        "tells whether it proves": {"version": "proved" if settings["prove"] else "not proved"},
+        "with usual ranges": {"usual": {"confidence": [0.5, 1.0], "novelty": None}},
+    }.get(behaviour, {})
     say({"ready": True, "name": behaviour, "version": "1", "sha256": "ab" * 32} | told)
     for line in sys.stdin:
         if not line.strip():
@@ -40,6 +33,23 @@ def main() -> None:
         job = json.loads(line)
         answer(job, Path(job["path"]), settings)
     if behaviour == "stubborn":
+        time.sleep(60)
+
+
+def never_ready(behaviour: str) -> None:
+    if behaviour == "refused":
+        say({"ready": False, "reason": "/models/x: SHA-256 differs"})
+        sys.exit()
+    if behaviour == "broken":
+        sys.exit("cannot load libonnxruntime")
+    if behaviour == "short of memory":
+        sys.exit("the model cannot be loaded: the worker needed more memory than this PC has to give")
+    if behaviour == "crashes":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if behaviour == "babbles":
+        print("Welcome to a library!", flush=True)
+        sys.exit()
+    if behaviour == "never ready":
         time.sleep(60)
 
 

@@ -33,6 +33,7 @@ CONTRACT = {
             "blank": False, "saturated_fraction": 0.001, "hot_pixels": 3, "sharpness": 0.2, "streaks": 1.1,
             "diffraction": 0.1, "contrast": 0.21, "skewness": 0.9,
         },
+        "pixel_size_replaced": {"magnification": 40000.0, "file_pixel_size_nm": [0.11, 0.11]},
     },
     "prediction": {
         "label": "round", "decision": "accept", "reasons": [],
@@ -54,6 +55,7 @@ CONTRACT = {
         "settled": "2026-05-03T03:09:39Z",
         "finished": "2026-05-03T03:09:40Z",
         "milliseconds": {"read": 1.0, "preprocess": 2.0, "infer": 3.0, "heatmap": 4.0, "write": 5.0},
+        "instrument": {"name": "Titan, room 12", "microscope": "FEI Titan", "camera": None},
     },
 }  # fmt: skip
 

@@ -162,6 +162,19 @@ def test_free_space_is_kept_up_to_date(bench):
     assert bench.clerk.space == FreeSpace(bench.folder, 10, low=True)
 
 
+def test_heatmaps_age_only_while_the_folder_is_there(bench, monkeypatch):
+    steps = []
+    ageing = SimpleNamespace(step=lambda: steps.append(1))
+    monkeypatch.setattr(clerk_module, "HeatmapAgeing", lambda root, plan, days, clock: ageing)
+    clerk = Clerk(bench.folder, bench.watcher, bench.journal, OutputPlan(), bench.room, heatmap_days=7)
+
+    clerk.look()
+    bench.watcher.present = False
+    clerk.look()
+
+    assert len(steps) == 1
+
+
 def test_it_looks_until_it_is_told_to_stop(bench, monkeypatch):
     monkeypatch.setattr(clerk_module, "_LOOK_SECONDS", 0.01)
     stop, looks = threading.Event(), []

@@ -175,6 +175,24 @@ def test_classify_mirrors_below_output_and_prints_one_record_a_line(run, tiny, s
     assert list(scope.rglob("*.json")) == list((tmp_path / "o").rglob("*.png")) == []
 
 
+def test_classify_goes_by_the_configuration_too(run, tiny, scope, tmp_path):
+    (scope / "a.dm3").rename(scope / "a.ser")
+    config = tmp_path / "agent.toml"
+    config.write_text(
+        f'model = "{tiny}"\ninclude = ["*.ser"]\nheatmap = false\n'
+        '[instrument]\ncamera = "OneView"\npixel_size_nm.200000 = 0.21\n'
+    )
+
+    code, out, _ = run("classify", scope, "--config", config, "--json")
+
+    record = Sidecar.model_validate_json(out)
+    assert code == 0
+    assert record.source.path == str(scope / "a.ser")
+    assert record.micrograph.pixel_size_nm == (0.21, 0.21)
+    assert record.agent.instrument.camera == "OneView"
+    assert record.cam.heatmap is None
+
+
 def test_classify_fails_when_a_file_is_unreadable_and_goes_on(run, tiny, scope, monkeypatch):
     (scope / "0.dm3").write_text("no micrograph")
     monkeypatch.setenv("SCOPEWATCH_MODEL", str(tiny))
@@ -249,10 +267,10 @@ def test_models_show_prints_the_manifest(run, tiny):
 
 
 def test_models_list_names_what_is_shipped(run, tiny, monkeypatch):
-    monkeypatch.setattr("edge_agent.model_bundle.shipped_models", lambda: (tiny,))
-    assert run("models", "list")[:2] == (0, "tiny-1  faceted, rod, round  (default)\n")
+    monkeypatch.setattr("edge_agent.model_names._model_roots", lambda: iter([tiny.parent]))
+    assert run("models", "list")[:2] == (0, "* tiny-1  faceted, rod, round  shipped  default\n")
 
-    monkeypatch.setattr("edge_agent.model_bundle.shipped_models", lambda: ())
+    monkeypatch.setattr("edge_agent.model_names._model_roots", lambda: iter([]))
     assert run("models", "list")[0] == 1
 
 

@@ -72,7 +72,10 @@ def test_a_byte_order_mark_of_windows_editors_is_no_error(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        pytest.param("quiet = 1\n", "1: quiet: there is no such key", id="unknown key"),
+        pytest.param("table = 1\n", "1: table: there is no such key", id="unknown key"),
+        pytest.param(
+            "quiet = 1\n", "1: quiet: there is no such key; did you mean quiet_seconds?", id="half a key"
+        ),
         pytest.param(
             "\nqiet_seconds = 1\n",
             "2: qiet_seconds: there is no such key; did you mean quiet_seconds?",
@@ -90,6 +93,12 @@ def test_a_byte_order_mark_of_windows_editors_is_no_error(tmp_path):
         pytest.param(
             "port = 1\n", "1: port: there is no such key; port belongs below [page]", id="a key of a table above it"
         ),
+        pytest.param("[retention]\nheatmap = true\n",
+                     "2: retention.heatmap: there is no such key in [retention]; heatmap belongs above the first",
+                     id="a key of the file, and half a key of the table"),
+        pytest.param("[retention]\nprot = 1\n",
+                     "2: retention.prot: there is no such key in [retention]; did you mean page.port?",
+                     id="nearly one of another table"),
         pytest.param(
             "[pages]\nport = 1\n", "1: pages: there is no such key; did you mean page?", id="nearly a table"
         ),
@@ -139,12 +148,12 @@ def test_a_byte_order_mark_of_windows_editors_is_no_error(tmp_path):
         ),
         pytest.param(
             "[instrument.pixel_size_nm]\n40000 = 0\n",
-            '2: instrument.pixel_size_nm."40000": is 0, must be a number above 0',
+            '2: instrument.pixel_size_nm."40000": is 0, must be a number between 0.0001 and 1000000',
             id="no pixel size",
         ),
         pytest.param(
             "[instrument.pixel_size_nm]\n2.5 = 1\n",
-            """2: instrument.pixel_size_nm."2": is {"5" = 1}, must be a number above 0; a magnification with""",
+            """2: instrument.pixel_size_nm."2": is {"5" = 1}, must be a number between 0.0001 and 1000000; a magnification with""",
             id="a magnification that TOML takes for two keys",
         ),
         pytest.param(

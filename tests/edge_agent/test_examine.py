@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,12 @@ from edge_agent.classifier import Classifier
 from edge_agent.dm_tags import read_tags
 from edge_agent.examine import Request, examine
 from edge_agent.files import FileLayer, SourceChanged, stamp_of
+from edge_agent.instrument_profile import NO_PROFILE, InstrumentProfile
+from edge_agent.limits import TrainingRanges
 from edge_agent.micrograph import read_micrograph
 from edge_agent.model_bundle import Thresholds, open_bundle
 from edge_agent.output_places import OutputPlan
-from edge_agent.sidecar import Twin, finding_on_record, read_record
+from edge_agent.sidecar import ProfileRecord, ReplacedPixelSize, Twin, finding_on_record, read_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -521,6 +523,97 @@ def test_the_answer_follows_a_file_to_its_new_name_without_inference(saved, clas
     assert record.agent.settled == settled
     assert record.agent.finished > earlier.agent.finished
     assert record.agent.milliseconds.infer is None
+
+
+MAGNIFICATION, FILE_NM = 200_000.0, 0.41947564482688904
+"""What the simulated micrograph says."""
+LISTED = InstrumentProfile("Titan, room 12", "FEI Titan", None, ((199_999.99, 0.21), (40_000.0, 9.0)))
+
+
+def test_a_listed_pixel_size_replaces_the_files_and_the_record_says_so(saved, classifier, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        examine_module, "draw_heatmap", lambda micrograph, *a, **k: shown.append(micrograph) or b"png"
+    )
+
+    finding = examine(saved, classifier, replace(BESIDE, instrument=LISTED))
+
+    record = read_record(finding.sidecar)
+    assert record.micrograph.instrument.magnification == MAGNIFICATION
+    assert record.micrograph.pixel_size_nm == (0.21, 0.21)
+    assert record.micrograph.pixel_size_replaced == ReplacedPixelSize(
+        magnification=MAGNIFICATION, file_pixel_size_nm=(FILE_NM, FILE_NM)
+    )
+    assert record.agent.instrument == ProfileRecord(
+        name="Titan, room 12", microscope="FEI Titan", camera=None
+    )
+    assert finding.pixel_size_nm == 0.21
+    assert [micrograph.pixel_size_nm for micrograph in shown] == [(0.21, 0.21)]
+
+
+def test_a_listed_pixel_size_is_what_guards_judge(saved, tiny):
+    ranges = TrainingRanges(pixel_size_nm=(0.2, 0.22))
+
+    def decided(instrument):
+        classifier = Classifier(open_bundle(tiny))
+        manifest = classifier.bundle.manifest.model_copy(update={"training_ranges": ranges})
+        classifier.bundle = replace(classifier.bundle, manifest=manifest)
+        return examine(saved, classifier, replace(BESIDE, instrument=instrument)).reasons
+
+    assert "pixel_size_out_of_range" in decided(NO_PROFILE)
+    assert "pixel_size_out_of_range" not in decided(LISTED)
+
+
+@pytest.mark.parametrize(
+    "instrument",
+    [
+        pytest.param(NO_PROFILE, id="nothing is listed"),
+        pytest.param(InstrumentProfile(pixel_size_nm=((40_000.0, 9.0),)), id="another magnification is"),
+    ],
+)
+def test_a_pixel_size_that_is_not_listed_stays_the_files(saved, classifier, instrument):
+    record = read_record(examine(saved, classifier, replace(BESIDE, instrument=instrument)).sidecar)
+
+    assert record.micrograph.pixel_size_nm == (FILE_NM, FILE_NM)
+    assert record.micrograph.pixel_size_replaced is None
+    assert record.agent.instrument is None
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_inferred"),
+    [
+        pytest.param(LISTED, LISTED, False, id="the same is listed"),
+        pytest.param(LISTED, replace(LISTED, name="other"), False, id="another name is no other picture"),
+        pytest.param(NO_PROFILE, LISTED, True, id="it is listed now"),
+        pytest.param(LISTED, NO_PROFILE, True, id="it is listed no more"),
+        pytest.param(
+            LISTED, InstrumentProfile(pixel_size_nm=((2e5, 0.3),)), True, id="another size is listed"
+        ),
+    ],
+)
+def test_an_answer_at_another_pixel_size_is_not_taken_over(saved, classifier, before, now, is_inferred):
+    first = examine(saved, classifier, replace(BESIDE, instrument=before))
+    new = moved(saved)
+
+    finding = examine(new, classifier, replace(BESIDE, instrument=now, twins=(Twin(saved, first.sha256),)))
+
+    assert finding.inferred is is_inferred
+    assert finding.pixel_size_nm == (now.pixel_size_at(MAGNIFICATION) or FILE_NM)
+
+
+@pytest.mark.parametrize(("days_after", "is_inferred"), [(1, False), (-1, True)], ids=["past", "young"])
+def test_a_moved_file_whose_heatmap_was_past_its_time_needs_none(saved, classifier, days_after, is_inferred):
+    first = examine(saved, classifier, BESIDE)
+    first.heatmap.unlink()
+    since = read_record(first.sidecar).agent.finished + timedelta(days=days_after)
+    new = moved(saved)
+
+    finding = examine(
+        new, classifier, replace(BESIDE, heatmaps_since=since, twins=(Twin(saved, first.sha256),))
+    )
+
+    assert (finding.inferred, finding.heatmap is None) == (is_inferred, not is_inferred)
+    assert finding_on_record(new, stamp_of(new), OutputPlan()) == replace(finding, milliseconds=0.0)
 
 
 def drop_heatmap(finding):

@@ -21,7 +21,7 @@ from edge_agent.classifier import Prediction
 from edge_agent.decision import Decision
 from edge_agent.files import FileStamp, SourceFile
 from edge_agent.heatmap import draw_heatmap
-from edge_agent.micrograph import Instrument, Micrograph, read_micrograph
+from edge_agent.micrograph import Instrument, Micrograph, Replaced, read_micrograph
 from edge_agent.preprocessing import (
     Box,
     CamMap,
@@ -498,6 +498,12 @@ class TestScaleBar:
 
         assert "0.12 nm per pixel" in written
         assert "0.5 nm per pixel across, 2 nm down" in written
+
+    def test_a_pixel_size_that_is_not_the_files_is_said_to_be_so(self, written: list[str]) -> None:
+        field = a_micrograph(np.zeros((50, 50), dtype=np.uint8), (0.3, 0.3))
+        drawn(replace(field, replaced=Replaced(None, 4e4)), a_prediction(np.zeros((2, 2)), (0, 0, 50, 50)))
+
+        assert "0.3 nm per pixel, as configured" in written
 
     def test_without_calibration_the_figure_says_so(self, written: list[str]) -> None:
         with_cam(hot((1, 1), (4, 4)))

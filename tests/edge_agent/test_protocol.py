@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.instrument_profile import InstrumentProfile
 from edge_agent.output_places import OutputPlan
 from edge_agent.protocol import (
     Job,
@@ -67,6 +68,11 @@ def test_a_job_need_not_have_been_watched():
                 True,
                 "0a1b",
                 77,
+                InstrumentProfile("Titan \udcff", None, "c", ((40_000.0, 0.25), (1.2e6, 1 / 3))),
+                365,
+                "ab" * 32,
+                ("ed25519:a", "ed25519:b"),
+                True,
             ),
             id="everything set",
         ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from contextlib import contextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -13,11 +15,11 @@ from edge_agent import desk as desk_module
 from edge_agent import retries as retries_module
 from edge_agent import room as room_module
 from edge_agent import service as service_module
-from edge_agent.config import AgentConfig
+from edge_agent.config import AgentConfig, InstrumentConfig, RetentionConfig
 from edge_agent.files import stamp_of
 from edge_agent.journal import Journal
 from edge_agent.service import Service
-from edge_agent.sidecar import read_record
+from edge_agent.sidecar import read_record, sidecar_json
 from edge_agent.status import AgentStatus, AlreadyRunning, running_status
 from edge_agent.supervisor import WORKER_COMMAND, ModelRefused, WorkerFailed
 
@@ -164,6 +166,52 @@ def test_without_its_journal_it_takes_over_every_sidecar(config, scope, microgra
     assert {path: path.stat().st_mtime_ns for path in scope.glob("*.json")} == written
     with Journal(config.state) as journal:
         assert journal.counts() == {"classified": 2}
+
+
+def test_the_instruments_profile_reaches_the_sidecar(config, scope, micrograph_bytes):
+    instrument = InstrumentConfig(name="Titan, room 12", pixel_size_nm={"200000": 0.21})
+    (scope / "a.dm3").write_bytes(micrograph_bytes)
+    with running(config.model_copy(update={"instrument": instrument})) as agent:
+        finding = agent.next()
+
+    record = read_record(finding.sidecar)
+    assert finding.pixel_size_nm == 0.21
+    assert record.micrograph.pixel_size_replaced.magnification == 200_000.0
+    assert record.agent.instrument.name == "Titan, room 12"
+
+
+def make_older(sidecar, days):
+    """Let a sidecar say that its file was finished so long ago, and its heatmap be as old."""
+    record = read_record(sidecar)
+    finished = record.agent.finished - timedelta(days=days)
+    agent = record.agent.model_copy(update={"finished": finished})
+    sidecar.write_text(sidecar_json(record.model_copy(update={"agent": agent})), encoding="utf-8")
+    heatmap = sidecar.with_name(record.cam.heatmap)
+    os.utime(heatmap, (finished.timestamp(), finished.timestamp()))
+    return heatmap
+
+
+def test_old_heatmaps_go_and_their_files_are_not_examined_again(
+    config, scope, micrograph_bytes, publishing_often
+):
+    for name in ("old.dm3", "young.dm3"):
+        (scope / name).write_bytes(micrograph_bytes)
+    with running(config) as agent:
+        agent.next(), agent.next()
+    heatmap = make_older(scope / "old.dm3.json", 30)
+    kept = RetentionConfig(heatmap_days=7)
+
+    with running(config.model_copy(update={"retention": kept})) as agent:
+        agent.until(lambda status: not heatmap.exists())
+    for path in config.state.glob("journal.sqlite*"):
+        path.unlink()
+    with running(config.model_copy(update={"retention": kept})) as agent:
+        status = agent.until(lambda status: status.done == {"classified": 2})
+
+    assert status.since_start == {"taken_over": 2}
+    assert sorted(path.name for path in scope.iterdir()) == [
+        "old.dm3", "old.dm3.json", "young.dm3", "young.dm3.heatmap.png", "young.dm3.json",
+    ]  # fmt: skip
 
 
 def test_a_file_completed_later_gets_one_sidecar(

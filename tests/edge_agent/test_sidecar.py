@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from edge_agent.sidecar import (
     Sidecar,
     finding_of,
     finding_on_record,
+    heatmaps_kept_since,
     modified_utc,
     read_record,
     sidecar_json,
@@ -275,6 +276,34 @@ def test_without_whole_outputs_of_our_own_nothing_is_on_record(tmp_path, change)
     change(OutputPlan().place(path))
 
     assert finding_on_record(path, stamp, OutputPlan()) is None
+
+
+@pytest.mark.parametrize(
+    ("days_after", "counts"),
+    [
+        pytest.param(None, False, id="heatmaps are kept for ever"),
+        pytest.param(-1, False, id="it was finished later"),
+        pytest.param(1, True, id="it was finished before"),
+    ],
+)
+def test_a_heatmap_that_may_have_been_removed_for_its_age_is_not_missed(tmp_path, days_after, counts):
+    path = tmp_path / "a.dm3"
+    stamp = finish(path)
+    finished = datetime.fromisoformat(CONTRACT["agent"]["finished"])
+    since = None if days_after is None else finished + timedelta(days=days_after)
+    assert finding_on_record(path, stamp, OutputPlan(), None, since).heatmap is not None
+    OutputPlan().place(path).heatmap.unlink()
+
+    found = finding_on_record(path, stamp, OutputPlan(), None, since)
+
+    assert (found is not None) is counts
+    assert found is None or (found.label, found.heatmap) == ("round", None)
+
+
+def test_from_when_on_heatmaps_are_kept():
+    assert heatmaps_kept_since(None) is None
+    since = heatmaps_kept_since(7)
+    assert timedelta(days=7) <= datetime.now(UTC) - since < timedelta(days=8)
 
 
 def test_the_heatmap_of_another_file_is_not_this_ones(tmp_path):

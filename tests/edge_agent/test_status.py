@@ -172,3 +172,42 @@ def test_a_killed_agent_holds_nothing(tmp_path, holder):
 
     with sole_agent(tmp_path / "state", [tmp_path / "scope"]):
         assert is_running(tmp_path / "state")
+
+
+@pytest.fixture
+def ordinary_user():
+    """The process takes the rights of nobody, and gives them back; root only."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("needs root, to be somebody else for a moment")
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+def test_another_user_may_ask_though_he_may_not_write(tmp_path, request):
+    state = tmp_path / "state"
+    with sole_agent(state, []):
+        publish(state, NUMBERS)
+        open_to_all(tmp_path)
+        request.getfixturevalue("ordinary_user")
+        with pytest.raises(PermissionError):
+            (state / "agent.lock").open("r+b")
+        assert is_running(state)
+        assert running_status(state) == NUMBERS
+        os.seteuid(0)
+
+
+def test_another_user_is_told_of_a_folder_that_he_may_not_read(tmp_path, request):
+    with sole_agent(tmp_path / "state", []):
+        open_to_all(tmp_path)
+        (tmp_path / "state").chmod(0o700)
+        request.getfixturevalue("ordinary_user")
+        with pytest.raises(PermissionError):
+            is_running(tmp_path / "state")
+        os.seteuid(0)
+
+
+def open_to_all(folder: Path) -> None:
+    for step in (folder, *folder.parents):
+        if step.name.startswith(("test_", "pytest-")):
+            step.chmod(0o755)

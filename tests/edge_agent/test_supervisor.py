@@ -581,3 +581,48 @@ def switches(thread_ids: set[int]) -> int:
     texts = [Path(f"/proc/self/task/{number}/status").read_text() for number in thread_ids]
     lines = [line for text in texts for line in text.splitlines() if line.startswith("voluntary_ctxt")]
     return sum(int(line.split()[1]) for line in lines)
+
+
+def test_a_model_is_proved_at_the_first_start_and_not_by_those_that_relieve_it(supervise, tmp_path, go_on):
+    supervisor = supervise("tells whether it proves", recycle_files=1)
+    supervisor._settings = replace(supervisor._settings, prove=True)
+
+    first = supervisor.start(go_on)
+    supervisor.ask(saved(tmp_path, "a.dm3"), go_on)
+    until(lambda: supervisor.tend(go_on) or supervisor.health().recycled == 1)
+
+    assert (first.version, supervisor.health().model.version) == ("proved", "not proved")
+
+
+def test_a_model_that_was_not_proved_is_proved_at_the_next_start(supervise, tmp_path, go_on):
+    (model := tmp_path / "model").write_text("refused")
+    supervisor = supervise(model)
+    supervisor._settings = replace(supervisor._settings, prove=True)
+    with pytest.raises(ModelRefused):
+        supervisor.start(go_on)
+    model.write_text("tells whether it proves")
+
+    assert supervisor.start(go_on).version == "proved"
+
+
+@pytest.mark.parametrize("another", [True, False], ids=["another can answer", "none can"])
+def test_a_model_that_is_refused_while_files_wait_ends_the_asking_where_another_can_answer(
+    supervise, tmp_path, go_on, monkeypatch, another
+):
+    monkeypatch.setattr(supervisor_module, "_RESTART_PAUSES_SECONDS", (0.0,))
+    (model := tmp_path / "model").write_text("fake")
+    supervisor = supervise(model, another_model_answers=another)
+    supervisor.start(go_on)
+    supervisor.ask(saved(tmp_path, "first.dm3"), go_on)
+    model.write_text("refused")
+    os.kill(supervisor.health().pid, signal.SIGKILL)
+    until(lambda: children() == [])
+
+    if another:
+        with pytest.raises(ModelRefused, match="SHA-256 differs"):
+            supervisor.ask(saved(tmp_path, "a.dm3"), go_on)
+        assert supervisor.health().starts == 1 + supervisor_module._REFUSALS_BELIEVED
+        return
+    threading.Timer(1.0, model.write_text, ("fake",)).start()
+    assert supervisor.ask(saved(tmp_path, "a.dm3"), go_on).outcome == "classified"
+    assert supervisor.health().starts > 1 + supervisor_module._REFUSALS_BELIEVED

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edge_agent import terminal
 from edge_agent.batch import Tally
 from edge_agent.sidecar import Finding
-from edge_agent.status import AgentStatus, DriftStatus, LastFile, WorkerStatus
+from edge_agent.status import AgentStatus, ConfigStatus, DriftStatus, LastFile, WorkerStatus
 from edge_agent.terminal import (
     counts_text,
     finding_line,
@@ -348,3 +348,42 @@ def test_on_a_terminal_progress_is_a_bar_on_stderr(capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "2/2" in captured.err
+
+
+SINCE = datetime(2026, 5, 4, 11, 0, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("said", "lines"),
+    [
+        pytest.param({}, [], id="nobody says anything"),
+        pytest.param(
+            {"config": ConfigStatus(file=None, since=SINCE, refused=None)},
+            ["config        no file, in force since 2026-05-04 11:00:05 UTC"],
+            id="command line only",
+        ),
+        pytest.param(
+            {
+                "config": ConfigStatus(
+                    file="/a.toml", since=SINCE, refused="/a.toml:3: x: no\n/a.toml:4: y: no"
+                ),
+                "page": "http://127.0.0.1:8747/",
+                "model_note": "a 1 answers instead of b 2: SHA-256 differs",
+                "instrument": "Titan 3",
+            },
+            [
+                "MODEL NOTE    a 1 answers instead of b 2: SHA-256 differs",
+                "instrument    Titan 3",
+                "page          http://127.0.0.1:8747/",
+                "config        /a.toml, in force since 2026-05-04 11:00:05 UTC",
+                "EDIT REFUSED  /a.toml:3: x: no",
+                "EDIT REFUSED  /a.toml:4: y: no",
+            ],
+            id="all there is",
+        ),
+    ],
+)
+def test_what_stands_around_the_agent_is_shown(said, lines):
+    shown = status_lines(numbers(()).model_copy(update=said))
+    assert shown[2 : 2 + len(lines)] == lines
+    assert shown[2 + len(lines)].startswith("seen")

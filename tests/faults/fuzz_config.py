@@ -2,9 +2,10 @@
 
     python tests/faults/fuzz_config.py [--files 20000] [--seed 0]
 
-The bars: a configuration is used or refused with `ConfigRefused`, which names the file on every line and the
-key where there is one; a sidecar that is cut, zeroed, torn or of another state never counts as an answer; a
-protocol line is understood or refused with the one exception that its reader promises.
+The bars: a configuration is used or refused with `ConfigRefused`, which names the file and the line; of what is
+used, each value comes from a line in which its key stands, and none that is not the default says that it is. A
+sidecar that is cut, zeroed, torn or of another state never counts as an answer; a protocol line is understood or
+refused with the one exception that its reader promises.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import math
 import random
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -21,7 +23,8 @@ from typing import TYPE_CHECKING
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent.parent)]
 
-from edge_agent.config import AgentConfig, ConfigRefused, configure  # noqa: E402
+from edge_agent.config import AgentConfig, ConfigRefused  # noqa: E402
+from edge_agent.config_file import Loaded, loaded  # noqa: E402
 from edge_agent.files import FileStamp  # noqa: E402
 from edge_agent.output_places import OutputPlan  # noqa: E402
 from edge_agent.protocol import (  # noqa: E402
@@ -59,7 +62,31 @@ memory_limit_mib = 4096
 yield_above_cpu_percent = 60
 free_space_floor_mib = 1024
 heatmap = false
+trusted_keys = ["ed25519:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="]
 state = "state"
+
+[page]
+enabled = true
+port = 8747
+
+[events]
+webhook_url = "https://lims.example.org/in"  # a comment
+mqtt_url = 'mqtts://broker:8883/scope/findings'
+
+[instrument]
+name = '''
+Titan,
+room 12'''
+camera = "OneView"
+
+[instrument.pixel_size_nm]
+40000 = 0.25
+"1.2e6" = 0.008
+
+[retention]
+heatmap_days = 365
+log_files = 5
+log_mib = 10
 """
 _VALUES = (
     "1", "-1", "0", "1e400", "nan", "inf", "-inf", '""', '"x"', "true", "[]", "[1]", '["a", ["b"]]', "{}",
@@ -67,28 +94,36 @@ _VALUES = (
     '"~nobody-here/x"',
     '"' + "n" * 5000 + '"', '["~nobody-here"]', '["\\u0000"]', "'''\n'''", '["*", "a/b"]', "99999999999999999999",
     "[" * 3000 + "]" * 3000, "{a=" * 3000 + "1" + "}" * 3000, '"\\ud800"', "1_000", "+0.0", '"//server/share"',
+    "'\\\\evil\\x'",
+    "'C:\\data'", '"C:\\data"', '"http://[::1"', '"mqtt://b:99999/t"', '"ed25519:AAAA"', '"/etc/x"',
+    '"""\n"', "[\n1,\n# x\n]", '{"40000" = 0.1, "4e4" = 0.2}', '{"-1" = 1}', '{"1" = nan}', '{"" = 1}',
 )  # fmt: skip
 _LINES = ("[table]", "[[folders]]", "folders.x = 1", "= 1", "quiet_seconds", "a.b.c = 1", '"" = 1', "\x00",
-          "\ufeff", "folders = 1", "no_such_key = 1", "[" * 2000)  # fmt: skip
+          "\ufeff", "folders = 1", "no_such_key = 1", "[" * 2000,
+          "[page]", "[instrument.pixel_size_nm]", "[page.port]", "[[events]]", "page.prot = 1", "4e4 = 1",
+          "40k = 1", "nan = 1", "40000.5 = 1", "[instrument]\nname = 'x'", "[no_such_table]", '"po\\u0072t" = 1',
+          "instrument.pixel_size_nm.1e999 = 1")  # fmt: skip
+_PLACED = re.compile(r":(\d+)?:? ")
 
 
 def config_mutant(rng: random.Random) -> bytes:
-    """Return a configuration with a wrong value, a strange line, or cut off as an editor leaves it."""
+    """Return a configuration with wrong values, a strange line, or cut off as an editor leaves it."""
     lines = CONFIG.splitlines()
     for _ in range(rng.choice((1, 1, 2, 3))):
-        at, what = rng.randrange(1, len(lines)), rng.randrange(5)
-        if what < 2:
-            lines[at] = f"{lines[at].split('=')[0].strip()} = {rng.choice(_VALUES)}"
-        elif what == 2:
+        at, what = rng.randrange(1, len(lines)), rng.randrange(8)
+        name, equals, _value = lines[at].partition(" = ")
+        if what < 5 and equals:
+            lines[at] = f"{name} = {rng.choice(_VALUES)}"
+        elif what < 6:
             lines.insert(at, rng.choice(_LINES))
-        elif what == 3:
+        elif what == 6:
             key = rng.choice(list(AgentConfig.model_fields))
-            lines = [line for line in lines if not line.startswith(f"{key} ")]
-            lines.append(f"{key} = {rng.choice(_VALUES)}")
+            lines = [line for line in lines if not line.startswith((f"{key} ", f"[{key}"))]
+            lines.insert(1, f"{key} = {rng.choice(_VALUES)}")
         else:
             lines[at] = lines[at][: rng.randrange(len(lines[at]) + 1)]
     data = bytearray("\n".join(lines).encode("utf-8", "surrogatepass"))
-    return _torn(rng, data, rng.choice((0, 0, 1, 2)))
+    return _torn(rng, data, rng.choice((0, 0, 0, 0, 1, 2)))
 
 
 def _torn(rng: random.Random, data: bytearray, injuries: int) -> bytes:
@@ -111,17 +146,45 @@ def _torn(rng: random.Random, data: bytearray, injuries: int) -> bytes:
 def config_complaint(file: Path) -> tuple[str, str | None]:
     """Return what became of a configuration, and what is wrong with that (None where nothing is)."""
     try:
-        config = configure(file)
+        found = loaded(file)
     except ConfigRefused as error:
-        unnamed = [line for line in str(error).splitlines() if not line.startswith(f"{file}: ")]
-        # tomllib's own sentences and the values that people wrote may hold newlines; the first line counts.
-        first = str(error).splitlines()[0]
-        return "refused", None if first.startswith(f"{file}: ") else f"not about the file: {unnamed[:1]}"
+        return "refused", _misplaced(file, str(error))
     except Exception as error:
         return type(error).__name__, f"{type(error).__name__}: {str(error)[:200]}"
-    paths = (*config.folders, config.state, config.output or Path("/"))
+    config = found.config
+    paths = (*config.folders, config.state, config.output or Path("/data"))
     odd = [path for path in paths if not path.is_absolute() or "\0" in str(path)]
-    return "used", f"paths that cannot be {odd}" if odd else None
+    if odd:
+        return "used", f"paths that cannot be {odd}"
+    return "used", _without_origin(file, found)
+
+
+def _misplaced(file: Path, text: str) -> str | None:
+    """Say which complaint names no line of the file, or says nothing of what is wrong there."""
+    lines = file.read_bytes().count(b"\n") + 1
+    # Values that people wrote may hold newlines; the first line counts.
+    placed = _PLACED.match(text.removeprefix(str(file)))
+    if not text.startswith(str(file)) or placed is None:
+        return f"not about the file: {text[:100]!r}"
+    if placed[1] is not None and not 1 <= int(placed[1]) <= lines:
+        return f"line {placed[1]} of {lines}: {text[:100]!r}"
+    is_unplaced = placed[1] is None and "is not valid TOML" not in text and "cannot be read" not in text
+    return f"no line: {text[:100]!r}" if is_unplaced else None
+
+
+def _without_origin(file: Path, found: Loaded) -> str | None:
+    """Say which value that is not the default is said to be one, or comes from a line without its key."""
+    lines, default = file.read_text("utf-8-sig").splitlines(), AgentConfig(state=found.config.state)
+    for key, origin in found.origins.items():
+        table, _, name = key.rpartition(".")
+        parts = (getattr(config, table) if table else config for config in (found.config, default))
+        value, usual = (getattr(part, name) for part in parts)
+        if origin == "default":
+            if value != usual:
+                return f"{key} is {value!r} by default"
+        elif name not in lines[int(origin.rpartition(":")[2]) - 1] and "\\u" not in str(lines):
+            return f"{key} from {origin}: {lines[int(origin.rpartition(':')[2]) - 1]!r}"
+    return None
 
 
 STAMP = FileStamp(size_bytes=8388608, modified_ns=1_777_777_777_123_456_789, device=1, inode=2)

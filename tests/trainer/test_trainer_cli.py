@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer.main
+from bundles import tiny_bundle
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from toys import RECIPE
 
 from edge_agent.model_bundle import open_bundle
+from edge_agent.signatures import key_id
 from trainer import cli
 from trainer.exporting import export as exporting
+from trainer.exporting.signing import sign_bundle
 from trainer.fitting import live_display, training
 from trainer.fitting.run_folder import read_history, read_record
 from trainer.preparing.crops import load_dataset
@@ -32,8 +36,9 @@ if TYPE_CHECKING:
 COMMANDS = (
     "example", "prepare", "preview", "tune", "train", "crossvalidate", "learning-curve", "export",
     "import-checkpoint", "optimise", "evaluate", "faithfulness", "report", "explain", "publish",
-    "trust", "operating-point", "new-key", "sign",
+    "trust", "operating-point",
 )  # fmt: skip
+WITHOUT_CHANCE = ("new-key", "sign")
 
 
 @pytest.fixture
@@ -519,7 +524,7 @@ def test_an_export_that_is_interrupted_over_its_limits_says_what_is_there(
 
 
 def test_the_commands_are_those_of_the_contract() -> None:
-    assert set(typer.main.get_command(cli.app).commands) == set(COMMANDS)  # type: ignore[attr-defined]
+    assert set(typer.main.get_command(cli.app).commands) == {*COMMANDS, *WITHOUT_CHANCE}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -559,3 +564,48 @@ def test_another_keras_backend_in_the_environment_does_not_matter(
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     run("train", "--help")
     assert os.environ["KERAS_BACKEND"] == "tensorflow"
+
+
+def test_a_key_is_made_once_and_signs(run: Run, tmp_path: Path) -> None:
+    bundle, key = tiny_bundle(tmp_path / "tiny-1"), tmp_path / "lab.key"
+    code, line, said = run("new-key", key)
+    assert code == 0
+    assert line.startswith("ed25519:")
+    assert said == (
+        f"private key {key_id(line)}: {key}; who has it can sign models. Its public line, for trusted_keys:"
+    )
+    assert run("new-key", key) == (2, "", f"edge-trainer: {key}: File exists")
+
+    assert run("sign", bundle, "--key", key) == (0, "", f"{bundle}: signed by {key_id(line)}")
+    assert open_bundle(bundle, trusted_keys=(line,)).signed_by == key_id(line)
+    code, _, said = run("sign", bundle, "--key", bundle / "golden.npz")
+    assert (code, said) == (
+        2,
+        f"edge-trainer: {bundle}/golden.npz: it is no private key in PEM; edge-trainer new-key makes one",
+    )
+
+
+def test_an_encrypted_key_takes_its_password_from_the_environment(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, key = tiny_bundle(tmp_path / "tiny-1"), tmp_path / "lab.key"
+    monkeypatch.setenv("SCOPEWATCH_KEY_PASSWORD", "secret")
+    assert run("new-key", key, "--encrypt")[0] == 0
+    assert run("sign", bundle, "--key", key)[0] == 0
+    monkeypatch.setenv("SCOPEWATCH_KEY_PASSWORD", "wrong")
+    code, _, said = run("sign", bundle, "--key", key)
+    assert (code, said.split("; ")[0]) == (
+        2,
+        f"edge-trainer: {key}: the password is wrong, or it is damaged",
+    )
+    monkeypatch.setenv("SCOPEWATCH_KEY_PASSWORD", "")
+    assert "the password is empty" in run("sign", bundle, "--key", key)[2]
+
+
+def test_a_command_that_changes_a_signed_bundle_says_that_its_signature_is_gone(
+    run: Run, bundle: Path, dataset: DataSet
+) -> None:
+    sign_bundle(bundle, Ed25519PrivateKey.generate())
+    told = f"{bundle}: the signature no longer fitted and is gone; edge-trainer sign puts a new one"
+    assert told in run("evaluate", bundle, dataset.root)[2].splitlines()
+    assert told not in run("evaluate", bundle, dataset.root)[2].splitlines()

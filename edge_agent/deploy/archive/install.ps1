@@ -45,10 +45,9 @@ function Stop-Install([string] $Message, [int] $Code = 1) {
 }
 
 # Windows PowerShell 5 takes every line on stderr for an error as soon as stderr is redirected.
-function Invoke-Silently([string] $Program, [string[]] $Arguments) {
+function Get-Words([string] $Program, [string[]] $Arguments) {
     $ErrorActionPreference = 'Continue'
-    & $Program @Arguments 2>&1 | Out-Null
-    return $LASTEXITCODE
+    return ((& $Program @Arguments 2>&1 | ForEach-Object { "$_" }) -join "`n")
 }
 
 function Test-Python([string] $Program) {
@@ -139,7 +138,7 @@ try {
 } catch {
     Stop-Install "$Prefix : cannot be made ($($_.Exception.Message)); start this as administrator, or give -User"
 }
-$freeMb = [Math]::Floor(([IO.DriveInfo] [IO.Path]::GetPathRoot($Prefix)).AvailableFreeSpace / 1MB)
+$freeMb = [Math]::Floor(([IO.DriveInfo] [IO.Path]::GetPathRoot($Prefix)).AvailableFreeSpace / 1048576)
 if ($freeMb -lt 600) { Stop-Install "$Prefix : $freeMb MB free on this disk; 600 MB are needed" }
 
 # ---- the new version, beside whatever is there ----
@@ -180,7 +179,10 @@ try {
         Copy-Item -LiteralPath (Join-Path $here $name) -Destination $new -Recurse
     }
     Write-Output 'checking that it computes what it should on this PC ...'
-    & $own -I -m edge_agent.cli check
+    # With no settings: a mistake in those that are there must not keep a good version out.
+    $nothing = Join-Path $new 'no settings.toml'
+    [IO.File]::WriteAllText($nothing, '')
+    & $own -I -m edge_agent check --config $nothing
     if ($LASTEXITCODE -ne 0) {
         Stop-Install ('the new version did not pass its check; nothing was changed. Where a line above says "DLL load ' +
             'failed", install the Microsoft Visual C++ Redistributable (vc_redist.x64.exe) first')
@@ -191,12 +193,13 @@ try {
     $options = @()
     if ($ownOnly) { $options += '--user' }
     $hadService = 'no'
+    $settingsOf = @()
     if ($old) {
-        $code = Invoke-Silently (Get-OwnPython $current) (@('-P', '-m', 'edge_agent.cli', 'service', 'status') + $options)
-        if ($code -eq 0) { $hadService = 'running' } elseif ($code -eq 1) { $hadService = 'stopped' }
-        if ($hadService -eq 'running') {
-            $stop = @('-P', '-m', 'edge_agent.cli', 'service', 'stop') + $options
-            Invoke-Silently (Get-OwnPython $current) $stop | Out-Null
+        $said = Get-Words (Get-OwnPython $current) (@('-P', '-m', 'edge_agent', 'service', 'status') + $options)
+        if ($said -match '(?m)^service\s+(\S+)') {
+            $hadService = 'stopped'
+            if ($Matches[1] -in 'running', 'a') { $hadService = 'running' }
+            if ($said -match '(?m)^config\s+(\S.*?)\s*$') { $settingsOf = @('--config', $Matches[1]) }
         }
     }
     $command = Join-Path $Prefix 'bin\edge-agent.cmd'
@@ -205,7 +208,7 @@ try {
             'setlocal',
             'set "program=%~dp0..\current\env\Scripts\python.exe"',
             'if exist "%~dp0..\current\env\python.exe" set "program=%~dp0..\current\env\python.exe"',
-            '"%program%" -P -m edge_agent.cli %*'
+            '"%program%" -P -m edge_agent %*'
         ))
     foreach ($name in 'uninstall.ps1', 'uninstall.cmd') {
         Copy-Item -LiteralPath (Join-Path $here $name) -Destination $Prefix -Force
@@ -213,6 +216,9 @@ try {
     $mode = 'mode no'
     if ($ownOnly) { $mode = 'mode yes' }
     if (-not (Test-Path -LiteralPath $record)) { [IO.File]::WriteAllLines($record, @($mode)) }
+    if ($hadService -eq 'running') {
+        Get-Words (Get-OwnPython $current) (@('-P', '-m', 'edge_agent', 'service', 'stop') + $options) | Out-Null
+    }
     Switch-Current $new
     $isSwitched = $true
 } finally {
@@ -226,31 +232,34 @@ try {
 
 # What lies behind `current` is found again after the next upgrade, so a service must be told that path.
 $own = Get-OwnPython $current
-$run = @('-P', '-m', 'edge_agent.cli')
+$run = @('-P', '-m', 'edge_agent')
 $settings = Join-Path $here 'config.toml'
 if (Test-Path -LiteralPath $settings) { & $own -P -m edge_agent.deploy.installing config $settings @options }
-$models = Join-Path $here 'models'
-if (Test-Path -LiteralPath $models) {
-    foreach ($model in @(Get-ChildItem -LiteralPath $models -Directory)) {
-        & $own @run models add $model.FullName
-        if ($LASTEXITCODE -ne 0) { Stop-Install "$model : was not added; the version without it is installed" }
-    }
-}
 if ($folders.Count -gt 0) {
     & $own @run service install @options @folders
 } elseif ($hadService -eq 'running') {
-    & $own @run service install @options
+    & $own @run service install @options @settingsOf
 } elseif ($hadService -eq 'stopped') {
-    & $own @run service install @options --no-start
+    & $own @run service install @options --no-start @settingsOf
 } else {
     $global:LASTEXITCODE = 0
 }
 if ($LASTEXITCODE -ne 0) {
     if (-not $old) { Stop-Install 'it is installed, but the service is not; the lines above say why' }
     Switch-Current $old
-    & (Get-OwnPython $current) @run service install @options
+    if ($hadService -ne 'no') { & (Get-OwnPython $current) @run service install @options @settingsOf }
     Remove-Item -LiteralPath $new -Recurse -Force -ErrorAction SilentlyContinue
     Stop-Install "the service did not start with $version; the version before is back in its place"
+}
+$configOf = @()
+$ofThisPc = "$env:ProgramData\scopewatch\agent.toml"
+if (-not $ownOnly -and (Test-Path -LiteralPath $ofThisPc)) { $configOf = @('--config', $ofThisPc) }
+$models = Join-Path $here 'models'
+if (Test-Path -LiteralPath $models) {
+    foreach ($model in @(Get-ChildItem -LiteralPath $models -Directory)) {
+        & $own @run models add $model.FullName @configOf
+        if ($LASTEXITCODE -ne 0) { Stop-Install "$model : was not added; the version without it is installed" }
+    }
 }
 foreach ($folder in @(Get-ChildItem -LiteralPath (Join-Path $Prefix 'versions') -Directory)) {
     if ($folder.FullName -ne $new) {

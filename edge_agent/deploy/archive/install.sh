@@ -137,7 +137,8 @@ own=$prefix/$new/env/bin/python
 cp -- "$here/LICENCES.md" "$here/README.txt" "$here/sbom.cdx.json" "$prefix/$new/"
 cp -R -- "$here/licences" "$prefix/$new/"
 say 'checking that it computes what it should on this PC ...'
-"$own" -I -m edge_agent.cli check || fail 'the new version did not pass its check; nothing was changed'
+# With no settings: a mistake in those that are there must not keep a good version out.
+SCOPEWATCH_CONFIG="" "$own" -I -m edge_agent check || fail 'the new version did not pass its check; nothing was changed'
 
 # ---- from here on it is installed ----
 
@@ -146,17 +147,20 @@ agent() { "$prefix/bin/edge-agent" "$@"; }
 service_options=''
 [ $user = no ] || service_options=--user
 
-had_service=no
+had_service=no settings=''
 if [ -n "$old" ] && [ -x "$prefix/bin/edge-agent" ]; then
-  code=0
   # shellcheck disable=SC2086 # empty, or one word
-  agent service status $service_options >/dev/null 2>&1 || code=$?
-  case $code in 0) had_service=running ;; 1) had_service=stopped ;; esac
+  said=$(agent service status $service_options 2>&1) && had_service=running
+  settings=$(printf '%s\n' "$said" | sed -n 's/^config  *//p' | head -n 1)
+  case $said in
+    *'service       active'*) had_service=running ;;
+    *'service       '*) [ $had_service = running ] || had_service=stopped ;;
+  esac
 fi
 mkdir -p -- "$prefix/bin" "$links"
 cat >"$prefix/bin/edge-agent.new" <<END
 #!/bin/sh
-exec '$prefix/current/env/bin/python' -P -m edge_agent.cli "\$@"
+exec '$prefix/current/env/bin/python' -P -m edge_agent "\$@"
 END
 chmod 755 "$prefix/bin/edge-agent.new"
 mv -f -- "$prefix/bin/edge-agent.new" "$prefix/bin/edge-agent"
@@ -179,16 +183,19 @@ if [ -f "$here/config.toml" ]; then
   # shellcheck disable=SC2086 # empty, or one word
   "$own" -I -m edge_agent.deploy.installing config "$here/config.toml" $service_options
 fi
-for model in "$here"/models/*/; do
-  [ -d "$model" ] || continue
-  agent models add "$model" || fail "$model: was not added; the version without it is installed"
-done
-
+# The configuration that the service has; a path may hold blanks.
+reinstall() {
+  if [ -n "$settings" ]; then
+    agent service install "$@" --config "$settings"
+  else
+    agent service install "$@"
+  fi
+}
 go_back() {
   if [ -n "$old" ]; then
     switch_to "$old"
     # shellcheck disable=SC2086
-    agent service install $service_options || true
+    [ $had_service = no ] || reinstall $service_options || true
     rm -rf -- "${prefix:?}/$new"
     fail "the service did not start with $VERSION; the version before is back in its place"
   fi
@@ -198,10 +205,18 @@ go_back() {
 if [ $service = yes ]; then
   agent service install $service_options "$@" || go_back
 elif [ $had_service = running ]; then
-  agent service install $service_options || go_back
+  reinstall $service_options || go_back
 elif [ $had_service = stopped ]; then
-  agent service install $service_options --no-start || go_back
+  reinstall $service_options --no-start || go_back
 fi
+for model in "$here"/models/*/; do
+  [ -d "$model" ] || continue
+  if [ $user = no ] && [ -f /etc/scopewatch/agent.toml ]; then
+    agent models add "$model" --config /etc/scopewatch/agent.toml
+  else
+    agent models add "$model"
+  fi || fail "$model: was not added; the version without it is installed"
+done
 
 for folder in "$prefix"/versions/*; do
   [ "$folder" = "$prefix/$new" ] && continue

@@ -27,10 +27,9 @@ function Stop-Uninstall([string] $Message, [int] $Code = 1) {
 }
 
 # Windows PowerShell 5 takes every line on stderr for an error as soon as stderr is redirected.
-function Invoke-Silently([string] $Program, [string[]] $Arguments) {
+function Get-Words([string] $Program, [string[]] $Arguments) {
     $ErrorActionPreference = 'Continue'
-    & $Program @Arguments 2>&1 | Out-Null
-    return $LASTEXITCODE
+    return ((& $Program @Arguments 2>&1 | ForEach-Object { "$_" }) -join "`n")
 }
 
 if (-not $Prefix) {
@@ -51,11 +50,17 @@ if (-not (Test-Path -LiteralPath $own)) { $own = Join-Path $current 'env\Scripts
 Set-Location -LiteralPath $env:SystemRoot
 
 if (Test-Path -LiteralPath $own) {
-    $run = @('-P', '-m', 'edge_agent.cli')
+    $run = @('-P', '-m', 'edge_agent')
     $goodbye = $run + @('service', 'uninstall') + $options
     if (-not $KeepSettings) { $goodbye += '--purge' }
-    Invoke-Silently $own $goodbye | Out-Null
-    if ((Invoke-Silently $own ($run + 'status')) -eq 0) {
+    if ((Get-Words $own ($run + @('service', 'status') + $options)) -match '(?m)^service\s') {
+        & $own @goodbye
+        if ($LASTEXITCODE -ne 0) {
+            Stop-Uninstall 'the service was not removed whole; the lines above say why. Run this again afterwards'
+        }
+    }
+    Get-Words $own ($run + 'status') | Out-Null
+    if ($LASTEXITCODE -eq 0) {
         Stop-Uninstall 'an agent is still running; stop it (Ctrl-C where it runs) and run this again'
     }
     if (-not $KeepSettings) { & $own -P -m edge_agent.deploy.installing leftovers @options }

@@ -40,8 +40,13 @@ service_options=''
 [ $keep = yes ] || purge=--purge
 if [ -x "$python" ]; then
   # shellcheck disable=SC2086 # each is empty or one word
-  "$python" -P -m edge_agent.cli service uninstall $service_options ${purge:-} 2>/dev/null || true
-  if "$python" -P -m edge_agent.cli status >/dev/null 2>&1; then
+  case $("$python" -P -m edge_agent service status $service_options 2>&1 || true) in
+    *'service       '*)
+      "$python" -P -m edge_agent service uninstall $service_options ${purge:-} \
+        || fail 'the service was not removed whole; the lines above say why. Run this again afterwards'
+      ;;
+  esac
+  if "$python" -P -m edge_agent status >/dev/null 2>&1; then
     fail 'an agent is still running; stop it (Ctrl-C where it runs) and run this again'
   fi
   # shellcheck disable=SC2086

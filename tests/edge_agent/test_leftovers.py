@@ -1,0 +1,97 @@
+"""What goes with the service, and what never does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_agent.deploy.leftovers import purge
+from edge_agent.status import sole_agent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def tree(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def pc(tmp_path):
+    """State and configuration of an agent that has run, and results."""
+    state = tmp_path / "scopewatch"
+    with sole_agent(state, []):
+        pass
+    for name in ("journal.sqlite3", "agent.log", "models/particle-shape-1.2/model.onnx"):
+        (state / name).parent.mkdir(parents=True, exist_ok=True)
+        (state / name).touch()
+    etc = tmp_path / "etc/scopewatch"
+    etc.mkdir(parents=True)
+    (etc / "agent.toml").touch()
+    (etc / "config.schema.json").touch()
+    (tmp_path / "scope").mkdir()
+    (tmp_path / "scope/a.dm3.json").touch()
+    return tmp_path
+
+
+def purged(pc: Path, *kept: Path, state: Path | None = None) -> list[str]:
+    return list(purge(state or pc / "scopewatch", pc / "etc/scopewatch/agent.toml", kept))
+
+
+def test_nothing_is_left_but_results(pc):
+    lines = purged(pc, pc / "scope")
+    assert tree(pc) == {"etc", "scope", "scope/a.dm3.json"}
+    assert [line.rpartition("/")[2] for line in lines] == [
+        "scopewatch: removed (journal, status, log, models)", "agent.toml: removed",
+    ]  # fmt: skip
+
+
+def test_results_in_the_state_folder_stay(pc):
+    results = pc / "scopewatch/results/deep"
+    results.mkdir(parents=True)
+    (results / "a.dm3.json").touch()
+    purged(pc, pc / "scope", pc / "scopewatch/results")
+    assert tree(pc / "scopewatch") == {"results", "results/deep", "results/deep/a.dm3.json"}
+
+
+def test_what_else_lies_beside_the_configuration_stays(pc):
+    (pc / "etc/scopewatch/mine.txt").touch()
+    purged(pc)
+    assert tree(pc / "etc") == {"scopewatch", "scopewatch/mine.txt"}
+
+
+def test_a_folder_in_which_no_agent_kept_its_state_stays(pc):
+    other = pc / "thesis"
+    other.mkdir()
+    (other / "chapter.tex").touch()
+    assert purged(pc, state=other)[0] == f"{other}: left alone: no agent has kept its state there"
+    assert (other / "chapter.tex").exists()
+
+
+def test_a_state_folder_among_the_micrographs_stays(pc):
+    state = pc / "scope/state"
+    with sole_agent(state, []):
+        pass
+    (state / "a.dm3").touch()
+    assert "left alone: it lies among the micrographs" in purged(pc, pc / "scope", state=state)[0]
+    assert (state / "a.dm3").exists()
+
+
+def test_a_link_as_systemd_makes_it_goes_with_what_is_behind(pc):
+    (pc / "private").mkdir()
+    (pc / "scopewatch").rename(pc / "private/scopewatch")
+    (pc / "scopewatch").symlink_to(pc / "private/scopewatch")
+    purged(pc)
+    assert tree(pc / "private") == set()
+    assert not (pc / "scopewatch").is_symlink()
+
+
+def test_links_in_the_state_folder_are_not_followed(pc):
+    (pc / "scopewatch/elsewhere").symlink_to(pc / "scope")
+    purged(pc, pc / "scope")
+    assert (pc / "scope/a.dm3.json").exists()
+
+
+def test_nothing_there_is_nothing_to_say(tmp_path):
+    assert list(purge(tmp_path / "none", tmp_path / "none/agent.toml", ())) == []
