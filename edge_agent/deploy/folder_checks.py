@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.deploy.diagnosis import Line, as_json, fail, marked, ok, skip, warn
-from edge_agent.deploy.mounts import volume_on_this_pc
+from edge_agent.deploy.mounts import disk_text, volume_on_this_pc
 from edge_agent.deploy.windows_facts import DRIVE_REMOTE, RealWindows
 from edge_agent.output_places import HEATMAP_SUFFIX, NAME_LIMIT, is_own_output
 from edge_agent.shared_opening import open_shared
@@ -57,7 +57,7 @@ class Inside:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One folder, and what the configuration says about it. Tests replace the four edges at the end."""
+    """One folder, and what the configuration says about it. Tests replace the edges at the end."""
 
     folder: Path
     output: Path | None = None
@@ -65,6 +65,7 @@ class Asked:
     quiet_seconds: float = 1.0
     share_quiet_seconds: float = 3.0
     volume: Callable[[Path], Volume] = volume_on_this_pc
+    disk: Callable[[Path], str] = disk_text
     windows: WindowsFacts | None = field(
         default_factory=lambda: RealWindows() if sys.platform == "win32" else None
     )
@@ -99,8 +100,10 @@ def drive_lines(asked: Asked) -> Iterator[Line]:
     volume = asked.volume(asked.folder)
     seconds = asked.share_quiet_seconds if volume.is_share else asked.quiet_seconds
     kind = "a network share" if volume.is_share else "a local disk"
+    disk = asked.disk(asked.folder)
+    where = f"{kind} ({disk})" if disk else kind
     yield ok(
-        "kind of disk", f"{asked.folder} is on {kind}: files are read {seconds:g} s after their last change"
+        "kind of disk", f"{asked.folder} is on {where}: files are read {seconds:g} s after their last change"
     )
     letter = asked.folder.drive if asked.windows is not None else ""
     if asked.windows is None or is_unc(str(asked.folder)) or len(letter) != 2:
@@ -323,9 +326,10 @@ def watch_line(folder: Path, inside: Inside, watches: Path = _WATCHES) -> Line:
 
 def names_line(target: Path, inside: Inside) -> Line:
     """Say whether names leave room for those of outputs."""
-    longest = NAME_LIMIT
+    longest, path = NAME_LIMIT, ""
     with suppress(OSError, ValueError, AttributeError):
         longest = os.pathconf(target, "PC_NAME_MAX")
+        path = f", paths of up to {os.pathconf(target, 'PC_PATH_MAX')} bytes"
     room = longest - len(HEATMAP_SUFFIX)
     if inside.too_long:
         return warn(
@@ -335,7 +339,7 @@ def names_line(target: Path, inside: Inside) -> Line:
         )
     if longest < NAME_LIMIT:
         return warn("long names", f"{longest} bytes a name at {target}", f"keep names below {room} bytes")
-    return ok("long names", f"names of up to {room} bytes get outputs")
+    return ok("long names", f"names of up to {room} bytes get outputs{path}")
 
 
 def long_paths_line(windows: WindowsFacts) -> Line:

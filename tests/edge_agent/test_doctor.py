@@ -518,6 +518,25 @@ def test_watches_are_compared_with_folders(tmp_path, limit, verdict):
     assert folder_checks.watch_line(tmp_path, Inside(folders=80), file).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("/mnt/scope/a", "cifs at /mnt/scope"), ("/mnt/scopes", "ext4 at /"), ("/mnt/over/x", "tmpfs at /mnt/over"),
+    ],
+)  # fmt: skip
+@needs_posix
+def test_the_disk_is_named(folder, told):
+    Mount = mounts._Mount
+    found = [
+        Mount("/", "ext4", ""),
+        Mount("/mnt/over", "ext4", ""),
+        Mount("/mnt/over", "tmpfs", ""),
+        Mount("/mnt/scope", "cifs", ""),
+    ]
+    assert mounts.disk_text(Path(folder), found) == told
+    assert mounts.disk_text(Path(folder), []) == ""
+
+
 def test_mounts_are_read_without_psutil(tmp_path):
     file = tmp_path / "mountinfo"
     file.write_text(
