@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_agent import __version__
 from edge_agent.deploy.apart import Ended, run_program, run_python
-from edge_agent.deploy.diagnosis import Line, fail, ok, skip, warn
+from edge_agent.deploy.diagnosis import Line, fail, from_json, ok, skip, warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ _CONFIG_VARIABLE: Final = "SCOPEWATCH_CONFIG"
 _CONFIG_NAME: Final = "agent.toml"
 _CONFIG_SECONDS: Final = 60.0
 _MODEL_SECONDS: Final = 180.0
+_STATE_SECONDS: Final = 15.0
 _SYSTEMCTL_SECONDS: Final = 15.0
 SERVICE: Final = "scopewatch"
 _ASK_CONFIG: Final = """
@@ -63,6 +64,13 @@ for item in psutil.net_connections("tcp"):
     if item.status == psutil.CONN_LISTEN and item.laddr.port == int(sys.argv[1]) and item.pid:
         print(f"{psutil.Process(item.pid).name()} (process {item.pid})")
         break
+"""
+_ASK_STATE: Final = """
+import json, sys
+from pathlib import Path
+from edge_agent.deploy.agent_checks import state_line_here
+from edge_agent.deploy.diagnosis import as_json
+print(json.dumps(as_json(state_line_here(Path(sys.argv[1])))))
 """
 _CHECK: Final = (
     "import sys; sys.argv = ['edge-agent', 'check', *sys.argv[1:]]; from edge_agent.cli import main; main()"
@@ -245,8 +253,17 @@ def running_line(running: Running, state: Path, version: str = __version__) -> L
     return ok(check, f"process {running.pid}, version {running.version}, on the state folder {state}")
 
 
-def state_line(state: Path) -> Line:
-    """Say whether the state folder can be written. Only a file of ours is made in it, and removed."""
+def state_line(state: Path, *, seconds: float = _STATE_SECONDS) -> Line:
+    """Say whether the state folder can be written; asked apart, because it may lie on a dead share."""
+    end = run_python(_ASK_STATE, [str(state)], seconds=seconds)
+    told = _object_in(end.output)
+    if end.well and told is not None:
+        return from_json(told)
+    return fail("state folder", f"{state}: {end.why}", "give the agent a `state` folder on a disk of this PC")
+
+
+def state_line_here(state: Path) -> Line:
+    """Judge the state folder. Only a file of ours is made in it, and removed."""
     existing = next((place for place in (state, *state.parents) if place.exists()), state)
     probe = existing / f".scopewatch-doctor-{os.getpid()}.tmp"
     try:

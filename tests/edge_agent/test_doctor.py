@@ -730,9 +730,9 @@ def test_services_of_windows(end, verdict, is_system):
 
 def test_the_state_folder_has_to_be_writable(tmp_path):
     assert agent_checks.state_line(tmp_path).verdict == "ok"
-    assert agent_checks.state_line(tmp_path / "new" / "one").verdict == "ok"
+    assert agent_checks.state_line_here(tmp_path / "new" / "one").verdict == "ok"
     (tmp_path / "file").write_bytes(b"")
-    assert agent_checks.state_line(tmp_path / "file").verdict == "fail"
+    assert agent_checks.state_line_here(tmp_path / "file").verdict == "fail"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -767,6 +767,14 @@ def test_a_check_that_fails_in_itself_is_a_line():
     lines = list(doctor._safely("thing", check))
     assert [line.verdict for line in lines] == ["ok", "fail"]
     assert "the check itself failed: KeyError: 'x'" in lines[1].seen
+
+
+def test_a_disk_that_hangs_is_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(pc_checks, "_ASK_DISK", "import time; time.sleep(100)")
+    monkeypatch.setattr(agent_checks, "_ASK_STATE", "import time; time.sleep(100)")
+    assert pc_checks.free_space_mib(tmp_path, seconds=0.3) is None
+    line = agent_checks.state_line(tmp_path, seconds=0.3)
+    assert (line.verdict, line.seen) == ("fail", f"{tmp_path}: did not end in time")
 
 
 @needs_posix
