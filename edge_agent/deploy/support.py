@@ -74,6 +74,7 @@ LEFT OUT
 
 A name that consists of the agent's own words only ("round particle") can have stayed where it stands without its
 folder. That is why a person should look.
+
 {notes}"""
 
 
@@ -120,7 +121,7 @@ def _archive(wanted: Wanted) -> bytes:
     _learn_names(redactor, settings.state, notes)
     members = list(_members(wanted, settings, redactor, notes))
     listing = "".join(f"- {member.name}: {member.about}\n" for member in members)
-    told = "".join(f"\nNOTE: {redactor.text(note)}\n" for note in notes)
+    told = "".join(f"NOTE: {redactor.text(note)}\n" for note in notes)
     readme = _README.format(version=__version__, listing=listing, log_mib=wanted.log_mib, notes=told)
     return _zipped([Member("README.txt", "", readme.encode()), *members])
 
