@@ -134,23 +134,25 @@ def open_chosen(
 ) -> Bundle:
     """Open what the store chooses; a model of the store that is refused is marked, and the last good one opened.
 
-    `tell` hears why another model answers. Raises BundleRefused where nothing is left.
+    `tell` hears why another model answers, of what is refused now the log. Raises BundleRefused where nothing is
+    left.
     """
     from edge_agent.model_bundle import open_bundle
 
     chosen: Chosen | None = store.chosen(asked)
+    note = None if chosen is None else chosen.note
     while chosen is not None:
         try:
             bundle = open_bundle(
                 chosen.model, manifest_sha256=chosen.manifest_sha256, trusted_keys=trusted_keys
             )
         except BundleRefused as error:
-            chosen = store.failed(chosen, str(error))
+            chosen, note = store.failed(chosen, str(error)), None
             if chosen is None:
                 raise
             continue
-        if chosen.note is not None:
-            tell(f"{chosen.note}; {bundle.manifest.name} {bundle.manifest.version} answers")
+        if note is not None:
+            tell(f"{note}; {bundle.manifest.name} {bundle.manifest.version} answers")
         return bundle
     raise AssertionError("unreachable: the last refusal was raised")
 

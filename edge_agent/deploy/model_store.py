@@ -124,8 +124,8 @@ class ModelStore:
     def failed(self, chosen: Chosen, reason: str) -> Chosen | None:
         """Mark a model that the worker refused, and return the last good one; None where there is no other.
 
-        Only models of the store have another one to go back to. Never raises OSError: what cannot be written
-        holds for this process.
+        Only models of the store have another one to go back to. Says so in the log, as an error. Never raises
+        OSError: what cannot be written holds for this process.
         """
         if chosen.manifest_sha256 is None:
             return None
@@ -133,7 +133,10 @@ class ModelStore:
         if entry is not None:
             self._mark(entry, Refusal(reason=reason, at=datetime.now(UTC)))
         other = self.chosen(chosen.asked)
-        return None if other.model == chosen.model else other
+        if other.model == chosen.model:
+            return None
+        _log.error("%s is refused, %s answers instead: %s", chosen.title, other.title, reason)
+        return other
 
     def record(self) -> StoreRecord:
         """Return what the store remembers. Raises StoreUnreadable."""

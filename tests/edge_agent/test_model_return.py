@@ -221,7 +221,7 @@ def test_the_real_agent_takes_up_another_model_and_returns_from_one_that_this_pc
         heard(process, "a.dm3")
 
         accept_as_another_pc_would(store, tmp_path / "elsewhere")
-        line = heard(process, "answers instead of")
+        line = heard(process, "answers instead")
         heard(process, "model tiny 1 watches")
         second = saved(config, "b.dm3", micrograph_bytes)
         heard(process, "b.dm3")
@@ -237,7 +237,8 @@ def test_the_real_agent_takes_up_another_model_and_returns_from_one_that_this_pc
     reason = store.record().entry("tiny-2").refused.reason
     assert f"{store.folder}/bundles/tiny-2: the golden replay is off by" in reason
     assert reason.endswith("this PC does not compute what was exported")
-    assert line.startswith("tiny 1 (signed by 56475aa75463474c) answers instead of tiny 2 (signed by")
+    signer = "(signed by 56475aa75463474c)"
+    assert f"ERROR tiny 2 {signer} is refused, tiny 1 {signer} answers instead: " in line
     assert reason in line
     assert status is not None
     assert reason in status.model_note

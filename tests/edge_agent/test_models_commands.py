@@ -201,6 +201,9 @@ def test_classify_uses_the_current_model_and_the_last_good_one_where_it_was_chan
     (state / "models" / "bundles" / "tiny-2" / "golden.npz").write_bytes(b"x")
     code, _, err = run("classify", tmp_path / "a.dm3")
     assert code == 0
+    told = f"ERROR tiny 2 (unsigned) is refused, tiny 1 (shipped) answers instead: {state}/models/bundles/tiny-2/"
+    assert told in err
+    _, _, err = run("classify", tmp_path / "a.dm3")
     assert f"tiny-2 was refused ({state}/models/bundles/tiny-2/golden.npz: SHA-256 is " in err
     assert "copy the bundle again); tiny 1 answers\n" in err
     assert read_record(tmp_path / "a.dm3.json").model.version == "1"
