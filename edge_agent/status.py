@@ -22,6 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from edge_agent.config import system_state_folder
 from edge_agent.files import FileLayer, remove_leftovers, write_durably
+from edge_agent.processes.storage_probe import in_time
 
 if sys.platform == "win32":
     import msvcrt
@@ -278,9 +279,14 @@ def is_running(state: Path) -> bool:
 
     Raises PermissionError where the folder cannot even be read.
     """
+    return is_held(state / LOCK_NAME)
+
+
+def is_held(lock: Path) -> bool:
+    """Whether an agent holds this lock file at this moment. Raises PermissionError."""
     try:
         # Not FileLock: it opens for writing, which only the agent's own account may do.
-        descriptor = os.open(state / LOCK_NAME, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(lock, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError:
         return False
     try:
@@ -336,11 +342,18 @@ def _folders_of_the_service() -> frozenset[str]:
 
 def _lock_of_folder(folder: Path) -> Path:
     """Return where a watched folder's lock lies: never in it, because it belongs to the instrument."""
-    name = sha256(os.fsencode(os.path.normcase(folder.resolve()))).hexdigest()[:32]
-    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
-    locks = Path(tempfile.gettempdir()) / f"scopewatch-locks{user}"
+    # On a share that does not answer, the name that was given has to do: a start must not hang with it.
+    resolved = in_time(folder.resolve, otherwise=folder.absolute())
+    name = sha256(os.fsencode(os.path.normcase(resolved))).hexdigest()[:32]
+    locks = locks_folder()
     locks.mkdir(mode=0o700, parents=True, exist_ok=True)
     return locks / f"{name}.lock"
+
+
+def locks_folder() -> Path:
+    """Return where this user's locks of watched folders lie, whether it is there or not."""
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    return Path(tempfile.gettempdir()) / f"scopewatch-locks{user}"
 
 
 def _first(error: Exception) -> str:

@@ -6,6 +6,7 @@ each thing it did; sidecars and heatmaps are never touched.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from edge_agent.config import (
 )
 from edge_agent.deploy.leftovers import purge
 from edge_agent.files import make_folders, write_durably
+from edge_agent.status import is_held, locks_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,6 +55,16 @@ def remove_leftovers(*, own: bool) -> Iterator[str]:
         states = [usual, config.state] if file.is_file() else [usual]
         for state in dict.fromkeys(states):
             yield from purge(state, file, kept)
+    _remove_free_locks(locks_folder())
+
+
+def _remove_free_locks(folder: Path) -> None:
+    """Another agent of this person may hold some: those stay, and the folder with them."""
+    for lock in folder.glob("*.lock"):
+        if not is_held(lock):
+            lock.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def main(arguments: Sequence[str]) -> int:

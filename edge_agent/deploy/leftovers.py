@@ -9,7 +9,7 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.deploy.model_store import STORE_NAME
+from edge_agent.deploy.model_store import STORE_NAME, ModelStore
 from edge_agent.deploy.service_plan import SERVICE_NAME
 from edge_agent.status import LOCK_NAME
 
@@ -32,7 +32,7 @@ def purge(state: Path, config_file: Path, kept: Iterable[Path]) -> Iterator[str]
 def _purge_state(state: Path, kept: tuple[Path, ...]) -> Iterator[str]:
     if not state.is_dir():
         return
-    if not any((state / name).is_file() for name in (LOCK_NAME, STORE_NAME)):
+    if not any(mark.is_file() for mark in (state / LOCK_NAME, ModelStore(state).folder / STORE_NAME)):
         if any(state.iterdir()):
             yield f"{state}: left alone: no agent has kept its state there"
         else:

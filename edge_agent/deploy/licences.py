@@ -166,6 +166,8 @@ def _row(part: Part, sources: Sequence[str], place: str) -> str:
     texts = ", ".join(f"{place}{part.folder}/{text.name}" if place else text.name for text in part.texts)
     if place and len(part.texts) > _MOST_TEXTS_NAMED:
         texts = f"{place}{part.folder}/ ({len(part.texts)} texts)"
+    elif not place and len(part.texts) > 1:
+        texts = f"{part.texts[0].name} and {len(part.texts) - 1} more"
     source = _source(part, sources) if part.is_copyleft else "not asked for"
     return f"| {part.name} | {part.version} | {part.licence} | {texts or _no_text(part)} | {source} |\n"
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import tomllib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -262,6 +262,7 @@ def _put_into_place(archive: Path, path: Path) -> None:
 @contextmanager
 def _work_folder(output: Path) -> Iterator[Path]:
     """A folder beside the result, gone afterwards; what a killed run left there goes too."""
+    is_new = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
     for left in output.glob(f"{_WORK_PREFIX}*"):
         process = left.name.removeprefix(_WORK_PREFIX)
@@ -274,6 +275,9 @@ def _work_folder(output: Path) -> Iterator[Path]:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # the archive lies in it, as it should
+                output.rmdir()
 
 
 @contextmanager

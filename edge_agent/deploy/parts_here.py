@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edge_agent.deploy.licences import installed_parts, part_of_model, this_python
+import edge_agent
+from edge_agent.deploy.licences import OWN, LicenceText, installed_parts, part_of_model, this_python
 from edge_agent.deploy.lock_file import agent_lock
+from edge_agent.deploy.own_wheel import source_tree
 from edge_agent.deploy.target import PYTHONS, Target
 
 if TYPE_CHECKING:
@@ -25,6 +28,14 @@ def parts_here() -> tuple[Part, ...]:
         "win_amd64" if sys.platform == "win32" else "linux_x86_64",
         python if python in PYTHONS else PYTHONS[0],
     )
-    packages = installed_parts(file.name for file in agent_lock(target))
+    packages = [_as_it_runs(part) for part in installed_parts(file.name for file in agent_lock(target))]
     models = tuple(part_of_model(open_bundle(folder), str(folder)) for folder in shipped_models())
     return (*packages, *models, this_python())
+
+
+def _as_it_runs(part: Part) -> Part:
+    """What pip noted of a clone is of the day when it was installed."""
+    clone = source_tree()
+    if part.name != OWN or clone is None:
+        return part
+    return replace(part, version=edge_agent.__version__, texts=(LicenceText(str(clone / "LICENSE"), b""),))

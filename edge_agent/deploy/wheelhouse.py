@@ -174,10 +174,11 @@ def _reason(complaint: str, wheels: Path | None) -> str:
         )
     missing = _NOT_THERE.search(complaint)
     if missing:
-        place = "the package index" if wheels is None else str(wheels)
-        return (
-            f"{missing[1]}: not in {place} for this platform; update scopewatch, whose locks name newer files"
-        )
+        if wheels is not None:
+            return (
+                f"{missing[1]}: not in {wheels} for this platform; put its wheel there, or leave --wheels out"
+            )
+        return f"{missing[1]}: not in the package index for this platform any more; update scopewatch and its locks"
     last = [line for line in complaint.splitlines() if line.strip()][-1:] or ["no word"]
     return f"pip failed: {last[0].strip()} (python -m pip download shows more)"
 

@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 from edge_agent.deploy import installing
 from edge_agent.deploy.installing import main
@@ -22,14 +23,15 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         "system_config_file": tmp_path / "etc" / "scopewatch" / "agent.toml",
         "system_state_folder": tmp_path / "var" / "scopewatch",
     }
+    monkeypatch.setattr(installing, "locks_folder", lambda: tmp_path / "locks")
     for name, path in found.items():
         monkeypatch.setattr(installing, name, lambda path=path: path)
     return found
 
 
 def kept_state(folder: Path, *, mark: str = "agent.lock") -> None:
-    (folder / "bundles" / "tiny-1").mkdir(parents=True)
-    for name in (mark, "journal.sqlite", "bundles/tiny-1/manifest.json"):
+    (folder / "models" / "bundles" / "tiny-1").mkdir(parents=True)
+    for name in (mark, "journal.sqlite", "models/bundles/tiny-1/manifest.json"):
         (folder / name).touch()
 
 
@@ -58,7 +60,9 @@ def test_the_archives_settings_come_to_their_place_once(
     ]
 
 
-@pytest.mark.parametrize("mark", ["agent.lock", "store.json"], ids=["an agent ran", "models were added only"])
+@pytest.mark.parametrize(
+    "mark", ["agent.lock", "models/store.json"], ids=["an agent ran", "models were added only"]
+)
 def test_what_the_agent_kept_goes_and_results_stay(
     tmp_path: Path, places: dict[str, Path], capsys: pytest.CaptureFixture[str], mark: str
 ) -> None:
@@ -103,6 +107,20 @@ def test_settings_that_cannot_be_read_keep_their_state(
     assert capsys.readouterr().out == (
         f"{file}: left alone, and {places['state_folder']}: which results to keep cannot be read there any more\n"
     )
+
+
+def test_locks_of_watched_folders_go_unless_an_agent_holds_them(
+    tmp_path: Path, places: dict[str, Path]
+) -> None:
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    (locks / "free.lock").touch()
+    with FileLock(locks / "held.lock"):
+        assert main(["leftovers", "--user"]) == 0
+        assert [path.name for path in locks.iterdir()] == ["held.lock"]
+
+    assert main(["leftovers", "--user"]) == 0
+    assert not locks.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may do everything")

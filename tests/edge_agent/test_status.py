@@ -18,7 +18,9 @@ from edge_agent.status import (
     AlreadyRunning,
     DriftStatus,
     FolderStatus,
+    LastFile,
     WorkerStatus,
+    carried_on,
     is_running,
     publish,
     running_status,
@@ -117,6 +119,39 @@ def test_halves_that_a_killed_agent_left_in_its_state_folder_are_removed(tmp_pat
     with sole_agent(tmp_path, []):
         assert not half.exists()
     assert other.exists()
+
+
+def counted(**values):
+    worker = {"starts": 1, "deaths": 2, "recycled": 3, "interrupted": 4, "trouble": None, "pid": 7}
+    return NUMBERS.model_copy(update={"worker": WorkerStatus(**worker)} | values)
+
+
+LAST = LastFile(
+    path="/a.dm3",
+    outcome="classified",
+    label="rod",
+    probability=0.9,
+    decision="accept",
+    finished=NUMBERS.updated,
+)
+
+
+def test_counts_go_on_from_one_service_to_the_next():
+    earlier = counted(since_start={"classified": 2, "failed": 1}, decided={"accept": 2}, last=LAST)
+    later = counted(
+        started=datetime(2026, 5, 5, tzinfo=UTC),
+        since_start={"classified": 3},
+        decided={"abstain": 1},
+        done={},
+    )
+
+    both = carried_on(later, earlier)
+
+    assert both.since_start == {"classified": 5, "failed": 1}
+    assert both.decided == {"accept": 2, "abstain": 1}
+    assert (both.started, both.scans, both.last) == (NUMBERS.started, 2, LAST)
+    assert both.worker == WorkerStatus(pid=7, starts=2, deaths=4, recycled=6, interrupted=8, trouble=None)
+    assert both.done == {}  # of the journal, which has them all
 
 
 HOLD = (

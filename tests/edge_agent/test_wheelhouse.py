@@ -40,12 +40,12 @@ def test_the_other_platforms_wheels_come_whole_and_each_is_counted(tmp_path: Pat
         ),
         pytest.param(
             "not there",
-            "alpha==1.0: not in {wheels} for this platform; update scopewatch, whose locks name newer files",
+            "alpha==1.0: not in {wheels} for this platform; put its wheel there, or leave --wheels out",
             id="not there",
         ),
         pytest.param(
             "for Linux",
-            "alpha==1.0: not in {wheels} for this platform; update scopewatch, whose locks name newer files",
+            "alpha==1.0: not in {wheels} for this platform; put its wheel there, or leave --wheels out",
             id="there for another platform only",
         ),
     ],
@@ -98,7 +98,7 @@ def test_tools_are_importable_from_their_folder(tmp_path: Path) -> None:
         ),
         pytest.param(
             "ERROR: Could not find a version that satisfies the requirement a==99 (from versions: 4.16.0)\n",
-            "a==99: not in the package index for this platform; update scopewatch, whose locks name newer files",
+            "a==99: not in the package index for this platform any more; update scopewatch and its locks",
             id="withdrawn from the index",
         ),
         pytest.param(

@@ -269,9 +269,10 @@ foreach ($folder in @(Get-ChildItem -LiteralPath (Join-Path $Prefix 'versions') 
 }
 Write-Output "scopewatch $version is installed: $Prefix"
 if ($folders.Count -eq 0 -and $hadService -eq 'no') {
-    Write-Output "next:  `"$command`" doctor                        is this PC fit"
-    Write-Output "       `"$command`" classify FILE.dm3             one file, once"
-    Write-Output "       `"$command`" watch FOLDER                  every new file, until Ctrl-C"
-    Write-Output "       `"$command`" service install $options FOLDER  every new file, from now on"
+    Write-Output 'next:'
+    Write-Output "  is this PC fit                 `"$command`" doctor"
+    Write-Output "  one file, once                 `"$command`" classify FILE.dm3"
+    Write-Output "  every new file, until Ctrl-C   `"$command`" watch FOLDER"
+    Write-Output "  every new file, from now on    `"$command`" service install $options FOLDER"
 }
 Write-Output "remove it again:  `"$(Join-Path $Prefix 'uninstall.cmd')`""

@@ -230,9 +230,10 @@ trap - EXIT
 say "scopewatch $VERSION is installed: $prefix"
 case ":$PATH:" in *":$links:"*) command=edge-agent ;; *) command=$prefix/bin/edge-agent ;; esac
 if [ $service = no ] && [ $had_service = no ]; then
-  say "next:  $command doctor                        is this PC fit"
-  say "       $command classify FILE.dm3             one file, once"
-  say "       $command watch FOLDER                  every new file, until Ctrl-C"
-  say "       $command service install ${service_options:+$service_options }FOLDER  every new file, from now on"
+  say 'next:'
+  say "  is this PC fit                 $command doctor"
+  say "  one file, once                 $command classify FILE.dm3"
+  say "  every new file, until Ctrl-C   $command watch FOLDER"
+  say "  every new file, from now on    $command service install ${service_options:+$service_options }FOLDER"
 fi
 say "remove it again:  sh $prefix/uninstall.sh"
