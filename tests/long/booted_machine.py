@@ -185,14 +185,23 @@ class BootedMachine:
             self._process.kill()
             self._process.wait(timeout=60)
         self._process = None
-        for group in [CGROUPS / name / self._group for name in (*CONTROLLERS, ".")]:
-            for inner in sorted(group.rglob("*"), reverse=True) if group.is_dir() else ():
-                if inner.is_dir():
-                    with contextlib.suppress(OSError):
-                        inner.rmdir()
-            with contextlib.suppress(OSError):
-                group.rmdir()
+        groups = [group for name in (*CONTROLLERS, ".") if (group := CGROUPS / name / self._group).is_dir()]
+        for _ in range(50):  # its processes take a moment to be gone
+            groups = [group for group in groups if not _removed(group)]
+            if not groups:
+                break
+            time.sleep(0.1)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _removed(group: Path) -> bool:
+    """Remove a control group with those in it; return whether it is gone."""
+    for inner in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):
+            inner.rmdir()
+    with contextlib.suppress(OSError):
+        group.rmdir()
+    return not group.exists()
 
 
 def install_into(machine: BootedMachine, wheel: Path) -> None:
