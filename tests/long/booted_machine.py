@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 CONTROLLERS = (
@@ -77,6 +78,8 @@ class BootedMachine:
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._init = 0
+        # Two machines at once must not share their groups: each systemd believes that all is its own.
+        self._group = f"scopewatch-{sha256(str(folder).encode()).hexdigest()[:12]}"
         for name in ("upper", "work", "root"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -87,8 +90,8 @@ class BootedMachine:
         if not Path("/lib/systemd/systemd").exists():
             raise Unbootable("there is no /lib/systemd/systemd")
         began = time.monotonic()
-        groups = [CGROUPS / name / "scopewatch-test" for name in CONTROLLERS if (CGROUPS / name).is_dir()]
-        groups = groups or [CGROUPS / "scopewatch-test"]
+        groups = [CGROUPS / name / self._group for name in CONTROLLERS if (CGROUPS / name).is_dir()]
+        groups = groups or [CGROUPS / self._group]
         for group in groups:
             group.mkdir(exist_ok=True)
             for name in ("cpuset.cpus", "cpuset.mems"):
@@ -182,7 +185,7 @@ class BootedMachine:
             self._process.kill()
             self._process.wait(timeout=60)
         self._process = None
-        for group in [CGROUPS / name / "scopewatch-test" for name in (*CONTROLLERS, ".")]:
+        for group in [CGROUPS / name / self._group for name in (*CONTROLLERS, ".")]:
             for inner in sorted(group.rglob("*"), reverse=True) if group.is_dir() else ():
                 if inner.is_dir():
                     with contextlib.suppress(OSError):
