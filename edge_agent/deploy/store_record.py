@@ -197,7 +197,7 @@ class StoreRecord(_Part):
         )
         told = self._told(folder, "refused", refusal.reason, accepted=marked, choice=_token())
         if self.current == Choice(origin="store", name=folder):
-            return told.rolled_back("returned to", f"{folder} was refused")
+            return told.rolled_back("returned to", f"{folder} was refused ({refusal.reason})")
         return told
 
     def with_worked(self, manifest_sha256: str) -> Self:

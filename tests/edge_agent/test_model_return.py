@@ -156,7 +156,7 @@ def test_a_model_whose_file_was_changed_after_it_was_put_to_use_gives_way(
     (reason,) = turns.refused
     assert str(turns.store.folder / "bundles" / "tiny-2" / MODEL) in reason
     assert turns.store.record().entry("tiny-2").refused.reason == reason
-    assert turns.store.chosen(None).note == "tiny-2 was refused"
+    assert turns.store.chosen(None).note == f"tiny-2 was refused ({reason})"
 
 
 @contextmanager

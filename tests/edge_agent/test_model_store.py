@@ -115,12 +115,12 @@ def test_a_failure_returns_to_the_last_good_model_and_is_remembered(filled: Mode
 
     other = filled.failed(filled.chosen(None), "golden replay")
 
-    assert answers(other) == ("tiny-1", "tiny-2 was refused")
+    assert answers(other) == ("tiny-1", "tiny-2 was refused (golden replay)")
     again = ModelStore(tmp_path / "state")
     assert answers(again.chosen(None)) == answers(other)
     assert again.record().entry("tiny-2").refused.reason == "golden replay"
     assert filled.revision() == again.revision() != before
-    assert answers(filled.failed(filled.chosen(None), "too")) == (None, "tiny-1 was refused")
+    assert answers(filled.failed(filled.chosen(None), "too")) == (None, "tiny-1 was refused (too)")
 
 
 def test_a_model_asked_for_by_its_full_name_gives_way_to_another_of_the_name(filled: ModelStore):
@@ -147,7 +147,7 @@ def test_a_failure_that_cannot_be_written_holds_for_this_process(
     monkeypatch.setattr(model_store_module, "write_durably", full)
     other = filled.failed(filled.chosen(None), "golden replay")
 
-    assert answers(other) == ("tiny-1", "tiny-2 was refused")
+    assert answers(other) == ("tiny-1", "tiny-2 was refused (golden replay)")
     assert answers(filled.chosen(None))[0] == "tiny-1"
     assert filled.revision() != before
     assert answers(ModelStore(tmp_path / "state").chosen(None))[0] == "tiny-2"

@@ -134,7 +134,7 @@ def test_a_refused_model_is_listed_with_its_reason(run, state: Path, tmp_path: P
     assert out.splitlines()[0] == "tiny-1  faceted, rod, round  shipped  (current, default)"
     assert "tiny-2  faceted, rod, round  unsigned  REFUSED 20" in out
     assert f"UTC: {state}/models/bundles/tiny-2/model.onnx: SHA-256 is " in out
-    assert err == "tiny-2 was refused\n"
+    assert err.startswith(f"tiny-2 was refused ({state}/models/bundles/tiny-2/model.onnx: SHA-256 is ")
     code, _, err = run("models", "show", "tiny-2")
     assert code == 2
     assert err.startswith("refused since 20")
@@ -201,7 +201,8 @@ def test_classify_uses_the_current_model_and_the_last_good_one_where_it_was_chan
     (state / "models" / "bundles" / "tiny-2" / "golden.npz").write_bytes(b"x")
     code, _, err = run("classify", tmp_path / "a.dm3")
     assert code == 0
-    assert "tiny-2 was refused; tiny 1 answers\n" in err
+    assert f"tiny-2 was refused ({state}/models/bundles/tiny-2/golden.npz: SHA-256 is " in err
+    assert "copy the bundle again); tiny 1 answers\n" in err
     assert read_record(tmp_path / "a.dm3.json").model.version == "1"
 
 

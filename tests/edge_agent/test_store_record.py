@@ -83,7 +83,7 @@ def test_a_failing_current_model_gives_way_to_the_last_good_one():
     assert answers(record) == "tiny-1"
     assert [(event.what, event.model, event.note) for event in record.history][-2:] == [
         ("refused", "tiny-2", "golden replay"),
-        ("returned to", "tiny-1", "tiny-2 was refused"),
+        ("returned to", "tiny-1", "tiny-2 was refused (golden replay)"),
     ]
     assert answers(record.with_refused("tiny-1", BAD)) is None
 
