@@ -1,7 +1,7 @@
-"""The console script `edge-agent`: what still works when the installation does not.
+"""The console script `edge-agent`, also as `python -m edge_agent`.
 
-`doctor`, `support` and `--version` are answered by the standard library alone; every other command needs packages
-that may be broken on this PC, which is then said in one line instead of a traceback.
+First aid is answered by the standard library alone. Every other command needs packages that may be broken on this
+PC, which is then said in one line instead of a traceback.
 """
 
 from __future__ import annotations
@@ -17,22 +17,17 @@ EXIT_INTERRUPTED: Final = 130
 
 def main() -> None:
     """Run a command, without the command line's packages where they are not needed."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
-    first = arguments[0] if arguments else ""
-    if first == "doctor":
-        from edge_agent.deploy import doctor
+    try:
+        sys.exit(_run([argument for argument in sys.argv[1:] if argument != "--verbose"]))
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
 
-        _end(doctor.main(arguments[1:]))
-    if first == "support":
-        from edge_agent.deploy import support
 
-        _end(support.main(arguments[1:]))
-    if first == "--version":
-        from edge_agent.deploy.installation import version_lines
+def _run(arguments: list[str]) -> int:
+    from edge_agent.deploy.first_aid import run_first_aid
 
-        sys.stdout.write("\n".join(version_lines()) + "\n")
-        _end(0)
-    _end(_run_command_line())
+    code = run_first_aid(arguments)
+    return _run_command_line() if code is None else code
 
 
 def _run_command_line() -> int:
@@ -40,8 +35,6 @@ def _run_command_line() -> int:
         from edge_agent import cli
 
         cli.main()
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except Exception as error:  # whatever a broken wheel raises at import; `cli.main` itself raises nothing
         if "--verbose" in sys.argv:
             traceback.print_exception(error)
@@ -50,14 +43,6 @@ def _run_command_line() -> int:
         sys.stderr.write(f"{PROGRAM}: {broken_text(error)}\n")
         return EXIT_FAILED
     return 0
-
-
-def _end(code: int) -> None:
-    try:
-        sys.stdout.flush()
-    except OSError:
-        code = code or 0
-    sys.exit(code)
 
 
 if __name__ == "__main__":

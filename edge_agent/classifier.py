@@ -99,7 +99,8 @@ class Classifier:
         except BundleRefused:
             raise
         except Exception as error:  # ONNX Runtime raises its own classes, one for each status code
-            raise BundleRefused(f"{bundle.path}: ONNX Runtime cannot use the model ({error})") from error
+            said = " ".join(str(error).split())
+            raise BundleRefused(f"{bundle.path}: ONNX Runtime cannot use the model ({said})") from error
         self._require_shapes(answers)
 
     def infer(

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from edge_agent.commands import configuration, health, live, log, models, offline, service
+from edge_agent.deploy.first_aid import run_first_aid
 from edge_agent.logs import log_to_terminal
 from edge_agent.terminal import say
 from edge_agent.verdicts import EXIT_INTERRUPTED, PROGRAM, explain, without_verbose
@@ -54,8 +55,8 @@ for command in (
     offline.sbom,
 ):
     app.command()(command)
-app.command(**health.BY_ITSELF)(health.doctor)
-app.command(**health.BY_ITSELF)(health.support)
+app.command(**health.FIRST_AID)(health.doctor)
+app.command(**health.FIRST_AID)(health.support)
 app.add_typer(models.app, name="models")
 app.add_typer(configuration.app, name="config")
 app.add_typer(service.app, name="service")
@@ -64,6 +65,9 @@ app.add_typer(service.app, name="service")
 def main() -> None:
     """Run a command. Errors that a user can cause are one line on stderr; `--verbose` adds the traceback."""
     arguments, verbose = without_verbose(sys.argv[1:])
+    code = run_first_aid(arguments)
+    if code is not None:
+        sys.exit(code)
     # Before NumPy is imported: its BLAS starts a pool of threads otherwise, on a PC that is acquiring.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     log_to_terminal(verbose=verbose)

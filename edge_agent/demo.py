@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.config import AgentConfig
+from edge_agent.config import AgentConfig, EventsConfig, PageConfig
 from edge_agent.journal import JOURNALED
+from edge_agent.live_page.monitor import Monitor
 from edge_agent.service import Service
 from edge_agent.simulation import SHAPES, SavedFile, run_microscope
+from edge_agent.status import Surroundings
 from edge_agent.terminal import finding_text, reasons_text, say
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class DemoPlan:
     seed: int = 0
     folder: Path | None = None
     model: str | None = None
+    page: bool = True
+    """Whether health and metrics can be looked at meanwhile."""
 
 
 @dataclass(slots=True)
@@ -104,7 +108,19 @@ def run_demo(plan: DemoPlan) -> bool:
             # Asked for by the person in front of it, for a few files, on whatever disk there is.
             free_space_floor_mib=0,
         )
-        service = Service(config, on_finding=session.add_found, on_ready=lambda model: _greet(model, folder))
+        monitor = Monitor(PageConfig(enabled=plan.page), EventsConfig())
+
+        def hear(finding: Finding) -> None:
+            monitor.note_finding(finding)
+            session.add_found(finding)
+
+        service = Service(
+            config,
+            on_finding=hear,
+            on_ready=lambda model: _greet(model, folder, monitor.word),
+            on_status=monitor.note_status,
+            surroundings=lambda: Surroundings(page=monitor.word),
+        )
 
         def save_all() -> None:
             try:
@@ -119,11 +135,13 @@ def run_demo(plan: DemoPlan) -> bool:
 
         thread = threading.Thread(target=save_all, name="microscope", daemon=True)
         thread.start()
+        monitor.start()
         try:
             service.run()
         finally:
             stop.set()
             thread.join()
+            monitor.close()
     if session.failure is not None:
         raise session.failure
     if service.interrupted:
@@ -138,8 +156,10 @@ def _wait(complete: threading.Event, stop: threading.Event) -> None:
             return
 
 
-def _greet(model: Ready, folder: Path) -> None:
+def _greet(model: Ready, folder: Path, page: str | None) -> None:
     say(f"The pictures are simulated. Model {model.name} {model.version} watches {folder}")
+    if page is not None and page.startswith("http"):
+        say(f"Health and metrics until it ends: {page}")
 
 
 def _summarise(session: _Session, folder: Path, files: int) -> bool:

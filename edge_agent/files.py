@@ -231,7 +231,7 @@ def write_durably(path: Path, data: bytes, layer: FileLayer = SYSTEM_FILES) -> N
             layer.fsync(descriptor)
         finally:
             layer.close(descriptor)
-        _replace_patiently(temporary, path, layer)
+        replace_patiently(temporary, path, layer)
     except BaseException as error:
         with contextlib.suppress(OSError):
             layer.unlink(temporary)
@@ -239,6 +239,20 @@ def write_durably(path: Path, data: bytes, layer: FileLayer = SYSTEM_FILES) -> N
             error.filename = str(path)  # a full disk does not say where
         raise
     layer.fsync_folder(path.parent)
+
+
+def replace_patiently(source: Path, target: Path, layer: FileLayer) -> None:
+    """Put `source` in the place of `target`; what a scanner holds on Windows is waited for. Raises OSError."""
+    for pause_seconds in _REPLACE_PAUSES_SECONDS:
+        try:
+            layer.replace(source, target)
+        except OSError as error:
+            if getattr(error, "winerror", None) not in PASSING_WINDOWS_ERRORS:
+                raise
+            layer.pause(pause_seconds)
+        else:
+            return
+    layer.replace(source, target)
 
 
 def remove_durably(path: Path, layer: FileLayer = SYSTEM_FILES) -> None:
@@ -328,16 +342,3 @@ def _write_all(descriptor: int, data: bytes, layer: FileLayer) -> None:
     left = memoryview(data)
     while left:
         left = left[layer.write(descriptor, left) :]
-
-
-def _replace_patiently(source: Path, target: Path, layer: FileLayer) -> None:
-    for pause_seconds in _REPLACE_PAUSES_SECONDS:
-        try:
-            layer.replace(source, target)
-        except OSError as error:
-            if getattr(error, "winerror", None) not in PASSING_WINDOWS_ERRORS:
-                raise
-            layer.pause(pause_seconds)
-        else:
-            return
-    layer.replace(source, target)

@@ -150,10 +150,7 @@ def log_to_file(folder: Path, *, files: int = 5, mib: int = 10) -> logging.Handl
 
     Takes the place of an earlier such file. Returns the handler, or None when no file can be written there.
     """
-    ours = logging.getLogger("edge_agent")
-    for handler in [handler for handler in ours.handlers if isinstance(handler, _LogFile)]:
-        ours.removeHandler(handler)
-        handler.close()
+    close_log_file()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handler = _LogFile(
@@ -170,10 +167,19 @@ def log_to_file(folder: Path, *, files: int = 5, mib: int = 10) -> logging.Handl
     handler.setLevel(logging.INFO)
     handler.setFormatter(JsonLines(faults))
     handler.addFilter(faults)
+    ours = logging.getLogger("edge_agent")
     ours.addHandler(handler)
     if ours.getEffectiveLevel() > logging.INFO:
         ours.setLevel(logging.INFO)
     return handler
+
+
+def close_log_file() -> None:
+    """Log to a file no more."""
+    ours = logging.getLogger("edge_agent")
+    for handler in [handler for handler in ours.handlers if isinstance(handler, _LogFile)]:
+        ours.removeHandler(handler)
+        handler.close()
 
 
 class _LogFile(RotatingFileHandler):

@@ -23,14 +23,22 @@ from edge_agent.status import sole_agent
 from edge_agent.trials.agent_trials import AGENT_TRIALS, END_TRIALS
 from edge_agent.trials.company_trials import COMPANY_TRIALS
 from edge_agent.trials.disk_trials import DISK_TRIALS
-from edge_agent.trials.earlier_runs import NAME, Run, end_agents, killed_runs, note, this_run
+from edge_agent.trials.earlier_runs import (
+    NAME,
+    Run,
+    end_agents,
+    killed_runs,
+    note,
+    this_run,
+    unclear_places,
+)
 from edge_agent.trials.event_trials import EVENT_TRIALS
 from edge_agent.trials.trial import Bench, Failed, Skipped, Trial, Warned
 from edge_agent.trials.writer_trials import WRITER_TRIALS
 from edge_agent.watching.change_events import NativeHints
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from edge_agent.watching.change_events import Hints
 
@@ -78,6 +86,7 @@ def run_selftest(
             note(this_run(*own))
             for run in killed_runs(folder, own[1].parent):
                 yield _earlier(run)
+            yield from _unclear(unclear_places(folder, own[0]))
             bench = Bench(own[0], own[1], hints, stack, model, burst_files)
             for trial in trials:
                 yield _check(trial, bench)
@@ -146,6 +155,16 @@ def _earlier(run: Run) -> Check:
         return Check("killed run cleared up", "failed", detail, seconds, meaning, "Delete it by hand.")
     agents = f", and {ended} agents ended" if ended else ""
     return Check("killed run cleared up", "passed", f"removed {names}{agents}", seconds, meaning, None)
+
+
+def _unclear(places: list[Path]) -> Iterator[Check]:
+    """Name what another PC's self-test may be using, or left behind: only a person can know."""
+    if places:
+        meaning = "What is called like this belongs to a self-test on another PC, or stayed of one."
+        named = ", ".join(str(path) for path in places)
+        yield Check(
+            "other self-tests", "warning", named, 0.0, meaning, "Delete it by hand unless one runs there."
+        )
 
 
 def _cleaned(left: list[Path]) -> Check:

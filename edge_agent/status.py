@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Final, Literal
 from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
+from edge_agent.config import system_state_folder
 from edge_agent.files import FileLayer, remove_leftovers, write_durably
+from edge_agent.processes.storage_probe import in_time
 
 if sys.platform == "win32":
     import msvcrt
@@ -234,9 +236,14 @@ def hold_state(state: Path) -> Iterator[None]:
 
 @contextmanager
 def hold_folders(folders: Iterable[Path]) -> Iterator[None]:
-    """Hold the watched folders against other agents of this user. Raises AlreadyRunning."""
+    """Hold the watched folders against other agents of this user and the service. Raises AlreadyRunning."""
     with contextlib.ExitStack() as held:
+        served = _folders_of_the_service()
         for folder in folders:
+            if os.path.realpath(folder) in served:
+                raise AlreadyRunning(
+                    f"the service of this PC already watches the folder {folder}; stop it first"
+                )
             _hold(held, _lock_of_folder(folder), f"the folder {folder}; stop it, or watch another folder")
         yield
 
@@ -322,9 +329,22 @@ def _hold(held: contextlib.ExitStack, lock: Path, what: str) -> None:
         raise AlreadyRunning(f"another agent already holds {what}") from None
 
 
+def _folders_of_the_service() -> frozenset[str]:
+    """Return what the system's service watches, unless it is this process; its locks lie in a /tmp of its own."""
+    try:
+        numbers = running_status(system_state_folder())
+    except (OSError, ValueError):  # a folder of others, or numbers that are not there yet
+        return frozenset()
+    if numbers is None or numbers.pid == os.getpid():
+        return frozenset()
+    return frozenset(os.path.realpath(folder.path) for folder in numbers.folders)
+
+
 def _lock_of_folder(folder: Path) -> Path:
     """Return where a watched folder's lock lies: never in it, because it belongs to the instrument."""
-    name = sha256(os.fsencode(os.path.normcase(folder.resolve()))).hexdigest()[:32]
+    # On a share that does not answer, the name that was given has to do: a start must not hang with it.
+    resolved = in_time(folder.resolve, otherwise=folder.absolute())
+    name = sha256(os.fsencode(os.path.normcase(resolved))).hexdigest()[:32]
     locks = locks_folder()
     locks.mkdir(mode=0o700, parents=True, exist_ok=True)
     return locks / f"{name}.lock"

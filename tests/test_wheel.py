@@ -158,6 +158,19 @@ def test_the_installed_agent_classifies(installed: Path, tmp_path: Path) -> None
     ]
 
 
+def test_the_installed_command_gives_first_aid_where_its_packages_are_missing(
+    installed: Path, tmp_path: Path
+) -> None:
+    hidden = ("typer", "pydantic", "psutil", "numpy", "onnxruntime", "trainer")
+    helped = run(installed, tmp_path, "edge_agent.__main__", "doctor", hidden=hidden)
+    assert (helped.returncode in (0, 1), helped.stderr) == (True, "")
+    assert "checks: " in helped.stdout.splitlines()[-1]
+    refused = run(installed, tmp_path, "edge_agent.__main__", "status", hidden=hidden)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("edge-agent: this installation is broken: typer: ")
+
+
 def test_without_the_training_stack_the_trainer_says_in_one_line_how_to_get_it(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -1,19 +1,17 @@
-"""Where events go, and with which secret: read from configuration and environment, checked before anything starts.
+"""Where events go, taken from the configuration, which is checked; and the secrets for it, from the environment.
 
 A secret stands in no configuration and no address: in an environment variable, or in the file that the variable
-of the same name with `_FILE` at its end names. Nothing here connects.
+of the same name with `_FILE` at its end names. It is read when a connection is made, not before: a file that is
+not there yet is no reason not to watch. Nothing here connects.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
-
-from edge_agent.config import ConfigRefused
 
 if TYPE_CHECKING:
     from edge_agent.config import EventsConfig
@@ -25,15 +23,18 @@ _PORTS: Final = {"http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
 _LONGEST_SECRET_BYTES: Final = 8192
 
 
+class SecretUnusable(Exception):
+    """A secret cannot be read, or is none; the text names its variable, never itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookAddress:
-    """`path` begins with "/" and holds the query; `token` is sent as a bearer token."""
+    """`path` begins with "/" and holds the query."""
 
     host: str
     port: int
     path: str
     tls: bool
-    token: str | None = None
 
     def __str__(self) -> str:
         """Return what may be logged: no path, which can be a secret, too."""
@@ -48,8 +49,6 @@ class MqttAddress:
     port: int
     topic: str
     tls: bool
-    user: str | None = None
-    password: str | None = None
 
     def __str__(self) -> str:
         """Return what may be logged."""
@@ -57,73 +56,37 @@ class MqttAddress:
 
 
 def webhook_address(events: EventsConfig) -> WebhookAddress | None:
-    """Return where findings are posted; None: nowhere. Raises ConfigRefused."""
+    """Return where findings are posted; None: nowhere."""
     if events.webhook_url is None:
         return None
-    parts = _parts("webhook_url", events.webhook_url, ("http", "https"), WEBHOOK_TOKEN)
+    parts = urlsplit(events.webhook_url)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return WebhookAddress(
-        parts.hostname or "", _port(parts), path, parts.scheme == "https", _secret(WEBHOOK_TOKEN)
-    )
+    return WebhookAddress(parts.hostname or "", _port(parts), path, parts.scheme == "https")
 
 
 def mqtt_address(events: EventsConfig) -> MqttAddress | None:
-    """Return where events are published; None: nowhere. Raises ConfigRefused, also without paho-mqtt."""
+    """Return where events are published; None: nowhere."""
     if events.mqtt_url is None:
         return None
-    parts = _parts("mqtt_url", events.mqtt_url, ("mqtt", "mqtts"), f"{MQTT_USER} and {MQTT_PASSWORD}")
-    topic = parts.path.strip("/")
-    if not topic or any(sign in events.mqtt_url for sign in "+#?"):
-        raise ConfigRefused(
-            "events.mqtt_url: names no topic; write it as mqtt://host:1883/topic, without + # ?"
-        )
-    if find_spec("paho") is None:
-        raise ConfigRefused(
-            "events.mqtt_url: needs the package paho-mqtt, which is not installed: "
-            "pip install 'scopewatch[mqtt]', or take the key out"
-        )
-    return MqttAddress(
-        parts.hostname or "",
-        _port(parts),
-        topic,
-        parts.scheme == "mqtts",
-        _secret(MQTT_USER),
-        _secret(MQTT_PASSWORD),
-    )
+    parts = urlsplit(events.mqtt_url)
+    return MqttAddress(parts.hostname or "", _port(parts), parts.path.strip("/"), parts.scheme == "mqtts")
 
 
-def _parts(key: str, url: str, schemes: tuple[str, ...], secrets: str) -> SplitResult:
-    wanted = " or ".join(f"{scheme}://" for scheme in schemes)
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0 and url.isprintable()
-    except ValueError:
-        usable = False
-    if not usable or " " in url or not url.isascii():
-        # Without the address itself: what is wrong in it may be a secret.
-        raise ConfigRefused(f"events.{key}: is no address that begins with {wanted} and names a host")
-    if parts.username is not None or parts.password is not None:
-        raise ConfigRefused(
-            f"events.{key}: holds a user or a password, which would stand in logs; put it into {secrets} "
-            "(environment variables, or files named by these variables with _FILE at their end)"
-        )
-    return parts
-
-
-def _port(parts: SplitResult) -> int:
-    return parts.port or _PORTS[parts.scheme]
-
-
-def _secret(name: str) -> str | None:
+def secret(name: str) -> str | None:
+    """Return a secret by the name of its variable; None where there is none. Raises SecretUnusable."""
     text = os.environ.get(name)
     file = os.environ.get(f"{name}_FILE")
     if text is None and file is not None:
         try:
             text = Path(file).read_bytes()[:_LONGEST_SECRET_BYTES].decode().strip()
         except OSError as error:
-            raise ConfigRefused(f"{name}_FILE: {file}: cannot be read: {error.strerror or error}") from None
+            raise SecretUnusable(f"{name}_FILE: {file}: cannot be read: {error.strerror or error}") from None
         except UnicodeDecodeError:
-            raise ConfigRefused(f"{name}_FILE: {file}: is not UTF-8 text") from None
+            raise SecretUnusable(f"{name}_FILE: {file}: is not UTF-8 text") from None
     if text is not None and not (text.isascii() and text.isprintable()):
-        raise ConfigRefused(f"{name}: holds characters that no secret can have")
+        raise SecretUnusable(f"{name}: holds characters that no secret can have")
     return text or None
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or _PORTS[parts.scheme]

@@ -25,7 +25,7 @@ CLOSE_SECONDS: Final = 0.7
 
 
 class Announcer:
-    """Send events to where `events` says; safe for several threads. Raises ConfigRefused."""
+    """Send events to where `events` says; safe for several threads."""
 
     def __init__(self, events: EventsConfig) -> None:
         self._outboxes = outboxes_of(events)

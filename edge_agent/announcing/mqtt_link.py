@@ -10,6 +10,7 @@ import secrets
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
+from edge_agent.announcing.addresses import MQTT_PASSWORD, MQTT_USER, SecretUnusable, secret
 from edge_agent.announcing.outbox import NotDelivered
 
 if TYPE_CHECKING:
@@ -86,13 +87,17 @@ class MqttLink:
         import paho.mqtt.client as mqtt
 
         address = self._address
+        try:
+            user, password = secret(MQTT_USER), secret(MQTT_PASSWORD)
+        except SecretUnusable as error:
+            raise NotDelivered(str(error)) from None
         client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2,
             client_id=f"scopewatch-{secrets.token_hex(4)}",
             protocol=mqtt.MQTTv311,
         )
-        if address.user is not None:
-            client.username_pw_set(address.user, address.password)
+        if user is not None:
+            client.username_pw_set(user, password)
         if address.tls:
             client.tls_set()
         client.will_set(self._state_topic, OFFLINE, qos=1, retain=True)

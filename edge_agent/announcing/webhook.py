@@ -15,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from edge_agent import __version__
+from edge_agent.announcing.addresses import WEBHOOK_TOKEN, SecretUnusable, secret
 from edge_agent.announcing.outbox import NotDelivered, Undeliverable
 
 if TYPE_CHECKING:
@@ -48,13 +49,17 @@ class Webhook:
 
     def send(self, event: Event) -> None:
         """Post one event. Raises NotDelivered, Undeliverable."""
+        try:
+            headers = _headers(secret(WEBHOOK_TOKEN))
+        except SecretUnusable as error:
+            raise NotDelivered(str(error)) from None
         self._connection = connection = self._new_connection()
         # A receiver that sends a byte now and then would never be silent.
         watch = threading.Timer(self._whole_seconds, self.abort)
         watch.daemon = True
         watch.start()
         try:
-            connection.request("POST", self._address.path, event.body, self._headers())
+            connection.request("POST", self._address.path, event.body, headers)
             status = connection.getresponse().status
         except (OSError, http.client.HTTPException) as error:
             raise NotDelivered(_words(error)) from None
@@ -82,15 +87,14 @@ class Webhook:
             )
         return http.client.HTTPConnection(address.host, address.port, timeout=seconds)
 
-    def _headers(self) -> dict[str, str]:
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": f"scopewatch/{__version__}",
-            "Connection": "close",
-        }
-        if self._address.token is not None:
-            headers["Authorization"] = f"Bearer {self._address.token}"
-        return headers
+
+def _headers(token: str | None) -> dict[str, str]:
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": f"scopewatch/{__version__}",
+        "Connection": "close",
+    }
+    return headers if token is None else headers | {"Authorization": f"Bearer {token}"}
 
 
 def _judge(status: int) -> None:

@@ -1,11 +1,9 @@
-"""Commands that say whether this PC is fit for the agent: `doctor`, `selftest`, and which versions are installed.
-
-`doctor` reads its own arguments, because the console script starts it without this command line.
-"""
+"""Commands that say whether this PC is fit for the agent: `selftest`, and those of first aid, to be listed."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import Annotated, Any, Final
@@ -13,38 +11,31 @@ from typing import Annotated, Any, Final
 import typer
 
 from edge_agent.commands.options import JsonOption, ModelOption, print_json
+from edge_agent.deploy.first_aid import run_first_aid
 from edge_agent.terminal import say
 from edge_agent.verdicts import EXIT_FAILED
 
-BY_ITSELF: Final[dict[str, Any]] = {
+FIRST_AID: Final[dict[str, Any]] = {
     "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
     "add_help_option": False,
 }
-"""For commands that read their own arguments."""
+"""For commands that `first_aid` has run before this command line was asked: they are here to be listed."""
 
 
 def version(asked: bool) -> None:
-    """Print the versions and end, where they were asked for."""
+    """Print the versions and end, where they were asked for after other options."""
     if asked:
-        from edge_agent.deploy.installation import version_lines
-
-        for line in version_lines():
-            say(line)
-        raise typer.Exit
+        raise typer.Exit(run_first_aid(["--version"]) or 0)
 
 
 def doctor(context: typer.Context) -> None:
     """Say whether this PC, and the folders named, are fit for the agent, and what to do."""
-    from edge_agent.deploy.doctor import main
-
-    raise typer.Exit(main(context.args))
+    raise typer.Exit(run_first_aid(["doctor", *context.args]) or 0)
 
 
 def support(context: typer.Context) -> None:
     """Write an archive with logs and versions, without images and names, for whoever helps."""
-    from edge_agent.deploy.support import main
-
-    raise typer.Exit(main(context.args))
+    raise typer.Exit(run_first_aid(["support", *context.args]) or 0)
 
 
 def selftest(
@@ -59,6 +50,8 @@ def selftest(
     from edge_agent.selftest import check_json, check_lines, run_selftest, summary_line
     from edge_agent.trials.earlier_runs import NAME
 
+    # watchdog complains of events that arrive while it is ended, which here happens on purpose.
+    logging.getLogger("watchdog").setLevel(logging.CRITICAL)
     done = []
     say(
         f"everything happens in {folder.absolute() / NAME}-...; if this is killed, the next run removes it",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from datetime import datetime
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
@@ -22,8 +21,7 @@ from edge_agent.commands.options import (
     config_in_force,
     print_json,
 )
-from edge_agent.logs import OnceAMinute
-from edge_agent.output_places import readable_path
+from edge_agent.deploy.finding_log import FindingLog
 from edge_agent.terminal import (
     counts_text,
     finding_line,
@@ -42,7 +40,9 @@ if TYPE_CHECKING:
 def demo(
     files: Annotated[int, typer.Option("--files", min=1, metavar="N", help="How many files are saved.")] = 20,
     rate: RateOption = 2.0,
-    no_page: Annotated[bool, typer.Option("--no-page", help="Do not open the live page.")] = False,
+    no_page: Annotated[
+        bool, typer.Option("--no-page", help="No health and metrics on 127.0.0.1 meanwhile.")
+    ] = False,
     keep: Annotated[
         Path | None,
         typer.Option("--keep", metavar="DIR", help="Save into DIR instead of a new temporary folder."),
@@ -54,7 +54,9 @@ def demo(
     """Let a simulated microscope save files, and classify them live."""
     from edge_agent.demo import DemoPlan, run_demo
 
-    plan = DemoPlan(files=files, rate_hz=rate, size_px=size, seed=seed, folder=keep, model=model)
+    plan = DemoPlan(
+        files=files, rate_hz=rate, size_px=size, seed=seed, folder=keep, model=model, page=not no_page
+    )
     if not run_demo(plan):
         raise typer.Exit(EXIT_FAILED)
 
@@ -196,24 +198,16 @@ def tidy(
         say("nothing was removed; --yes removes these")
 
 
-_standing: Final = OnceAMinute()
-_log = logging.getLogger(__name__)
+_standing: Final = FindingLog()
 
 
 def _tell_live(finding: Finding) -> None:
     """Say what was found; of what fails again and again for one reason, one line a minute."""
-    if finding.outcome in ("incomplete", "vanished"):
+    held_back = _standing.admit(finding)
+    if held_back is None:
         return
-    line = finding_line(finding, finding.path)
-    held_back = 0
-    if finding.outcome in ("failed", "interrupted", "crashed"):
-        admitted = _standing.admit((finding.outcome, finding.reason))
-        if admitted is None:
-            return
-        held_back = admitted
     more = f"  ({held_back} more like this held back)" if held_back else ""
-    _log.info(line, extra=_fields(finding) | {"held_back": held_back or None})
-    say(f"{datetime.now():%H:%M:%S}  {line}{more}")
+    say(f"{datetime.now():%H:%M:%S}  {finding_line(finding, finding.path)}{more}")
 
 
 def _tell_classified(finding: Finding, *, as_json: bool) -> None:
@@ -223,19 +217,3 @@ def _tell_classified(finding: Finding, *, as_json: bool) -> None:
         print_json(json.dumps(json.loads(finding.sidecar.read_bytes())))
     else:
         say(f"{PROGRAM}: {finding.path}: {finding_text(finding)}", sys.stderr)
-
-
-def _fields(finding: Finding) -> dict[str, object]:
-    """What of a finding the log keeps apart from its text."""
-    is_answer = finding.outcome == "classified"
-    return {
-        "event": "finding",
-        "file": readable_path(finding.path),
-        "outcome": finding.outcome,
-        "label": finding.label if is_answer else None,
-        "probability": finding.probability if is_answer else None,
-        "decision": finding.decision if is_answer else None,
-        "reasons": finding.reasons or None,
-        "reason": finding.reason,
-        "milliseconds": round(finding.milliseconds, 1) if is_answer else None,
-    }

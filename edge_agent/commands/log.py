@@ -31,7 +31,7 @@ def log(
 
     state = state_named(config or default_config_file())
     if not (state / LOG_NAME).is_file() and not follow:
-        raise CommandFailed(f"{state / LOG_NAME}: there is no log; no agent has run on this state folder")
+        raise CommandFailed(f"there is no log {state / LOG_NAME}; no agent has run on this state folder")
     tail = LogTail(state)
     _print(tail.last(lines), as_json=as_json)
     with contextlib.suppress(KeyboardInterrupt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,6 +66,8 @@ def models_add(
     from edge_agent.deploy.model_intake import add
 
     settings, store = _store(config)
+    _require_owner(settings.state)
+    _be_a_quiet_guest(settings)
     added = add(store, bundle.absolute(), settings.trusted_keys)
     entry = added.entry
     for name in added.left_out:
@@ -83,6 +86,8 @@ def models_use(name: _Name, config: ConfigOption = None) -> None:
     from edge_agent.deploy.model_intake import use
 
     settings, store = _store(config)
+    _require_owner(settings.state)
+    _be_a_quiet_guest(settings)
     _say_current(use(store, name, settings.trusted_keys), settings)
 
 
@@ -92,6 +97,8 @@ def models_rollback(config: ConfigOption = None) -> None:
     from edge_agent.deploy.model_intake import roll_back
 
     settings, store = _store(config)
+    _require_owner(settings.state)
+    _be_a_quiet_guest(settings)
     _say_current(roll_back(store, settings.trusted_keys), settings)
 
 
@@ -100,7 +107,8 @@ def models_remove(name: _Name, config: ConfigOption = None) -> None:
     """Delete a model that is not the current one from this PC's store."""
     from edge_agent.deploy.store_record import StoreRefused
 
-    _, store = _store(config)
+    settings, store = _store(config)
+    _require_owner(settings.state)
     entry = store.record().named(name)
     if entry is None:
         raise StoreRefused(f"{name}: is not in the store {store.folder}")
@@ -158,6 +166,36 @@ def _store(config: Path | None, model: str | None = None) -> tuple[AgentConfig, 
     return settings, ModelStore(settings.state)
 
 
+def _require_owner(state: Path) -> None:
+    """Refuse root where the state folder is another account's: its agent could not change what root wrote there.
+
+    Under /var/lib/private only root comes through (systemd's DynamicUser): there it may.
+    """
+    if sys.platform == "win32" or os.geteuid() != 0 or not state.exists():
+        return
+    import pwd
+
+    from edge_agent.deploy.store_record import StoreRefused
+
+    try:
+        owner = pwd.getpwuid(state.stat().st_uid).pw_name
+    except KeyError:
+        return
+    if owner != "root" and not state.resolve().is_relative_to("/var/lib/private"):
+        raise StoreRefused(
+            f"{state}: belongs to {owner}; run this as that account: sudo -u {owner} edge-agent ..."
+        )
+
+
+def _be_a_quiet_guest(settings: AgentConfig) -> None:
+    """What a bundle asks for is not known yet, and the PC may be acquiring: the worker's limits hold here, too."""
+    from edge_agent.processes import process_limits
+
+    if settings.low_priority:
+        process_limits.lower_priority()
+    process_limits.limit_memory(settings.memory_limit_mib)
+
+
 def _opened(chosen: Chosen, settings: AgentConfig) -> Bundle:
     from edge_agent.model_bundle import open_bundle
 
@@ -206,11 +244,11 @@ def _store_row(entry: Accepted, record: StoreRecord, chosen: Chosen) -> dict[str
 
 
 def _row_text(row: dict[str, Any]) -> str:
-    mark = "*" if row["current"] else " "
+    marks = [mark for mark in ("current", "default") if row[mark]]
     vouched = f"signed by {row['signed_by']}" if row["signed_by"] else "unsigned"
     origin = "shipped" if row["origin"] == "shipped" else vouched
-    words = [f"{mark} {row['name']}-{row['version']}", ", ".join(row["labels"]), origin]
-    words += ["default"] if row["default"] else []
+    words = [f"{row['name']}-{row['version']}", ", ".join(row["labels"]), origin]
+    words += [f"({', '.join(marks)})"] if marks else []
     if row["refused"]:
         words.append(f"REFUSED {row['refused']['at'][:16].replace('T', ' ')} UTC: {row['refused']['reason']}")
     return "  ".join(words)

@@ -45,8 +45,10 @@ def service_install(
 
     The configuration is written when there is none.
     """
-    from edge_agent.deploy.service_plan import InstallRequest
+    from edge_agent.deploy.service_plan import InstallRequest, ServiceRefused
 
+    if own and account is not None:
+        raise ServiceRefused("--account: what you install with --user runs as you; leave one of the two out")
     request = InstallRequest(tuple(folders or ()), config, own, account, start)
     for line in _platform().install(request):
         say(line)

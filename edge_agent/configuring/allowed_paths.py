@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _SYSTEM_FOLDERS: Final = (
     "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr",
 )  # fmt: skip
+_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - named, not used
 _WINDOWS_SYSTEM_FOLDERS: Final = (
     ("SYSTEMROOT", r"C:\Windows"),
     ("PROGRAMFILES", r"C:\Program Files"),
@@ -76,6 +77,8 @@ def _why_the_systems(path: PurePath) -> str | None:
     if plain == plain.parent:
         return "is the top of a disk; name a folder on it"
     windows = isinstance(path, PureWindowsPath)
+    if not windows and plain.is_relative_to(_MEMORY_FOLDER):
+        return None
     names = (os.environ.get(key, usual) for key, usual in _WINDOWS_SYSTEM_FOLDERS)
     for folder in map(type(path), names if windows else _SYSTEM_FOLDERS):
         if plain.is_relative_to(folder):

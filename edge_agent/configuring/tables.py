@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Final
@@ -90,9 +91,9 @@ class EventsConfig(_Table):
     """What is sent elsewhere when a file is finished; nothing is, unless an address is given here."""
 
     webhook_url: str | None = Field(default=None, examples=["https://lims.example.org/scopewatch"])
-    """Each finding is sent as JSON by HTTP POST to this http(s) address."""
+    """Each finding, and changes of the agent's state, are sent as JSON by HTTP POST to this http(s) address."""
     mqtt_url: str | None = Field(default=None, examples=["mqtt://broker.example.org:1883/scope/findings"])
-    """Each finding is published as JSON under this address, `mqtt://host:1883/topic` (needs `scopewatch[mqtt]`)."""
+    """The same published by MQTT under this address, `mqtt://host:1883/topic` (needs `scopewatch[mqtt]`)."""
 
     @field_validator("webhook_url")
     @classmethod
@@ -108,6 +109,10 @@ class EventsConfig(_Table):
             not urlsplit(given).path.strip("/") or any(sign in given for sign in "+#?")
         ):
             raise ValueError(f"names no topic to publish under; write it as {example}, without + # ?")
+        if given is not None and find_spec("paho") is None:
+            raise ValueError(
+                "needs paho-mqtt, which is not installed: pip install 'scopewatch[mqtt]', or leave the key out"
+            )
         return given
 
 
@@ -232,18 +237,19 @@ class AgentConfig(BaseModel):
                     raise ValueError(f"{inner} lies in {outer}, which is watched with everything below it")
         return once
 
+    # Folders are checked first; where they are wrong nobody knows which servers they name.
     @field_validator("output")
     @classmethod
     def _output_may_be_written(cls, output: Path | None, info: ValidationInfo) -> Path | None:
-        if output is not None:
-            _refuse(output, why_no_place_for_files(output, _watched(info)))
+        if output is not None and "folders" in info.data:
+            _refuse(output, why_no_place_for_files(output, info.data["folders"]))
         return output
 
     @field_validator("model")
     @classmethod
     def _model_may_be_reached(cls, model: str | None, info: ValidationInfo) -> str | None:
-        if model is not None:
-            _refuse(model, why_host_is_foreign(model, _watched(info)))
+        if model is not None and "folders" in info.data:
+            _refuse(model, why_host_is_foreign(model, info.data["folders"]))
         return model
 
     @field_validator("state")
@@ -253,11 +259,6 @@ class AgentConfig(BaseModel):
             _refuse(state, "lies on a network share; the journal and its locks need a local disk")
         _refuse(state, why_no_place_for_files(state, ()))
         return state
-
-
-def _watched(info: ValidationInfo) -> tuple[Path, ...]:
-    """The folders, as far as they were found sound: they are checked first."""
-    return tuple(info.data.get("folders", ()))
 
 
 def _refuse(path: object, why_not: str | None) -> None:

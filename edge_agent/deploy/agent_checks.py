@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_agent import __version__
 from edge_agent.deploy.apart import Ended, run_program, run_python
-from edge_agent.deploy.diagnosis import Line, fail, ok, skip, warn
+from edge_agent.deploy.diagnosis import Line, fail, from_json, ok, skip, warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _STATE_VARIABLE: Final = "SCOPEWATCH_STATE"
+_CONFIG_VARIABLE: Final = "SCOPEWATCH_CONFIG"
+_CONFIG_NAME: Final = "agent.toml"
 _CONFIG_SECONDS: Final = 60.0
 _MODEL_SECONDS: Final = 180.0
+_STATE_SECONDS: Final = 15.0
 _SYSTEMCTL_SECONDS: Final = 15.0
 SERVICE: Final = "scopewatch"
 _ASK_CONFIG: Final = """
@@ -61,6 +64,13 @@ for item in psutil.net_connections("tcp"):
     if item.status == psutil.CONN_LISTEN and item.laddr.port == int(sys.argv[1]) and item.pid:
         print(f"{psutil.Process(item.pid).name()} (process {item.pid})")
         break
+"""
+_ASK_STATE: Final = """
+import json, sys
+from pathlib import Path
+from edge_agent.deploy.agent_checks import state_line_here
+from edge_agent.deploy.diagnosis import as_json
+print(json.dumps(as_json(state_line_here(Path(sys.argv[1])))))
 """
 _CHECK: Final = (
     "import sys; sys.argv = ['edge-agent', 'check', *sys.argv[1:]]; from edge_agent.cli import main; main()"
@@ -112,7 +122,7 @@ def settings_of(
     end = (ask or _ask_config)(_ASK_CONFIG, [asked])
     told = _object_in(end.output)
     if not end.well or told is None:
-        settings = _guessed(config, folders)
+        settings = _guessed(config or usual_config(), folders)
         line = skip("configuration", f"cannot be checked, because the agent's own code cannot run: {end.why}")
         return settings, line
     settings = _settled(told)
@@ -199,6 +209,21 @@ def usual_state(environment: dict[str, str] | None = None, platform_name: str = 
     return Path(environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / SERVICE
 
 
+def usual_config(environment: dict[str, str] | None = None, platform_name: str = sys.platform) -> Path | None:
+    """Return the configuration that holds when none is named, as `configuring.places` finds it."""
+    environment = dict(os.environ) if environment is None else environment
+    named = environment.get(_CONFIG_VARIABLE)
+    if named is not None:
+        return Path(named).absolute() if named else None
+    if platform_name == "win32":
+        places = (environment.get("LOCALAPPDATA", ""), environment.get("PROGRAMDATA", ""))
+        candidates = [Path(place) / SERVICE / _CONFIG_NAME for place in places if place]
+    else:
+        home = Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        candidates = [home / SERVICE / _CONFIG_NAME, Path("/etc") / SERVICE / _CONFIG_NAME]
+    return next((file for file in candidates if os.access(file, os.R_OK)), None)
+
+
 def running_agent(state: Path, ask: Callable[[str, Sequence[str]], Ended] | None = None) -> Running:
     """Return whether an agent holds the state folder, and what it says of itself."""
     end = (ask or _ask_config)(_ASK_STATUS, [str(state)])
@@ -228,8 +253,17 @@ def running_line(running: Running, state: Path, version: str = __version__) -> L
     return ok(check, f"process {running.pid}, version {running.version}, on the state folder {state}")
 
 
-def state_line(state: Path) -> Line:
-    """Say whether the state folder can be written. Only a file of ours is made in it, and removed."""
+def state_line(state: Path, *, seconds: float = _STATE_SECONDS) -> Line:
+    """Say whether the state folder can be written; asked apart, because it may lie on a dead share."""
+    end = run_python(_ASK_STATE, [str(state)], seconds=seconds)
+    told = _object_in(end.output)
+    if end.well and told is not None:
+        return from_json(told)
+    return fail("state folder", f"{state}: {end.why}", "give the agent a `state` folder on a disk of this PC")
+
+
+def state_line_here(state: Path) -> Line:
+    """Judge the state folder. Only a file of ours is made in it, and removed."""
     existing = next((place for place in (state, *state.parents) if place.exists()), state)
     probe = existing / f".scopewatch-doctor-{os.getpid()}.tmp"
     try:

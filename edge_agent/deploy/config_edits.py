@@ -10,9 +10,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from edge_agent.config import ConfigRefused
-from edge_agent.config_file import loaded
+from edge_agent.config_file import COMMAND_LINE, DEFAULT, loaded
 from edge_agent.deploy.config_watch import ConfigWatch
 from edge_agent.output_places import readable_path
+from edge_agent.processes.storage_probe import in_time
 from edge_agent.status import ConfigStatus
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class ConfigEdits:
 
     def cannot_start(self, key: str | None, error: Exception) -> None:
         """Note that the last edit, good in itself, came to nothing, if possible for the sake of one key."""
-        place = str(self.file) if key is None else f"{self._origins.get(key, self.file)}: {key}"
-        self.refuse(f"{place}: {error}")
+        place = f"{self.file}: " if key is None else self._place(key)
+        self.refuse(f"{place}{error}")
 
     def refuse(self, reason: str) -> None:
         """Note why the file's content is not in force."""
@@ -86,16 +87,26 @@ class ConfigEdits:
     def _read(self) -> AgentConfig:
         found = loaded(self.file, self._overrides)
         config, self._origins = found.config, found.origins
+        place = self._place("folders")
         if not config.folders:
-            raise ConfigRefused("no folder to watch: name one, or set `folders` in the configuration")
+            raise ConfigRefused(f"{place}no folder to watch: name one, or set `folders` in the configuration")
         for folder in config.folders:
-            if folder.is_file():
-                raise ConfigRefused(f"{folder}: is a file, not a folder; `classify` takes files")
+            if in_time(folder.is_file, otherwise=False):
+                raise ConfigRefused(f"{place}{folder}: is a file, not a folder; `classify` takes files")
+        if config.output is not None and in_time(config.output.is_file, otherwise=False):
+            raise ConfigRefused(f"{self._place('output')}{config.output}: is a file, not a folder")
         return config
+
+    def _place(self, key: str) -> str:
+        """Where a key stands, as the beginning of a complaint; nothing where the command line gave it."""
+        origin = self._origins.get(key, DEFAULT)
+        if self.file is None or origin == COMMAND_LINE:
+            return ""
+        return f"{self.file if origin == DEFAULT else origin}: {key}: "
 
     def _require_same_state(self, config: AgentConfig, running: AgentConfig) -> None:
         if config.state != running.state:
             raise ConfigRefused(
-                f"{self._origins['state']}: state: is {running.state} for as long as the agent runs; "
+                f"{self._place('state')}is {running.state} for as long as the agent runs; "
                 "restart the agent to change it"
             )

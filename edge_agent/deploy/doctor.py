@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PROGRAM: Final = "edge-agent"
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
-_FOLDER_SECONDS: Final = 90.0
+_FOLDER_SECONDS: Final = 60.0
 _FOLDER_PROGRAM: Final = "from edge_agent.deploy.folder_checks import main; main()"
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.deploy.diagnosis import Line, as_json, fail, marked, ok, skip, warn
-from edge_agent.deploy.mounts import volume_on_this_pc
+from edge_agent.deploy.mounts import disk_text, volume_on_this_pc
 from edge_agent.deploy.windows_facts import DRIVE_REMOTE, RealWindows
 from edge_agent.output_places import HEATMAP_SUFFIX, NAME_LIMIT, is_own_output
 from edge_agent.shared_opening import open_shared
@@ -40,6 +40,7 @@ _SETTLE_SECONDS: Final = 0.3
 _LOOKING_SECONDS: Final = 10.0
 _CLOCK_SECONDS: Final = 2.0
 _ABANDONED_SECONDS: Final = 3600.0
+_SCANS: Final = "nothing needs to be done: files are found by the scan, every scan_seconds instead of at once"
 _WATCHES: Final = Path("/proc/sys/fs/inotify/max_user_watches")
 
 
@@ -56,7 +57,7 @@ class Inside:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One folder, and what the configuration says about it. Tests replace the four edges at the end."""
+    """One folder, and what the configuration says about it. Tests replace the edges at the end."""
 
     folder: Path
     output: Path | None = None
@@ -64,6 +65,7 @@ class Asked:
     quiet_seconds: float = 1.0
     share_quiet_seconds: float = 3.0
     volume: Callable[[Path], Volume] = volume_on_this_pc
+    disk: Callable[[Path], str] = disk_text
     windows: WindowsFacts | None = field(
         default_factory=lambda: RealWindows() if sys.platform == "win32" else None
     )
@@ -98,8 +100,10 @@ def drive_lines(asked: Asked) -> Iterator[Line]:
     volume = asked.volume(asked.folder)
     seconds = asked.share_quiet_seconds if volume.is_share else asked.quiet_seconds
     kind = "a network share" if volume.is_share else "a local disk"
+    disk = asked.disk(asked.folder)
+    where = f"{kind} ({disk})" if disk else kind
     yield ok(
-        "kind of disk", f"{asked.folder} is on {kind}: files are read {seconds:g} s after their last change"
+        "kind of disk", f"{asked.folder} is on {where}: files are read {seconds:g} s after their last change"
     )
     letter = asked.folder.drive if asked.windows is not None else ""
     if asked.windows is None or is_unc(str(asked.folder)) or len(letter) != 2:
@@ -259,11 +263,10 @@ def _tried_lines(asked: Asked, own: Path) -> Iterator[Line]:
         "outputs written", f"a file of ours was made, replaced and deleted in {asked.target}, as {account()}"
     )
     yield disk_clock_line(made - asked.now(), asked.target)
-    yield (
-        _event_line(asked.heard(own))
-        if asked.output is None
-        else skip("change events", "outputs go elsewhere, so nothing of ours is made in the watched folder")
-    )
+    if asked.output is None:
+        yield _event_line(asked, own)
+    else:
+        yield skip("change events", "outputs go elsewhere, so nothing of ours is made in the watched folder")
 
 
 def disk_clock_line(ahead_seconds: float, place: Path) -> Line:
@@ -278,25 +281,27 @@ def disk_clock_line(ahead_seconds: float, place: Path) -> Line:
     )
 
 
-def _event_line(after_seconds: float | None) -> Line:
+def _event_line(asked: Asked, own: Path) -> Line:
+    try:
+        after_seconds = asked.heard(own)
+    except ImportError as error:
+        return skip("change events", f"cannot be tried: {error}")
+    except OSError as error:
+        return warn("change events", f"the system gives none here: {error.strerror or error}", _SCANS)
     if after_seconds is None:
-        return warn(
-            "change events",
-            f"none within {_EVENT_SECONDS:g} s for a file of ours",
-            "nothing needs to be done: files are found by the scan, every scan_seconds instead of at once",
-        )
+        return warn("change events", f"none within {_EVENT_SECONDS:g} s for a file of ours", _SCANS)
     return ok("change events", f"heard of a file of ours after {1000 * after_seconds:.0f} ms")
 
 
 def own_event_seconds(own: Path) -> float | None:
-    """Return after how long a change of our own file was heard of, None for never (or without watchdog)."""
-    try:
-        from edge_agent.watching.change_events import NativeHints
+    """Return after how long a change of our own file was heard of, None for never.
 
-        hints, told = NativeHints(), threading.Event()
-        hints.start(own, lambda path: told.set(), lambda: None)
-    except (ImportError, OSError):
-        return None
+    Raises ImportError without watchdog, OSError where the system gives no watch.
+    """
+    from edge_agent.watching.change_events import NativeHints
+
+    hints, told = NativeHints(), threading.Event()
+    hints.start(own, lambda path: told.set(), lambda: None)
     try:
         time.sleep(_SETTLE_SECONDS)
         told.clear()
@@ -321,9 +326,10 @@ def watch_line(folder: Path, inside: Inside, watches: Path = _WATCHES) -> Line:
 
 def names_line(target: Path, inside: Inside) -> Line:
     """Say whether names leave room for those of outputs."""
-    longest = NAME_LIMIT
+    longest, path = NAME_LIMIT, ""
     with suppress(OSError, ValueError, AttributeError):
         longest = os.pathconf(target, "PC_NAME_MAX")
+        path = f", paths of up to {os.pathconf(target, 'PC_PATH_MAX')} bytes"
     room = longest - len(HEATMAP_SUFFIX)
     if inside.too_long:
         return warn(
@@ -333,7 +339,7 @@ def names_line(target: Path, inside: Inside) -> Line:
         )
     if longest < NAME_LIMIT:
         return warn("long names", f"{longest} bytes a name at {target}", f"keep names below {room} bytes")
-    return ok("long names", f"names of up to {room} bytes get outputs")
+    return ok("long names", f"names of up to {room} bytes get outputs{path}")
 
 
 def long_paths_line(windows: WindowsFacts) -> Line:

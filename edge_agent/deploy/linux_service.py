@@ -23,7 +23,7 @@ from edge_agent.deploy.service_plan import (
     plan_service,
 )
 from edge_agent.deploy.systemd_service import SystemdService, lingers
-from edge_agent.deploy.systemd_unit import SYSTEM_STATE, writable_roots
+from edge_agent.deploy.systemd_unit import SYSTEM_STATE, unit_text, writable_roots
 from edge_agent.status import is_running, running_status
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def install(request: InstallRequest) -> Iterator[str]:
     """Install or upgrade the service, and start it. Raises ServiceRefused, ServiceFailed, ConfigRefused."""
     service = SystemdService(own=request.own)
-    service.require_manager()
+    version = service.require_manager()
     _require_rights(own=request.own)
     file = request.config_file or (user_config_file() if request.own else system_config_file())
     written = first_config(file.absolute(), request.folders, None if request.own else SYSTEM_STATE)
@@ -44,6 +44,7 @@ def install(request: InstallRequest) -> Iterator[str]:
     in_the_way = list(objections(plan))
     if in_the_way:
         raise ServiceRefused("\n".join(in_the_way))
+    unit = unit_text(plan, version)
     if not written.exists:
         written.write(for_all=not request.own)
         yield f"configuration  {written.file} (new)"
@@ -51,7 +52,7 @@ def install(request: InstallRequest) -> Iterator[str]:
         yield f"configuration  {written.file}"
     yield f"account        {account.name or 'made up by systemd'}: {account.why}"
     before = service.note().get("version")
-    service.write_unit(plan)
+    service.write_unit(unit)
     upgraded = f", was {before}" if before not in (None, __version__) else ""
     yield f"unit           {service.unit_file} ({__version__}{upgraded})"
     service.enable()
@@ -83,7 +84,7 @@ def uninstall(*, own: bool | None, everything: bool) -> Iterator[str]:
             f"remove {state} and {config_file} by hand"
         ) from None
     yield from purge(state, config_file, kept)
-    if not note.get("own"):
+    if not service.own and state != SYSTEM_STATE:  # systemd makes it, whether it is used or not
         yield from purge(SYSTEM_STATE, config_file, kept)
     yield "kept           sidecars and heatmaps"
 
@@ -120,7 +121,7 @@ def _started(service: SystemdService) -> Iterator[str]:
     yield "starting       the model is loaded and checked first"
     note = service.note()
     state = note.get("state")
-    if state and not service.state().active and is_running(Path(state)):
+    if state and not service.state().has_process and is_running(Path(state)):
         raise ServiceFailed(
             f"another agent holds the state folder {state}; stop it first (Ctrl-C where it runs)"
         )
@@ -152,7 +153,8 @@ def _person() -> Account:
 def _places(plan: ServicePlan) -> Iterator[str]:
     for folder in plan.config.folders:
         yield f"watches        {folder}{'' if folder.is_dir() else '  (not there yet)'}"
-    yield f"results        {plan.config.output or 'beside the micrographs'}"
+    for_root = "  (only root may enter that folder)" if plan.account.name is None else ""
+    yield f"results        {plan.config.output or 'beside the micrographs'}{for_root}"
     yield f"state and log  {plan.config.state}"
 
 

@@ -6,6 +6,7 @@ memory, too busy, or installed badly. Only this module judges whose fault it is.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.supervisor import ModelRefused
@@ -28,6 +29,7 @@ _NOT_THE_MODELS: Final = (
 """What a worker's end says when the PC, or the installation, is to blame."""
 _PASSING: Final = ("cannot be read", "WinError 5]", "WinError 32]", "Input/output error")
 """What a refusal says of a file that a scanner or a sleeping disk may be holding at the moment."""
+_log = logging.getLogger(__name__)
 
 
 def is_models_fault(error: Exception | str) -> bool:
@@ -69,13 +71,18 @@ class ModelChoice:
         One that is at fault is marked as failed. One that is not keeps its good name, but a model that has
         answered in this process is there in the meantime: until the next choice, configuration, or start.
         """
-        if is_models_fault(error):
+        at_fault = is_models_fault(error)
+        if at_fault:
             other = self._store.failed(chosen, str(error))
             self._revision = self._store.revision()
         else:
             other = self._proven if self._proven is not None and not same(self._proven, chosen) else None
         if other is not None:
             self.note = f"{other.title} answers instead of {chosen.title}: {error}"
+            # The store has raised its voice about a model that it marks.
+            level = logging.INFO if at_fault else logging.WARNING
+            fields = {"event": "model changed", "model": other.title, "reason": str(error)}
+            _log.log(level, self.note, extra=fields)
         return other
 
 

@@ -30,7 +30,7 @@ from edge_agent.deploy.store_record import (
     StoreRefused,
     choice_of,
 )
-from edge_agent.files import FileLayer, make_folders, remove_leftovers, write_durably
+from edge_agent.files import FileLayer, make_folders, remove_leftovers, replace_patiently, write_durably
 from edge_agent.model_names import name_and_version, shipped_models, shipped_named
 
 if TYPE_CHECKING:
@@ -127,24 +127,13 @@ class ModelStore:
         Only models of the store have another one to go back to. Never raises OSError: what cannot be written
         holds for this process.
         """
-        entry = (
-            None if chosen.manifest_sha256 is None else self._believed()[0].entry_with(chosen.manifest_sha256)
-        )
         if chosen.manifest_sha256 is None:
             return None
+        entry = self._believed()[0].entry_with(chosen.manifest_sha256)
         if entry is not None:
-            refusal = Refusal(reason=reason, at=datetime.now(UTC))
-            folder = entry.folder
-            try:
-                self.change(lambda record: record.with_refused(folder, refusal))
-            except (OSError, StoreRefused) as error:
-                _log.warning("that %s was refused cannot be written down: %s", folder, error)
-                self._unwritten[entry.manifest_sha256, entry.accepted] = refusal
+            self._mark(entry, Refusal(reason=reason, at=datetime.now(UTC)))
         other = self.chosen(chosen.asked)
-        if other.model == chosen.model:
-            return None
-        _log.error("%s is refused, %s answers instead: %s", chosen.title, other.title, reason)
-        return other
+        return None if other.model == chosen.model else other
 
     def record(self) -> StoreRecord:
         """Return what the store remembers. Raises StoreUnreadable."""
@@ -188,6 +177,13 @@ class ModelStore:
         after = self.change(lambda record: record.without(folder))
         _discard(self.folder / _BUNDLES / folder)
         return after
+
+    def _mark(self, entry: Accepted, refusal: Refusal) -> None:
+        try:
+            self.change(lambda record: record.with_refused(entry.folder, refusal))
+        except (OSError, StoreRefused) as error:
+            _log.warning("that %s was refused cannot be written down: %s", entry.folder, error)
+            self._unwritten[entry.manifest_sha256, entry.accepted] = refusal
 
     def _believed(self) -> tuple[StoreRecord, str | None]:
         """What the store remembers, or nothing and why; a damaged file is moved aside."""
@@ -322,7 +318,7 @@ class ModelStore:
             for name, data in files.items():
                 write_durably(draft / name, data, _FILES)
             _discard(target)
-            _FILES.replace(draft, target)
+            replace_patiently(draft, target, _FILES)  # a scanner may hold what was just written
             _FILES.fsync_folder(target.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -338,7 +334,7 @@ def _discard(folder: Path) -> None:
     """Take a bundle away: out of its place at once, off the disk then."""
     gone = folder.with_name(f"{_DRAFT}{secrets.token_hex(4)}")
     with contextlib.suppress(FileNotFoundError):
-        folder.rename(gone)
+        replace_patiently(folder, gone, _FILES)
     shutil.rmtree(gone, ignore_errors=True)
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.deploy.windows_facts import DRIVE_REMOTE, RealWindows
-from edge_agent.watching.volumes import Volume, volume_of
+from edge_agent.watching.volumes import Mount, Volume, volume_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from edge_agent.deploy.windows_facts import WindowsFacts
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")
@@ -28,7 +30,26 @@ class _Mount:
 
 def volume_on_this_pc(folder: Path) -> Volume:
     """Return the kind of volume, after two seconds at the latest; never raises."""
-    return volume_of(folder, lambda: mounts_on_windows() if sys.platform == "win32" else mounts_on_linux())
+    return volume_of(folder, _mounts)
+
+
+def _mounts() -> Iterable[Mount]:
+    return mounts_on_windows() if sys.platform == "win32" else mounts_on_linux()
+
+
+def disk_text(folder: Path, mounts: Iterable[Mount] | None = None) -> str:
+    """Return for example `ext4 at /`; an empty text where the system does not say."""
+    try:
+        found = list(mounts if mounts is not None else _mounts())
+        place = folder.resolve()
+        inside = [mount for mount in found if place.is_relative_to(mount.mountpoint)]
+    except OSError:
+        return ""
+    if not inside:
+        return ""
+    # The last of equals: a later mount lies over an earlier one.
+    _, best = max(enumerate(inside), key=lambda item: (len(item[1].mountpoint), item[0]))
+    return f"{best.fstype} at {best.mountpoint}" if best.fstype else best.mountpoint
 
 
 def mounts_on_linux(file: Path = _MOUNTS) -> list[_Mount]:

@@ -31,6 +31,13 @@ NEEDED_MSVCP: Final = (14, 40)
 _AGENT_MIB: Final = 700
 """Agent and worker together while they classify (tests/benchmarks/agent_cost.py), with room for one large file."""
 _IMPORT_SECONDS: Final = 60.0
+_DISK_SECONDS: Final = 10.0
+_ASK_DISK: Final = """
+import sys
+from pathlib import Path
+from edge_agent.deploy.pc_checks import free_space_here_mib
+print(free_space_here_mib(Path(sys.argv[1])))
+"""
 _AT_ONCE: Final = 2
 _REINSTALL: Final = "install scopewatch anew (from the offline package: run its install script again)"
 
@@ -180,7 +187,7 @@ def disk_line(
     check = f"disk of {what}"
     free = (free_mib or free_space_mib)(folder)
     if free is None:
-        return skip(check, f"the system does not say how much is free at {folder}")
+        return skip(check, f"the system does not say, or not in time, how much is free at {folder}")
     seen = f"{free / 1024:.1f} GiB free at {folder}, floor {floor_mib} MiB"
     if free < floor_mib:
         return fail(
@@ -191,7 +198,13 @@ def disk_line(
     return ok(check, seen)
 
 
-def free_space_mib(folder: Path) -> int | None:
+def free_space_mib(folder: Path, *, seconds: float = _DISK_SECONDS) -> int | None:
+    """Return the free space of a folder's disk, asked apart: a dead share holds whoever asks."""
+    end = run_python(_ASK_DISK, [str(folder)], seconds=seconds)
+    return int(end.output) if end.well and end.output.strip().isdigit() else None
+
+
+def free_space_here_mib(folder: Path) -> int | None:
     """Return the free space of the disk that a folder, which need not exist yet, will lie on."""
     for place in (folder, *folder.parents):
         try:
@@ -253,7 +266,8 @@ def package_lines(
     here = [name for name in modules if found[name] is not None]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         ends = dict(zip(here, pool.map(lambda name: importing(modules[name]), here), strict=True))
-    lines = [fail(f"package {name}", "is not installed", _REINSTALL) for name in modules if name not in ends]
+    missing = [name for name in modules if name not in ends]
+    lines = [fail("packages missing", f"not installed: {', '.join(missing)}", _REINSTALL)] if missing else []
     lines += [
         fail(f"package {name}", f"{found[name]} cannot be imported: {end.why}", _REINSTALL)
         for name, end in ends.items()

@@ -118,6 +118,8 @@ class Redactor:
 
     def _text_of_key(self, value: str, key: str) -> str:
         """What some keys hold is known: a path is taken whole; what an instrument is called is a name."""
+        if key == "model" and not re.search(r"[\\/]", value):
+            return self.text(value)  # a name, perhaps with its version
         if key in _PATH_KEYS or (key in _PERHAPS_PATH_KEYS and not self._is_ours(value)):
             return self.path(value)
         if key in _LABORATORY_KEYS:

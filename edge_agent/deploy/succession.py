@@ -14,19 +14,21 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.deploy.finding_log import FindingLog
 from edge_agent.deploy.model_choice import ModelChoice, is_models_fault, same
 from edge_agent.deploy.model_store import ModelStore
 from edge_agent.deploy.notify import Notifier
 from edge_agent.deploy.onlooker import Nobody, Onlooker, onlooker_for
 from edge_agent.deploy.vital_signs import VitalSigns
-from edge_agent.logs import log_to_file
+from edge_agent.logs import close_log_file, log_to_file
 from edge_agent.processes.process_limits import lower_priority
+from edge_agent.processes.storage_probe import in_time
 from edge_agent.service import Service
 from edge_agent.status import AlreadyRunning, Surroundings
-from edge_agent.supervisor import WORKER_COMMAND, ModelRefused, WorkerFailed
+from edge_agent.supervisor import ModelRefused, WorkerFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from edge_agent.config import AgentConfig, EventsConfig, PageConfig
@@ -64,7 +66,7 @@ class Parts:
     models: Callable[[Path], ModelStore] = ModelStore
     onlooker: Callable[[PageConfig, EventsConfig], Onlooker] = onlooker_for
     notifier: Notifier = field(default_factory=Notifier)
-    worker_command: Sequence[str] = WORKER_COMMAND
+    service: Callable[..., Service] = Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Succession:
         self._log_is_for: tuple[int, int] | None = None
         self._missing: tuple[Path, ...] = ()
         self._is_lowered = False
+        self._log_of_findings = FindingLog()
         self._closing = threading.Lock()
         self._stop = threading.Event()
         self._greeted = threading.Event()
@@ -129,16 +132,18 @@ class Succession:
             self._signs.enter("stopping")
             self._close_onlooker()
             _log.info("stopped", extra={"event": "stopped"})
+            close_log_file()
 
     # --- one service
 
     def _serve(self) -> Exception | None:
         """Run one service to its end; return what ended it before it was ready, or took its model away."""
         plan = self._plan
+        self._signs.beat()
         self._greeted.clear()
         self._is_ready = self._nothing_is_left = False
         self._apply(plan.config)
-        service = self._service = Service(
+        service = self._service = self._parts.service(
             plan.config,
             on_finding=self._hear,
             on_ready=self._greet,
@@ -146,7 +151,6 @@ class Succession:
             surroundings=self._surroundings,
             earlier=self._numbers,
             model=plan.model,
-            worker_command=self._parts.worker_command,
         )
         if self._stop.is_set():
             return None
@@ -196,12 +200,13 @@ class Succession:
         self._is_ready = self._was_ever_ready = True
         self._starts_in_vain = 0
         if self._before is not None:
-            self._before = self._edits.refused = None
+            self._before = None
             self._tell(f"the configuration of {self._edits.file} is taken up", "config taken up")
         self._models.worked(self._plan.model)
         self._signs.enter("idle", "watching")
 
     def _hear(self, finding: Finding) -> None:
+        self._log_of_findings.note(finding)
         self._ears.on_finding(finding)
         self._onlooker.note_finding(finding)
 
@@ -224,9 +229,9 @@ class Succession:
     def _take_up(self, config: AgentConfig) -> None:
         """Change over to an edited configuration; where only page and events differ, without another service."""
         now, old = datetime.now(UTC), self._plan
+        self._edits.refused = None
         if config.model_copy(update={"page": old.config.page, "events": old.config.events}) == old.config:
             self._plan = replace(old, config=config, since=now)
-            self._edits.refused = None
             self._apply(config)
             self._tell(f"the configuration of {self._edits.file} is taken up", "config taken up")
             return
@@ -249,7 +254,7 @@ class Succession:
         other = self._models.instead_of(self._plan.model, trouble)
         self._nothing_is_left = other is None
         if other is not None:
-            self._change_to(replace(self._plan, model=other), self._models.note or "", at_once=True)
+            self._change_to(replace(self._plan, model=other), f"going on with {other.title}", at_once=True)
 
     def _change_to(self, plan: _Plan, what: str, *, at_once: bool = False) -> None:
         self._tell(what, "changing")
@@ -274,8 +279,7 @@ class Succession:
             raise error
         other = self._models.instead_of(self._plan.model, error)
         if other is not None:
-            self._signs.enter("reloading", self._models.note or "")
-            self._tell(self._models.note or "", "model changed")
+            self._signs.enter("reloading", f"going on with {other.title}")
             return replace(self._plan, model=other)
         self._starts_in_vain += 1
         if is_models_fault(error) or not (self._was_ever_ready or self._starts_in_vain < _PATIENT_STARTS):
@@ -298,15 +302,17 @@ class Succession:
             self._log_is_for = log
             log_to_file(config.state, files=log[0], mib=log[1])
         if config.low_priority and not self._is_lowered:
-            self._is_lowered = True
             lower_priority()
+        elif self._is_lowered and not config.low_priority:
+            self._tell("the agent's own priority stays low until it is started anew", "changing")
+        self._is_lowered = config.low_priority
         if self._onlooker_is_for != (config.page, config.events):
             self._onlooker_is_for = config.page, config.events
             self._close_onlooker()
             onlooker = self._parts.onlooker(config.page, config.events)
             onlooker.start()
             self._onlooker = onlooker
-        missing = tuple(folder for folder in config.folders if not folder.is_dir())
+        missing = tuple(folder for folder in config.folders if not in_time(folder.is_dir, otherwise=False))
         for folder in missing if missing != self._missing else ():
             self._ears.say(f"{folder}: is not there yet; watching for it to appear")
         self._missing = missing

@@ -71,6 +71,10 @@ LEFT OUT
 - every word that is not one of the agent's own: it reads <word-7>
 - comments and texts of the configuration, for example what an instrument is called
 - log lines older than the newest {log_mib} MiB
+
+A name that consists of the agent's own words only ("round particle") can have stayed where it stands without its
+folder. That is why a person should look.
+
 {notes}"""
 
 
@@ -117,7 +121,7 @@ def _archive(wanted: Wanted) -> bytes:
     _learn_names(redactor, settings.state, notes)
     members = list(_members(wanted, settings, redactor, notes))
     listing = "".join(f"- {member.name}: {member.about}\n" for member in members)
-    told = "".join(f"\nNOTE: {redactor.text(note)}\n" for note in notes)
+    told = "".join(f"NOTE: {redactor.text(note)}\n" for note in notes)
     readme = _README.format(version=__version__, listing=listing, log_mib=wanted.log_mib, notes=told)
     return _zipped([Member("README.txt", "", readme.encode()), *members])
 
@@ -349,6 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--log-mib", type=int, default=_LOG_MIB, metavar="N", help="the newest N MiB of the log (8)"
     )
     asked = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    sys.stderr.write("looking at this PC and at the logs; this takes up to a minute\n")
     try:
         path, size = write_support(Wanted(asked.output, asked.config, max(0, asked.log_mib)))
     except SupportFailed as error:

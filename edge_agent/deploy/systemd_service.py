@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.deploy.service_plan import SERVICE_NAME, ServiceFailed, ServiceRefused
-from edge_agent.deploy.systemd_unit import START_SECONDS, STOP_SECONDS, UNIT_NAME, installed_note, unit_text
+from edge_agent.deploy.systemd_unit import START_SECONDS, STOP_SECONDS, UNIT_NAME, installed_note
 from edge_agent.files import FileLayer, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from edge_agent.deploy.service_plan import ServicePlan
 
 _SYSTEM_UNITS: Final = Path("/etc/systemd/system")
 _BOOTED: Final = Path("/run/systemd/system")
@@ -49,7 +47,7 @@ class ServiceState:
 
     installed: bool
     active: bool
-    enabled: bool
+    has_process: bool
     words: str
 
 
@@ -77,7 +75,7 @@ class SystemdService:
         units: Path | None = None,
         booted: Path = _BOOTED,
     ) -> None:
-        self._own = own
+        self.own = own
         self._run = run
         self._booted = booted
         self.unit_file = (units or (_own_units() if own else _SYSTEM_UNITS)) / UNIT_NAME
@@ -107,9 +105,8 @@ class SystemdService:
         number = re.match(r"\d+", answer.out.strip())
         return int(number.group()) if number else 0
 
-    def write_unit(self, plan: ServicePlan) -> bool:
+    def write_unit(self, text: str) -> bool:
         """Put the unit file in place; return whether it changed. Raises ServiceRefused."""
-        text = unit_text(plan, self.require_manager())
         with contextlib.suppress(FileNotFoundError):
             if self.unit_file.read_text("utf-8") == text:
                 return False
@@ -137,9 +134,10 @@ class SystemdService:
         self._ask("reset-failed", UNIT_NAME)
         answer = self._ask("restart", UNIT_NAME, timeout_seconds=START_SECONDS + _ASK_SECONDS)
         if answer.code != 0:
-            raise ServiceFailed(
-                "\n".join([f"{UNIT_NAME} did not start: {self.state().words}", *self._last_words()])
-            )
+            state = self.state()
+            again = ", and is started again by itself" if state.words.startswith("activating") else ""
+            first = f"{UNIT_NAME} did not start{again}: {state.words}"
+            raise ServiceFailed("\n".join([first, *self._last_words()]))
         return time.monotonic() - began
 
     def stop(self) -> float:
@@ -166,23 +164,30 @@ class SystemdService:
         shown = dict(line.partition("=")[::2] for line in answer.out.splitlines())
         if not shown.get("ActiveState"):
             return ServiceState(True, False, False, self._silence(answer))
-        enabled = shown.get("UnitFileState") == "enabled"
-        return ServiceState(
-            True, shown["ActiveState"] == "active", enabled, _words_of(shown, enabled=enabled)
-        )
+        # "reloading": it takes up an edit of its configuration, and works.
+        active = shown["ActiveState"] in ("active", "reloading")
+        return ServiceState(True, active, shown.get("MainPID", "0") != "0", _words_of(shown))
 
     def log_command(self) -> str:
         """Return the command that shows what the service said."""
-        return f"journalctl {'--user ' if self._own else ''}-u {SERVICE_NAME}"
+        return f"journalctl {'--user ' if self.own else ''}-u {SERVICE_NAME}"
 
     def _last_words(self) -> list[str]:
+        """Return what the last run of the service said, without what the manager says of it."""
+        run = self._ask("show", UNIT_NAME, "--property=InvocationID", "--value").out.strip()
+        words = (
+            "journalctl",
+            *(["--user"] if self.own else []),
+            f"_SYSTEMD_INVOCATION_ID={run}",
+            "--lines=5",
+        )
         with contextlib.suppress(ServiceFailed):
-            words = (*self.log_command().split(), "--lines=8", "--output=cat", "--no-pager", "--quiet")
-            return [f"  {line}" for line in self._run(words, _ASK_SECONDS).out.splitlines()]
+            said = self._run((*words, "--output=cat", "--no-pager", "--quiet"), _ASK_SECONDS).out
+            return [f"  {line}" for line in said.splitlines()]
         return []
 
     def _ask(self, *words: str, timeout_seconds: float = _ASK_SECONDS) -> Answer:
-        manager = ("systemctl", "--user") if self._own else ("systemctl",)
+        manager = ("systemctl", "--user") if self.own else ("systemctl",)
         return self._run((*manager, "--no-pager", "--no-ask-password", *words), timeout_seconds)
 
     def _must(self, *words: str, timeout_seconds: float = _ASK_SECONDS) -> None:
@@ -196,7 +201,7 @@ class SystemdService:
 
     def _silence(self, answer: Answer) -> str:
         said = _last_line(answer.err) or f"exit code {answer.code}"
-        if not self._own:
+        if not self.own:
             return f"systemd does not answer: {said}"
         name = pwd.getpwuid(os.getuid()).pw_name
         return (
@@ -214,7 +219,7 @@ def lingers(name: str, run: Callable[[Sequence[str], float], Answer] = run_comma
     return answer.out.strip() == "yes" if answer.code == 0 else Path("/var/lib/systemd/linger", name).exists()
 
 
-def _words_of(shown: dict[str, str], *, enabled: bool) -> str:
+def _words_of(shown: dict[str, str]) -> str:
     words = [f"{shown['ActiveState']} ({shown.get('SubState', '?')})"]
     if shown.get("ActiveEnterTimestamp") and shown["ActiveState"] == "active":
         words.append(f"since {shown['ActiveEnterTimestamp']}")
@@ -224,7 +229,8 @@ def _words_of(shown: dict[str, str], *, enabled: bool) -> str:
         words.append(f"restarted {shown['NRestarts']} times")
     if shown.get("Result", "success") != "success":
         words.append(f"last ended by {shown['Result']}")
-    words.append("starts by itself" if enabled else "does NOT start by itself")
+    is_enabled = shown.get("UnitFileState") == "enabled"
+    words.append("starts by itself" if is_enabled else "does NOT start by itself")
     if shown.get("StatusText"):
         words.append(shown["StatusText"])
     return ", ".join(words)

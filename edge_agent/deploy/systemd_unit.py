@@ -159,6 +159,7 @@ def _service_section(plan: ServicePlan, systemd_version: int) -> list[str]:
         "Type=notify",
         "NotifyAccess=main",
         f"ExecStart={_command_line(plan.command)}",
+        "ExecReload=/bin/kill -HUP $MAINPID",
         'Environment="OPENBLAS_NUM_THREADS=1" "PYTHONDONTWRITEBYTECODE=1" "PYTHONUNBUFFERED=1"',
         *_account_lines(plan),
         "",

@@ -47,7 +47,8 @@ class ServiceEntry:
 
     command_line: str
     account: str = LOCAL_SERVICE
-    password: str | None = None
+    password: str = ""
+    """Empty for LocalService, which has none; None would leave the one of another account in place."""
 
     def __repr__(self) -> str:
         """Without the password: this may end up in a log."""

@@ -214,8 +214,9 @@ def _refuse_what_cannot_work(plan: ServicePlan, system: WindowsSystem) -> None:
 
 def _put_service(plan: ServicePlan, system: WindowsSystem) -> Iterator[str]:
     account, manager = str(plan.account.name), system.manager()
-    password = None if account == LOCAL_SERVICE else system.ask_password(account)
-    if password is not None:
+    is_named = account != LOCAL_SERVICE
+    password = system.ask_password(account) if is_named else ""
+    if is_named:
         manager.allow_log_on(account)
     is_new = manager.put(ServiceEntry(service_command(plan, system.base_python()), account, password))
     yield f"service        {'created' if is_new else 'changed'}: delayed start, restarts after 5, 30 and 60 s"

@@ -35,13 +35,20 @@ class BoundedProtocol(H11Protocol):
         cycle = cast("object | None", self.cycle)
         return cycle is not None and not self.cycle.response_complete
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the connection is being closed."""
+        return self.transport.is_closing()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection; where there are too many, the one that has waited longest goes."""
         super().connection_made(transport)
         self.since = time.monotonic()
         self._allow(REQUEST_SECONDS)
-        if len(self.connections) > MOST_CONNECTIONS:
-            idle = [c for c in self.connections if isinstance(c, BoundedProtocol) and not c.is_answering]
+        # Several are made in one turn of the loop; one that was dropped is among them until the next.
+        staying = [c for c in self.connections if isinstance(c, BoundedProtocol) and not c.is_leaving]
+        if len(staying) > MOST_CONNECTIONS:
+            idle = (connection for connection in staying if not connection.is_answering)
             min(idle, key=lambda connection: connection.since, default=self).drop()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -7,9 +7,10 @@ off, the agent pays nothing.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
-from edge_agent.live_page.page_server import PageServer
+from edge_agent.live_page.page_server import CLOSE_SECONDS, PageServer
 from edge_agent.live_page.pulse import MonitorState
 
 if TYPE_CHECKING:
@@ -26,10 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Monitor:
-    """One for as long as page and events stay configured alike, over any number of services one after another.
-
-    Raises ConfigRefused for addresses of events that cannot be used.
-    """
+    """One for as long as page and events stay configured alike, over any number of services one after another."""
 
     def __init__(self, page: PageConfig, events: EventsConfig) -> None:
         self.state = MonitorState()
@@ -66,10 +64,14 @@ class Monitor:
 
     def close(self) -> None:
         """End it, within a second whoever is connected or does not answer."""
+        until = time.monotonic() + CLOSE_SECONDS
+        if self._page is not None:
+            self._guarded(self._page.end)
         if self._announcer is not None:
             self._guarded(self._announcer.close)
         if self._page is not None:
-            self._guarded(self._page.close)
+            page = self._page
+            self._guarded(lambda: page.close(until - time.monotonic()))
 
     def _app(self) -> ASGIApp:
         from edge_agent.live_page.application import application

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 RETRY_SECONDS: Final = 30.0
-_CLOSE_SECONDS: Final = 1.0
-_BACKLOG: Final = 64
+CLOSE_SECONDS: Final = 1.0
+_DOORSTEP: Final = 128
+"""Connections that the system keeps for us until we take them."""
+_TAKEN_AT_ONCE: Final = 16
+"""Each costs a descriptor before it can be turned away."""
 _TURNS_TO_ACCEPT: Final = 5
 _log = logging.getLogger(__name__)
 
@@ -52,14 +55,18 @@ class PageServer:
         self._thread = threading.Thread(target=self._run, args=(sockets,), name="page", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop, whoever is connected; after a second at the latest."""
+    def end(self) -> None:
+        """Ask it to stop; returns at once."""
         self._stop.set()
         running = self._running
         if running is not None:
             running.end()
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Stop, whoever is connected; after so long at the latest."""
+        self.end()
         if self._thread is not None:
-            self._thread.join(_CLOSE_SECONDS)
+            self._thread.join(max(0.0, seconds))
         self.word = "closed"
 
     def _run(self, sockets: list[socket.socket]) -> None:
@@ -127,6 +134,7 @@ class _Running:
 
         _keep_quiet("uvicorn")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._sockets: list[socket.socket] = []
         self._ended = asyncio.Event()
         self._server = Server(
             uvicorn.Config(
@@ -140,7 +148,7 @@ class _Running:
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
-                backlog=_BACKLOG,
+                backlog=_TAKEN_AT_ONCE,
                 h11_max_incomplete_event_size=MOST_HEADER_BYTES,
                 timeout_graceful_shutdown=1,
             )
@@ -148,6 +156,7 @@ class _Running:
 
     def run(self, sockets: list[socket.socket]) -> None:
         """Serve until `end`."""
+        self._sockets = sockets
         asyncio.run(self._server.serve(sockets))
 
     def end(self) -> None:
@@ -162,6 +171,9 @@ class _Running:
         """Wait for `end`."""
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(_note)
+        for one in self._sockets:
+            # asyncio knows one number for what it takes at once and for what may wait.
+            one.listen(_DOORSTEP)
         if not self._server.should_exit:
             await self._ended.wait()
 
@@ -188,7 +200,7 @@ def _listen(family: socket.AddressFamily, address: tuple[str, int]) -> socket.so
         if family is socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.bind(address)
-        listening.listen(_BACKLOG)
+        listening.listen(_DOORSTEP)
     except BaseException:
         listening.close()
         raise

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 SILENT_SECONDS: Final = 15.0
 """A main loop that said nothing for so long is not running any more."""
 WORKER_LOST_SECONDS: Final = 300.0
-"""So long without one answer, and without a worker that stays: it will not come back by itself."""
-_WORKER_STAYS_SECONDS: Final = 150.0
-"""A worker that only loads its model is given up earlier than this."""
+"""A worker that could not be started for so long will not come back by itself."""
 _PERIODS: Final = 2
 _SCAN_SLACK_SECONDS: Final = 5.0
 _NEVER_SCANNED: Final = "has not been scanned yet"
@@ -36,13 +34,11 @@ _NEVER_SCANNED: Final = "has not been scanned yet"
 class Pulse:
     """One moment: the agent's last numbers, how old they are, and what they say over time.
 
-    `scanned_ago_seconds` is by folder, missing where none was scanned. `worker_lost_seconds` is how long no
-    worker has been of use.
+    `scanned_ago_seconds` is by folder, missing where none was scanned.
     """
 
     status: AgentStatus | None
     silent_seconds: float
-    worker_lost_seconds: float = 0.0
     scanned_ago_seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -53,8 +49,7 @@ class MonitorState:
         self._clock = clock
         self._lock = threading.Lock()
         self._status: AgentStatus | None = None
-        self._heard = self._worker_well = clock()
-        self._worker_pid: tuple[int | None, float] = (None, clock())
+        self._heard = clock()
         self._scans: dict[str, tuple[datetime, float]] = {}
         self.tallies = Tallies()
         self.channels: Callable[[], tuple[ChannelNumbers, ...]] = tuple
@@ -71,18 +66,10 @@ class MonitorState:
                     seen = self._scans.get(folder.path)
                     scans[folder.path] = seen if seen and seen[0] == folder.scanned else (folder.scanned, now)
             self._scans = scans
-            if status.worker.pid != self._worker_pid[0]:
-                self._worker_pid = (status.worker.pid, now)
-            stays = status.worker.pid is not None and now - self._worker_pid[1] >= _WORKER_STAYS_SECONDS
-            if status.worker.trouble is None or stays:
-                self._worker_well = now
 
     def note_finding(self, finding: Finding) -> None:
         """Count a finding."""
         self.tallies.note(finding)
-        if finding.outcome not in ("crashed", "interrupted"):
-            with self._lock:
-                self._worker_well = self._clock()
 
     def pulse(self) -> Pulse:
         """Return what can be said at this moment."""
@@ -91,7 +78,6 @@ class MonitorState:
             return Pulse(
                 self._status,
                 now - self._heard,
-                now - self._worker_well,
                 {path: now - heard for path, (_, heard) in self._scans.items()},
             )
 
@@ -101,9 +87,11 @@ def not_alive(pulse: Pulse) -> list[str]:
     reasons = []
     if pulse.silent_seconds > SILENT_SECONDS:
         reasons.append(f"the agent's main loop has said nothing for {pulse.silent_seconds:.0f} s")
-    if pulse.status is not None and pulse.worker_lost_seconds > WORKER_LOST_SECONDS:
-        trouble = pulse.status.worker.trouble or "no reason known"
-        reasons.append(f"no worker has been of use for {pulse.worker_lost_seconds:.0f} s: {trouble}")
+    away_seconds = (pulse.status.worker.away_seconds if pulse.status else None) or 0.0
+    if pulse.status is not None and away_seconds > WORKER_LOST_SECONDS:
+        reasons.append(
+            _with(f"no worker could be started for {away_seconds:.0f} s", pulse.status.worker.trouble)
+        )
     return reasons
 
 

@@ -33,6 +33,23 @@ class StorageSilent(Exception):
     """The disk or share did not answer in time."""
 
 
+def in_time(ask: Callable[[], _Answer], *, otherwise: _Answer, limit_seconds: float = 2.0) -> _Answer:
+    """Return what `ask` finds on some disk or share, `otherwise` when that does not answer or cannot."""
+    answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+
+    def put() -> None:
+        with contextlib.suppress(OSError):
+            answers.put(ask())
+            return
+        answers.put(otherwise)
+
+    threading.Thread(target=put, name="storage-probe", daemon=True).start()
+    try:
+        return answers.get(timeout=limit_seconds)
+    except queue.Empty:
+        return otherwise
+
+
 class StorageProbe:
     """Ask about files below `roots`; each root, and each place outside, is taken for a storage of its own."""
 

@@ -73,6 +73,12 @@ def killed_runs(folder: Path, state: Path) -> list[Run]:
     return [run for run in found.values() if not run.lives]
 
 
+def unclear_places(folder: Path, own: Path) -> list[Path]:
+    """Return what is called like a self-test's folder and is neither of this run nor of one known to live here."""
+    known = {run.folder for run in _runs_in(folder) if run.host == platform.node()}
+    return [path for path in sorted(folder.glob(f"{NAME}-*")) if path != own and path not in known]
+
+
 def _runs_in(place: Path) -> Iterator[Run]:
     for path in sorted(place.glob(f"{NAME}-*")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

@@ -70,7 +70,8 @@ def test_where_files_may_be_written_on_windows(path, why_not, monkeypatch):
         pytest.param("/var/lib/scopewatch", None, id="where services keep state"),
         pytest.param("/etc/cron.d", "lies in /etc, which belongs to the operating system", id="the system"),
         pytest.param("/usr/lib/python3", "lies in /usr, which", id="programs"),
-        pytest.param("/dev/shm/x", "lies in /dev, which", id="devices"),
+        pytest.param("/dev/disk", "lies in /dev, which", id="devices"),
+        pytest.param("/dev/shm/x", None, id="a folder in memory"),
         pytest.param("/", "is the top of a disk; name a folder on it", id="a whole disk"),
     ],
 )
@@ -128,6 +129,18 @@ def test_a_configuration_with_such_a_path_is_refused(tmp_path, text, complaint):
 
     line = text.count("\n") + 1
     assert str(refused.value).startswith(f"{file}:{line}: {complaint}")
+
+
+def test_wrong_folders_are_not_held_against_other_keys(tmp_path):
+    file = tmp_path / "agent.toml"
+    file.write_text("folders = ['//scope/a', '//scope/a/b']\noutput = '//scope/x'\nmodel = '//scope/m'\n")
+
+    with pytest.raises(ConfigRefused) as refused:
+        configure(file)
+
+    assert str(refused.value) == (
+        f"{file}:1: folders: //scope/a/b lies in //scope/a, which is watched with everything below it"
+    )
 
 
 def test_outputs_and_models_may_lie_on_the_server_that_is_watched():

@@ -77,6 +77,7 @@ def scope(tmp_path, micrograph_bytes):
         pytest.param(
             ["watch", "x", "--config", "/none.toml"], 2, "/none.toml: cannot be read: No such", id="no config"
         ),
+        pytest.param(["log"], 1, "there is no log ", id="no log"),
         pytest.param(["status"], 1, "no agent is running on the state folder", id="no agent"),
         pytest.param(
             ["check", "--model", "nope"], 1, "nope: neither a folder nor a shipped", id="nothing to check"
@@ -236,6 +237,20 @@ def test_include_takes_other_files_from_a_folder(run, tiny, scope):
     assert out.startswith(f"{scope}/a.ser  ")
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        pytest.param((), "grafana_board.json", id="board"),
+        pytest.param(("--rules",), "prometheus_rules.yml", id="rules"),
+    ],
+)
+def test_board_and_alert_rules_are_printed_as_they_are(run, options, name):
+    code, out, err = run("config", "board", *options)
+
+    assert (code, err) == (0, "")
+    assert out == (REPOSITORY / "edge_agent" / "live_page" / name).read_text("utf-8")
+
+
 def test_check_verifies_and_replays(run, tiny):
     code, out, _ = run("check", "--model", tiny)
 
@@ -268,7 +283,7 @@ def test_models_show_prints_the_manifest(run, tiny):
 
 def test_models_list_names_what_is_shipped(run, tiny, monkeypatch):
     monkeypatch.setattr("edge_agent.model_names._model_roots", lambda: iter([tiny.parent]))
-    assert run("models", "list")[:2] == (0, "* tiny-1  faceted, rod, round  shipped  default\n")
+    assert run("models", "list")[:2] == (0, "tiny-1  faceted, rod, round  shipped  (current, default)\n")
 
     monkeypatch.setattr("edge_agent.model_names._model_roots", lambda: iter([]))
     assert run("models", "list")[0] == 1
@@ -368,6 +383,43 @@ def test_status_tells_of_the_running_agent(run, scope, tmp_path, tiny, monkeypat
     assert "classified    2" in human[1]
     assert f"folder        {tmp_path / 'later'}  MISSING, events off: the folder is missing" in human[1]
     assert run("status")[0] == 1
+
+
+def test_an_edit_of_the_configuration_is_taken_up_and_the_log_tells_it_all(run, scope, tmp_path, tiny):
+    file = tmp_path / "agent.toml"
+    text = f'folders = ["scope"]\nmodel = "{tiny}"\nstate = "state"\noutput = "out"\npage = {{ enabled = false }}\n'
+    file.write_text(text)
+    with watching("--config", file, state=tmp_path / "state") as process:
+        for _ in range(2):
+            process.stdout.readline()
+        file.write_text(text + "no_such_key = 1\n")
+        while "no_such_key" not in process.stderr.readline():
+            pass
+        for _ in range(100):
+            shown = run("status", "--config", file)[1]
+            if "EDIT REFUSED" in shown:
+                break
+            threading.Event().wait(0.1)
+        file.write_text(text + "stalled_seconds = 77\n")
+        while "is taken up" not in process.stderr.readline():
+            pass
+        process.terminate()
+        process.communicate(timeout=WAIT_SECONDS)
+    code, told, _ = run("log", "--config", file)
+    raw = [json.loads(line) for line in run("log", "--json", "--config", file)[1].splitlines()]
+
+    assert process.returncode == code == 0
+    assert f"EDIT REFUSED  {file}:6: no_such_key: there is no such key" in shown
+    assert f"config        {file}, in force since " in shown
+    assert told.splitlines()[-1].endswith(" INFO    stopped")
+    assert [line["event"] for line in raw if "event" in line] == [
+        "worker", "started", "finding", "finding", "config refused",
+        "changing", "worker", "started", "config taken up", "stopped",
+    ]  # fmt: skip
+    assert {line["file"] for line in raw if line.get("event") == "finding"} == {
+        str(scope / "a.dm3"),
+        str(scope / "sub" / "b.dm3"),
+    }
 
 
 def test_a_second_watch_exits_with_3(run, scope, tmp_path, tiny, monkeypatch):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edge_agent import demo as demo_module
+from edge_agent.config import PageConfig
 from edge_agent.demo import NOVEL_TO_IT, DemoPlan, run_demo
 from edge_agent.sidecar import Finding
 from edge_agent.simulation import SavedFile
@@ -54,6 +56,18 @@ def test_a_demo_that_abstains_throughout_passes_and_says_what_was_leant_to(plan,
     assert any(
         line.startswith("label agrees with what was drawn in 0 of 0 answers; without") for line in lines
     )
+
+
+@pytest.mark.parametrize("page", [True, False])
+def test_health_and_metrics_are_offered_while_it_runs(plan, capsys, monkeypatch, page):
+    monkeypatch.setattr(demo_module, "PageConfig", lambda enabled: PageConfig(enabled=enabled, port=0))
+
+    assert run_demo(replace(plan, files=1, page=page))
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [
+        line.startswith("Health and metrics until it ends: http://127.0.0.1:") for line in lines[1:2]
+    ] == [page]
 
 
 def saved(drawn: str, clear: bool = True) -> SavedFile:

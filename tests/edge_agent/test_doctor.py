@@ -276,7 +276,7 @@ def test_packages_are_imported_each_apart():
         {"a": "a", "b": "b_module", "c": "c", "d": "d"},
     )
     assert [(line.check, line.verdict) for line in lines] == [
-        ("packages", "ok"), ("package d", "fail"), ("package b", "fail"), ("package c", "fail"),
+        ("packages", "ok"), ("packages missing", "fail"), ("package b", "fail"), ("package c", "fail"),
     ]  # fmt: skip
     assert lines[0].seen == "1 can be imported: a 1.0"
     assert "SIGILL" in lines[2].seen
@@ -410,6 +410,37 @@ def test_a_read_only_folder_is_told(tmp_path, monkeypatch):
     assert "set `output` to another folder" in line.advice
 
 
+def test_a_file_that_may_not_be_read_is_told_with_the_account(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "a.dm3").write_bytes(b"theirs")
+    monkeypatch.setattr(folder_checks, "open_shared", refuse)
+    monkeypatch.setattr(folder_checks.getpass, "getuser", lambda: "LocalService")
+    line = {line.check: line for line in folder_lines(asked(tmp_path))}["file read"]
+    assert (line.verdict, line.seen) == ("fail", f"{tmp_path / 'a.dm3'}: Permission denied; as LocalService")
+    assert line.advice == "give LocalService the right to read the files in it"
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "words"),
+    [
+        (ImportError("No module named 'watchdog'"), "skip", "cannot be tried: No module named 'watchdog'"),
+        (
+            OSError(28, "No space left on device"),
+            "warn",
+            "the system gives none here: No space left on device",
+        ),
+    ],
+)
+def test_events_that_cannot_be_had(tmp_path, error, verdict, words):
+    def refuse(own):
+        raise error
+
+    line = {line.check: line for line in folder_lines(asked(tmp_path, heard=refuse))}["change events"]
+    assert (line.verdict, line.seen) == (verdict, words)
+
+
 def test_outputs_elsewhere_leave_the_folder_untouched(tmp_path):
     scope, output = tmp_path / "scope", tmp_path / "out"
     scope.mkdir()
@@ -487,6 +518,25 @@ def test_watches_are_compared_with_folders(tmp_path, limit, verdict):
     assert folder_checks.watch_line(tmp_path, Inside(folders=80), file).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("/mnt/scope/a", "cifs at /mnt/scope"), ("/mnt/scopes", "ext4 at /"), ("/mnt/over/x", "tmpfs at /mnt/over"),
+    ],
+)  # fmt: skip
+@needs_posix
+def test_the_disk_is_named(folder, told):
+    Mount = mounts._Mount
+    found = [
+        Mount("/", "ext4", ""),
+        Mount("/mnt/over", "ext4", ""),
+        Mount("/mnt/over", "tmpfs", ""),
+        Mount("/mnt/scope", "cifs", ""),
+    ]
+    assert mounts.disk_text(Path(folder), found) == told
+    assert mounts.disk_text(Path(folder), []) == ""
+
+
 def test_mounts_are_read_without_psutil(tmp_path):
     file = tmp_path / "mountinfo"
     file.write_text(
@@ -554,6 +604,19 @@ def test_where_the_agents_code_cannot_run_the_file_is_still_read(tmp_path):
 )
 def test_the_usual_state_folder_is_that_of_platformdirs(environment, platform, place):
     assert agent_checks.usual_state(environment, platform) == place
+
+
+def test_the_usual_configuration_is_found_as_the_agent_finds_it(tmp_path):
+    file = tmp_path / "scopewatch" / "agent.toml"
+    file.parent.mkdir()
+    file.write_text("")
+    found = agent_checks.usual_config
+    assert found({"SCOPEWATCH_CONFIG": "/c.toml", "XDG_CONFIG_HOME": str(tmp_path)}, "linux") == Path(
+        "/c.toml"
+    )
+    assert found({"SCOPEWATCH_CONFIG": "", "XDG_CONFIG_HOME": str(tmp_path)}, "linux") is None
+    assert found({"XDG_CONFIG_HOME": str(tmp_path)}, "linux") == file
+    assert found({"LOCALAPPDATA": "/none", "PROGRAMDATA": str(tmp_path)}, "win32") == file
 
 
 def test_a_running_agent_is_seen_by_its_lock(tmp_path):
@@ -667,13 +730,33 @@ def test_services_of_windows(end, verdict, is_system):
 
 def test_the_state_folder_has_to_be_writable(tmp_path):
     assert agent_checks.state_line(tmp_path).verdict == "ok"
-    assert agent_checks.state_line(tmp_path / "new" / "one").verdict == "ok"
+    assert agent_checks.state_line_here(tmp_path / "new" / "one").verdict == "ok"
     (tmp_path / "file").write_bytes(b"")
-    assert agent_checks.state_line(tmp_path / "file").verdict == "fail"
+    assert agent_checks.state_line_here(tmp_path / "file").verdict == "fail"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 # --- the whole
+
+
+def test_the_checks_of_a_windows_pc(tmp_path, monkeypatch):
+    facts = FakeWindows(
+        memory_mib=(16000, 8000), has_feature=True, dll_version=lambda name: (14, 44, 0), sleep_minutes=30,
+        realtime_protection=True,
+    )  # fmt: skip
+    monkeypatch.setattr(doctor, "RealWindows", lambda: facts)
+    monkeypatch.setattr(doctor.pc_checks, "package_lines", lambda: [])
+    monkeypatch.setattr(sys, "platform", "win32")
+    settings = Settings(folders=(tmp_path,), state=tmp_path)
+    lines = [line for name, check in doctor._pc_checks(settings) for line in doctor._safely(name, check)]
+    monkeypatch.undo()
+
+    told = verdicts(lines)
+    assert (
+        told | {"VC++ runtime": "ok", "processor": "ok", "memory": "ok", "sleep": "warn", "antivirus": "ok"}
+        == told
+    )
+    assert "C library" not in told
 
 
 def test_a_check_that_fails_in_itself_is_a_line():
@@ -684,6 +767,14 @@ def test_a_check_that_fails_in_itself_is_a_line():
     lines = list(doctor._safely("thing", check))
     assert [line.verdict for line in lines] == ["ok", "fail"]
     assert "the check itself failed: KeyError: 'x'" in lines[1].seen
+
+
+def test_a_disk_that_hangs_is_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(pc_checks, "_ASK_DISK", "import time; time.sleep(100)")
+    monkeypatch.setattr(agent_checks, "_ASK_STATE", "import time; time.sleep(100)")
+    assert pc_checks.free_space_mib(tmp_path, seconds=0.3) is None
+    line = agent_checks.state_line(tmp_path, seconds=0.3)
+    assert (line.verdict, line.seen) == ("fail", f"{tmp_path}: did not end in time")
 
 
 @needs_posix
@@ -717,7 +808,7 @@ def test_doctor_on_this_pc(tmp_path, tiny):
 BROKEN = 'raise ImportError("DLL load failed while importing it: The specified module could not be found.")'
 
 
-@pytest.mark.parametrize("package", ["typer", "pydantic", "filelock"])
+@pytest.mark.parametrize("package", ["typer", "pydantic"])
 def test_a_broken_package_is_one_line_and_doctor_still_runs(tmp_path, package):
     hidden = broken(tmp_path / "first", package, BROKEN)
     done = run_module("edge_agent", "status", path=[hidden], SCOPEWATCH_STATE=str(tmp_path))

@@ -135,6 +135,14 @@ def test_what_cannot_work_is_refused_and_nothing_is_left(pc, monkeypatch, break_
     assert not any(folder.exists() for folder in pc.units.values())
 
 
+def test_a_folder_that_no_unit_file_can_name_leaves_nothing_either(pc, tmp_path):
+    folder = tmp_path / "two\nlines/scope"
+    folder.mkdir(parents=True)
+    with pytest.raises(ServiceRefused, match="rename the folder"):
+        pc.install(folder)
+    assert not pc.etc.exists()
+
+
 def test_one_who_is_not_logged_in_is_told_how_his_own_manager_comes_to_run(pc):
     pc.person.refuses["show"] = "Failed to connect to bus: No such file or directory"
     with pytest.raises(ServiceRefused, match=f"sudo loginctl enable-linger {ME}"):
@@ -155,11 +163,23 @@ def test_a_start_that_fails_passes_on_the_last_words(pc):
         pc.install(pc.scope)
     assert "  its last words" in str(error.value)
 
+    pc.system.shown["ActiveState"] = "activating"
+    with pytest.raises(ServiceFailed, match="did not start, and is started again by itself: activating"):
+        list(linux_service.start(own=None))
+
 
 def test_a_start_beside_an_agent_in_a_terminal_is_refused(pc):
     pc.install(pc.scope, start=False)
     with sole_agent(pc.state, []), pytest.raises(ServiceFailed, match="another agent holds"):
         list(linux_service.start(own=None))
+
+
+@pytest.mark.parametrize("word", ["active", "reloading", "activating", "deactivating"])
+def test_the_service_itself_is_no_other_agent(pc, word):
+    pc.install(pc.scope, start=False)
+    pc.system.shown |= {"ActiveState": word, "MainPID": "77"}
+    with sole_agent(pc.state, []):
+        assert "ready after" in "\n".join(linux_service.start(own=None))
 
 
 def test_stop_and_start_wait_and_report(pc):

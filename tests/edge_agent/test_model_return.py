@@ -1,14 +1,18 @@
 """A model that fails in the field: the running agent goes back to the last good one, and says so.
 
-Real service, real worker, tiny bundles. `Turns` does what the host of the agent does with a service that ends.
+Real workers, tiny bundles; the real `watch`, or its service alone, of which `Turns` runs one after the other.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import queue
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -18,6 +22,7 @@ from vouched_bundles import KEY, TRUSTED, put, signed_bundle
 from edge_agent.config import AgentConfig
 from edge_agent.deploy.model_intake import add, use
 from edge_agent.deploy.model_store import ModelStore
+from edge_agent.deploy.store_record import choice_of
 from edge_agent.model_bundle import GOLDEN, MANIFEST, MODEL
 from edge_agent.service import Service
 from edge_agent.sidecar import read_record
@@ -27,10 +32,10 @@ from edge_agent.supervisor import ModelRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from edge_agent.sidecar import Finding
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 30
 
 
@@ -154,27 +159,91 @@ def test_a_model_whose_file_was_changed_after_it_was_put_to_use_gives_way(
     assert turns.store.chosen(None).note == "tiny-2 was refused"
 
 
-def test_a_model_that_this_pc_computes_otherwise_gives_way(
-    config: AgentConfig, good: str, made: Path, tmp_path: Path, micrograph_bytes: bytes
-):
-    """Accepted on a PC with another processor, say: the store came along with the disk."""
-    store = ModelStore(config.state)
-    entry = add(store, made / "tiny-2", TRUSTED).entry
-    use(store, "tiny-2", TRUSTED)
-    elsewhere = signed_bundle(tmp_path / "tiny-2", "2", seed=2)
-    put(elsewhere, GOLDEN, (signed_bundle(tmp_path / "other", "3", seed=3) / GOLDEN).read_bytes())
+@contextmanager
+def watching(config: AgentConfig) -> Iterator[subprocess.Popen[str]]:
+    """`edge-agent watch` as its own process, until all is said."""
+    file = config.state.with_name("agent.toml")
+    file.write_text(
+        f'state = "{config.state}"\nfolders = ["{config.folders[0]}"]\ntrusted_keys = ["{TRUSTED[0]}"]\n'
+        "quiet_seconds = 0.1\nscan_seconds = 0.5\nfree_space_floor_mib = 0\nlow_priority = false\n"
+        "[page]\nenabled = false\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge_agent.cli", "watch", "--config", str(file)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    killer = threading.Timer(2 * WAIT_SECONDS, process.kill)
+    killer.start()
+    try:
+        yield process
+    finally:
+        killer.cancel()
+        process.terminate()
+        process.communicate()
+        killer.join()
+
+
+def heard(process: subprocess.Popen[str], text: str) -> str:
+    """Read on until a line holds `text`, and return it."""
+    said = []
+    while line := process.stdout.readline():
+        said.append(line)
+        if text in line:
+            return line
+    raise AssertionError(f"never said {text!r}: {said}")
+
+
+def saved(config: AgentConfig, name: str, micrograph: bytes) -> Path:
+    (config.folders[0] / name).write_bytes(micrograph)
+    return config.folders[0] / f"{name}.json"
+
+
+def accept_as_another_pc_would(store: ModelStore, folder: Path) -> None:
+    """Put a bundle to use here whose golden cases come out otherwise; the intake would not let it in."""
+    elsewhere = signed_bundle(folder / "tiny-2", "2", seed=2)
+    put(elsewhere, GOLDEN, (signed_bundle(folder / "other", "3", seed=3) / GOLDEN).read_bytes())
     manifest = signed((elsewhere / MANIFEST).read_bytes(), KEY)
     files = {file.name: file.read_bytes() for file in elsewhere.iterdir()} | {MANIFEST: manifest}
-    sha256 = hashlib.sha256(manifest).hexdigest()
-    store.accept(entry.model_copy(update={"manifest_sha256": sha256}), files)
+    changed = {"version": "2", "manifest_sha256": hashlib.sha256(manifest).hexdigest()}
+    entry = store.record().accepted[0].model_copy(update=changed)
+    store.accept(entry, files)
+    store.change(lambda record: record.with_used(choice_of(entry), "tiny", "2"))
 
-    with running(config) as turns:
-        assert answered_by(turns, "a.dm3", micrograph_bytes) == good
 
-    (reason,) = turns.refused
-    assert "tiny-2: the golden replay is off by" in reason
-    assert "this PC does not compute what was exported" in reason
-    assert store.record().entry("tiny-2").refused.reason == reason
+def test_the_real_agent_takes_up_another_model_and_returns_from_one_that_this_pc_computes_otherwise(
+    config: AgentConfig, good: str, made: Path, tmp_path: Path, micrograph_bytes: bytes
+):
+    store = ModelStore(config.state)
+    with watching(config) as process:
+        heard(process, "model tiny 1 watches")
+        first = saved(config, "a.dm3", micrograph_bytes)
+        heard(process, "a.dm3")
+
+        accept_as_another_pc_would(store, tmp_path / "elsewhere")
+        line = heard(process, "answers instead of")
+        heard(process, "model tiny 1 watches")
+        second = saved(config, "b.dm3", micrograph_bytes)
+        heard(process, "b.dm3")
+        status = running_status(config.state)
+
+        third = signed_bundle(tmp_path / "tiny-3", "3", seed=3)
+        new = add(store, third, TRUSTED).entry
+        use(store, "tiny-3", TRUSTED)
+        heard(process, "model tiny 3 watches")
+        third = saved(config, "c.dm3", micrograph_bytes)
+        heard(process, "c.dm3")
+
+    reason = store.record().entry("tiny-2").refused.reason
+    assert f"{store.folder}/bundles/tiny-2: the golden replay is off by" in reason
+    assert reason.endswith("this PC does not compute what was exported")
+    assert line.startswith("tiny 1 (signed by 56475aa75463474c) answers instead of tiny 2 (signed by")
+    assert reason in line
+    assert status is not None
+    assert reason in status.model_note
+    assert [read_record(path).model.sha256 for path in (first, second, third)] == [
+        good, good, new.model_sha256,
+    ]  # fmt: skip
 
 
 def test_a_model_that_is_changed_while_it_answers_gives_way_when_its_worker_is_gone(

@@ -19,6 +19,7 @@ from edge_agent import model_names
 from edge_agent.deploy import model_store as model_store_module
 from edge_agent.deploy.model_intake import add, roll_back, use
 from edge_agent.deploy.model_store import Chosen, ModelStore, StoreRefused, StoreUnreadable
+from edge_agent.files import FileLayer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -281,6 +282,31 @@ def test_commands_and_agents_at_the_same_time_lose_nothing(store: ModelStore, ma
 
 
 # --- whole or not at all ---
+
+
+def test_a_scanner_that_holds_a_new_bundle_is_waited_for(
+    filled: ModelStore, made: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As Windows has it: a folder cannot be renamed while a file in it is open."""
+    held, pauses = [4], []
+
+    class Scanned(FileLayer):
+        def replace(self, source: Path, target: Path) -> None:
+            if source.is_dir() and held[0]:
+                held[0] -= 1
+                error = PermissionError(13, "Access is denied", str(source))
+                error.winerror = 5
+                raise error
+            super().replace(source, target)
+
+        def pause(self, seconds: float) -> None:
+            pauses.append(seconds)
+
+    monkeypatch.setattr(model_store_module, "_FILES", Scanned("store"))
+    add(filled, made / "tiny-3")
+    use(filled, "tiny-3")
+    assert answers(filled.chosen(None)) == ("tiny-3", None)
+    assert len(pauses) == 4
 
 
 def test_a_full_disk_leaves_the_store_as_it_was(

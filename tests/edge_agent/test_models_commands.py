@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
-from vouched_bundles import STRANGER, TRUSTED, edit, plain_bundle, signed_bundle
+from onnx import helper, numpy_helper
+from vouched_bundles import STRANGER, TRUSTED, edit, plain_bundle, put, signed_bundle
 
 from edge_agent import cli, model_names
 from edge_agent.config import STATE_VARIABLE
+from edge_agent.processes import process_limits
 from edge_agent.sidecar import read_record
 
-if TYPE_CHECKING:
-    from pathlib import Path
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Run a command in this process; exit code, stdout, stderr."""
     handlers = logging.getLogger().handlers[:]
+    monkeypatch.setattr(process_limits, "lower_priority", lambda: None)
+    monkeypatch.setattr(process_limits, "limit_memory", lambda mib: None)
 
     def command(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["edge-agent", *map(str, arguments)])
@@ -69,8 +76,8 @@ def test_from_a_bundle_to_the_current_model_and_back(run, state: Path, tmp_path:
         "",
     )
     assert run("models", "list", *options)[1] == (
-        "  tiny-1  faceted, rod, round  shipped  default\n"
-        "* tiny-2  faceted, rod, round  signed by 56475aa75463474c\n"
+        "tiny-1  faceted, rod, round  shipped  (default)\n"
+        "tiny-2  faceted, rod, round  signed by 56475aa75463474c  (current)\n"
     )
     code, out, _ = run("check", *options)
     assert (code, out.splitlines()[0]) == (
@@ -124,8 +131,8 @@ def test_a_refused_model_is_listed_with_its_reason(run, state: Path, tmp_path: P
     assert run("models", "use", "tiny-2")[0] == 2
 
     code, out, err = run("models", "list")
-    assert out.splitlines()[0] == "* tiny-1  faceted, rod, round  shipped  default"
-    assert "  tiny-2  faceted, rod, round  unsigned  REFUSED 20" in out
+    assert out.splitlines()[0] == "tiny-1  faceted, rod, round  shipped  (current, default)"
+    assert "tiny-2  faceted, rod, round  unsigned  REFUSED 20" in out
     assert f"UTC: {state}/models/bundles/tiny-2/model.onnx: SHA-256 is " in out
     assert err == "tiny-2 was refused\n"
     code, _, err = run("models", "show", "tiny-2")
@@ -178,7 +185,7 @@ def test_what_the_configuration_asks_for_goes_before_and_that_is_said(
     assert run("models", "use", "tiny-2", "--config", config)[2] == (
         "the configuration asks for tiny-1, which goes before; take `model` out of it\n"
     )
-    assert run("models", "list", "--config", config)[1].splitlines()[0].startswith("* tiny-1")
+    assert run("models", "list", "--config", config)[1].splitlines()[0].endswith("(current, default)")
 
 
 def test_classify_uses_the_current_model_and_the_last_good_one_where_it_was_changed(
@@ -224,3 +231,68 @@ def test_a_name_that_nobody_knows(run, state: Path):
     )
     code, _, err = run("models", "remove", "big")
     assert (code, err) == (2, f"edge-agent: big: is not in the store {state}/models\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as Linux limits memory")
+@pytest.mark.parametrize("command", ["add", "use", "rollback"])
+def test_a_model_that_is_not_known_yet_is_tried_within_the_workers_limits(
+    run, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+):
+    plain_bundle(tmp_path / "new", "2")
+    if command != "add":
+        run("models", "add", tmp_path / "new")
+    if command == "rollback":
+        run("models", "use", "tiny-2")
+    limits: list[object] = []
+    monkeypatch.setattr(process_limits, "lower_priority", lambda: limits.append("low"))
+    monkeypatch.setattr(process_limits, "limit_memory", limits.append)
+    arguments = {"add": (tmp_path / "new",), "use": ("tiny-2",), "rollback": ()}[command]
+
+    assert run("models", command, *arguments)[0] == 0
+    assert limits == ["low", 4096]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as Linux limits memory")
+def test_a_model_that_wants_more_memory_than_it_may_have_is_refused(state: Path, tmp_path: Path):
+    bundle = tmp_path / "bomb"
+    plain_bundle(bundle, "2")
+    model = onnx.load_from_string((bundle / "model.onnx").read_bytes())
+    size = numpy_helper.from_array(np.array([1, 1, 60_000, 60_000]), "size")
+    model.graph.initializer.append(size)
+    model.graph.node.insert(0, helper.make_node("Expand", ["one", "size"], ["bomb"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "one"))
+    model.graph.node.append(helper.make_node("ReduceMax", ["bomb"], ["peak"], keepdims=0))
+    model.graph.node.append(helper.make_node("Add", ["cam", "peak"], ["more"]))
+    model.graph.output.append(helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, None))
+    put(bundle, "model.onnx", model.SerializeToString())
+    config = tmp_path / "agent.toml"
+    config.write_text(f'state = "{state}"\nmemory_limit_mib = 2048\n')
+
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_agent.cli", "models", "add", str(bundle), "--config", str(config)],
+        capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    told = [
+        line for line in done.stderr.splitlines() if line.startswith("edge-agent: ")
+    ]  # beside ONNX Runtime's
+    assert len(told) == 1
+    assert f"{bundle}: ONNX Runtime cannot use the model (" in told[0]
+    assert "Failed to allocate memory" in told[0]
+    assert list((state / "models").rglob("bundles/*")) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("command", [("add", "b"), ("use", "tiny-2"), ("rollback",), ("remove", "tiny-2")])
+def test_root_does_not_write_into_the_folder_of_a_services_account(
+    run, state: Path, command: tuple[str, ...]
+):
+    state.mkdir()
+    os.chown(state, 65534, 65534)
+    code, out, err = run("models", *command)
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        f"edge-agent: {state}: belongs to nobody; run this as that account: sudo -u nobody "
+    )
+    assert list(state.iterdir()) == []

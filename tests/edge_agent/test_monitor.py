@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 from agent_numbers import finding, numbers
 
-from edge_agent.config import AgentConfig, ConfigRefused, EventsConfig, PageConfig
+from edge_agent.config import AgentConfig, EventsConfig, PageConfig
 from edge_agent.live_page import monitor as monitor_module
 from edge_agent.live_page.monitor import Monitor
 from edge_agent.live_page.page_server import PageServer
@@ -147,9 +147,23 @@ def test_no_failure_of_the_monitor_reaches_the_agent(monkeypatch, caplog):
     )
 
 
-def test_an_address_that_cannot_be_used_is_refused_before_anything_starts():
-    with pytest.raises(ConfigRefused, match=r"^events\.webhook_url: is no address that begins with http"):
-        Monitor(OFF, EventsConfig(webhook_url="https://"))
+def test_a_secret_that_cannot_be_read_is_a_warning(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("SCOPEWATCH_WEBHOOK_TOKEN_FILE", str(tmp_path / "none"))
+    monitor = Monitor(OFF, EventsConfig(webhook_url="https://lims.example.org/"))
+    with caplog.at_level(logging.WARNING):
+        monitor.start()
+        monitor.note_status(numbers())
+        for _ in range(WAIT_SECONDS * 10):
+            if caplog.messages:
+                break
+            threading.Event().wait(0.1)
+        monitor.close()
+
+    (text,) = caplog.messages
+    assert text.startswith(
+        "events to https://lims.example.org:443 do not arrive (SCOPEWATCH_WEBHOOK_TOKEN_FILE: "
+    )
+    assert "none: cannot be read: No such file" in text
 
 
 def test_what_is_sent_is_counted_for_the_metrics(monkeypatch):

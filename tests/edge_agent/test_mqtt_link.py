@@ -24,8 +24,8 @@ def tiny():
         yield found
 
 
-def link_to(port, **changes):
-    return MqttLink(MqttAddress("127.0.0.1", port, TOPIC, tls=False, **changes), acknowledged_seconds=0.3)
+def link_to(port):
+    return MqttLink(MqttAddress("127.0.0.1", port, TOPIC, tls=False), acknowledged_seconds=0.3)
 
 
 def event(number: int) -> Event:
@@ -40,8 +40,10 @@ def until(condition) -> None:
     raise AssertionError("never came")
 
 
-def test_events_are_published_once_the_broker_is_there_and_the_state_is_retained(tiny):
-    link = link_to(tiny.port, user="scope", password="pass word")
+def test_events_are_published_once_the_broker_is_there_and_the_state_is_retained(tiny, monkeypatch):
+    monkeypatch.setenv("SCOPEWATCH_MQTT_USER", "scope")
+    monkeypatch.setenv("SCOPEWATCH_MQTT_PASSWORD", "pass word")
+    link = link_to(tiny.port)
     for number in range(3):
         link.send(event(number))
     online = dict(tiny.retained)
@@ -110,6 +112,16 @@ def test_nobody_there(monkeypatch):
     with pytest.raises(NotDelivered, match="the broker cannot be reached"):
         link.send(event(0))
     link.close()
+
+
+def test_without_its_secret_nobody_is_spoken_to(tiny, monkeypatch):
+    monkeypatch.setenv("SCOPEWATCH_MQTT_PASSWORD_FILE", "/nowhere/password")
+
+    with pytest.raises(
+        NotDelivered, match="SCOPEWATCH_MQTT_PASSWORD_FILE: /nowhere/password: cannot be read"
+    ):
+        link_to(tiny.port).send(event(0))
+    assert tiny.logins == []
 
 
 def test_a_broker_that_refuses_is_quoted(tiny, monkeypatch):

@@ -305,6 +305,8 @@ def test_with_more_idle_clients_than_allowed_the_next_one_is_answered(page):
         assert get(page, "/healthz")[0].status == 200
         # The first ones had to make room.
         assert ended(idle[0])
+        open_ones = [c for c in page._running._server.server_state.connections if not c.is_leaving]
+        assert len(open_ones) <= MOST_CONNECTIONS
 
 
 def test_one_connection_serves_many_requests(page):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from agent_numbers import DISK, FOLDER, START, WORKER, finding, numbers
+from agent_numbers import DISK, FOLDER, START, WORKER, numbers
 
 from edge_agent.live_page.pulse import MonitorState, not_alive, not_ready
 
@@ -118,37 +118,16 @@ def test_a_scan_that_takes_minutes_is_not_missed(state, clock):
     assert not_ready(state.pulse()) == []
 
 
-def troubled(pid, trouble="exit code 1"):
-    return numbers(worker=WORKER.model_copy(update={"pid": pid, "trouble": trouble}))
-
-
 @pytest.mark.parametrize(
-    ("pids", "dead"),
+    ("away_seconds", "reasons"),
     [
-        pytest.param([None], True, id="none can be started"),
-        pytest.param([8, None, 9, 10], True, id="each of them dies while it loads"),
-        pytest.param([7], False, id="an old one goes on because its relief fails"),
+        pytest.param(None, [], id="there is one"),
+        pytest.param(299.0, [], id="it is started again"),
+        pytest.param(301.0, ["no worker could be started for 301 s: exit code 1"], id="it never comes back"),
     ],
 )
-def test_a_worker_that_never_comes_back_is_the_agents_death(state, clock, pids, dead):
-    state.note_status(numbers())
-    for second in range(0, 320, 2):
-        clock.now += 2
-        state.note_status(troubled(pids[second // 60 % len(pids)]))
+def test_a_worker_that_never_comes_back_is_the_agents_death(state, away_seconds, reasons):
+    state.note_status(numbers(worker=AWAY.model_copy(update={"away_seconds": away_seconds})))
 
-    assert bool(not_alive(state.pulse())) is dead
-    if dead:
-        assert not_alive(state.pulse()) == ["no worker has been of use for 320 s: exit code 1"]
-
-
-def test_answers_are_a_sign_of_life_of_the_worker(state, clock):
-    state.note_status(numbers())
-    for _ in range(200):
-        clock.now += 2
-        state.note_status(troubled(None))
-    state.note_finding(finding(outcome="crashed"))
-    assert not_alive(state.pulse()) != []
-
-    state.note_finding(finding())
-
-    assert not_alive(state.pulse()) == []
+    assert not_alive(state.pulse()) == reasons
+    assert not_ready(state.pulse()) == [*reasons, "there is no worker at the moment: exit code 1"]

@@ -8,8 +8,11 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 from test_sidecar import CONTRACT
 
@@ -20,7 +23,15 @@ from edge_agent.selftest import TRIALS, Check, check_json, check_lines, run_self
 from edge_agent.shared_opening import windows_error
 from edge_agent.sidecar import Sidecar, write_record
 from edge_agent.status import AlreadyRunning, sole_agent
-from edge_agent.trials import agent_trials, disk_trials, event_trials, live_agent, writer_trials
+from edge_agent.trials import (
+    agent_trials,
+    company_trials,
+    disk_trials,
+    earlier_runs,
+    event_trials,
+    live_agent,
+    writer_trials,
+)
 from edge_agent.trials.agent_trials import AGENT_TRIALS, END_TRIALS
 from edge_agent.trials.company_trials import COMPANY_TRIALS
 from edge_agent.trials.disk_trials import DISK_TRIALS
@@ -246,6 +257,94 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path, state):
     assert list(state.iterdir()) == []
 
 
+# --- what a killed run left
+
+
+def left_by(folder, state, **changes):
+    """Both folders of a run whose process is gone, unless told otherwise."""
+    name = f"{earlier_runs.NAME}-0123abcd"
+    run = earlier_runs.this_run(folder / name, state / name)
+    for place in (run.folder, run.state):
+        (place / "deep").mkdir(parents=True)
+        (place / "deep" / "file").write_bytes(b"1")
+    earlier_runs.note(replace(run, **({"pid": 2**22 + 1} | changes)))
+    return run
+
+
+def test_what_a_killed_run_left_is_named_and_removed_by_the_next(folder, state):
+    run = left_by(folder, state)
+    first, last = run_selftest(folder, state=state, trials=[])
+
+    assert (first.name, first.verdict) == ("killed run cleared up", "passed")
+    assert first.detail == f"removed {run.folder}, {run.state}"
+    assert last.verdict == "passed"
+    assert [path.name for path in folder.rglob("*")] == ["theirs.dm3"]
+    assert list(state.iterdir()) == []
+
+
+def test_it_is_found_by_its_state_when_the_next_run_is_elsewhere(folder, state, tmp_path):
+    left_by(folder, state)
+    (tmp_path / "elsewhere").mkdir()
+    list(run_selftest(tmp_path / "elsewhere", state=state, trials=[]))
+    assert [path.name for path in folder.rglob("*")] == ["theirs.dm3"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        pytest.param({"pid": os.getpid()}, [], id="it still runs"),
+        pytest.param({"host": "another PC"}, ["other self-tests"], id="another PC's"),
+    ],
+)
+def test_what_may_still_be_in_use_stays(folder, state, changes, told):
+    run = left_by(folder, state, **changes)
+    *names, _ = [check.name for check in run_selftest(folder, state=state, trials=[])]
+    assert names == told
+    assert (run.folder / "deep" / "file").exists()
+
+
+@pytest.mark.parametrize(
+    "record", [None, b"half", b'{"folder": "/etc", "state": "/etc", "host": "", "pid": 1, "started": 0}']
+)
+def test_a_folder_without_a_record_of_ours_is_named_and_stays(folder, state, record):
+    place = folder / f"{earlier_runs.NAME}-x"
+    place.mkdir()
+    if record is not None:
+        (place / earlier_runs.RECORD).write_bytes(record)
+    first, _ = run_selftest(folder, state=state, trials=[])
+    assert (first.name, first.verdict, str(place) in first.detail) == ("other self-tests", "warning", True)
+    assert place.is_dir()
+
+
+KILLED_RUN = """
+import sys, time
+from pathlib import Path
+from edge_agent.selftest import TRIALS, run_selftest
+starts = [trial for trial in TRIALS if trial.name == "agent starts"]
+checks = run_selftest(Path(sys.argv[1]), state=Path(sys.argv[2]), model=sys.argv[3], trials=starts)
+print(next(checks).verdict, flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills by a POSIX signal")
+def test_a_self_test_that_is_killed_takes_its_agent_with_it(folder, state, tiny):
+    command = (sys.executable, "-c", KILLED_RUN, str(folder), str(state), str(tiny))
+    environment = os.environ | {"PYTHONPATH": str(Path(selftest.__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        said = process.stdout.readline().strip()
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert said == "passed"
+    assert len(children) >= 2
+    assert wait_until(lambda: not any(agent_trials._lives(child) for child in children), 10.0) is not None
+    assert len(list(folder.iterdir())) == 2
+
+    checks = list(run_selftest(folder, state=state, trials=[]))
+    assert [check.name for check in checks] == ["killed run cleared up", "cleared up"]
+    assert [path.name for path in folder.rglob("*")] == ["theirs.dm3"]
+
+
 # --- words
 
 ADVICE = ["           It means this.", "           -> Do that."]
@@ -317,6 +416,33 @@ def test_a_target_that_stays_held_fails_the_trial(bench, monkeypatch):
     verdict, detail = run(NAMED["another program holds the target"], bench)
     assert (verdict, "WinError 32" in detail) == ("failed", True)
     assert [path.name for path in (bench.folder / "held").iterdir()] == ["record.part"]
+
+
+def test_a_scanner_that_holds_new_outputs_is_waited_out(bench, monkeypatch):
+    calls = []
+    rename = FileLayer.replace
+
+    def refuse_now_and_then(layer, source, target):
+        calls.append(1)
+        if len(calls) % 10 == 0:
+            raise windows_error(32, str(target))
+        rename(layer, source, target)
+
+    monkeypatch.setattr(FileLayer, "replace", refuse_now_and_then)
+    verdict, detail = run(NAMED["scanner on new outputs"], bench)
+    assert verdict == "passed"
+    assert detail.startswith("100 outputs written while a scanner opened ")
+    assert ", 11 refusals waited out, " in detail
+
+
+def test_outputs_that_a_scanner_mixes_up_fail(bench, monkeypatch):
+    monkeypatch.setattr(
+        writer_trials, "write_durably", lambda path, content, layer: path.write_bytes(b"other")
+    )
+    assert run(NAMED["scanner on new outputs"], bench) == (
+        "failed",
+        "0.json holds something else than was written",
+    )
 
 
 # --- the disk
@@ -635,3 +761,94 @@ def test_waiting_tells_how_long_it_took_or_that_it_was_in_vain():
     answers = iter([False, False, True])
     assert wait_until(lambda: next(answers), 5.0) is not None
     assert wait_until(lambda: False, 0.05) is None
+
+
+# --- the agent in daily life
+
+
+class Standing:
+    """A process that runs for ever."""
+
+    def poll(self):
+        return None
+
+
+@pytest.fixture
+def living(bench, tmp_path):
+    """An agent that is there, and does nothing; its heartbeat is of now."""
+    for name in ("agent folder", "agent state"):
+        (tmp_path / name).mkdir()
+    agent = live_agent.LiveAgent(
+        Standing(), tmp_path / "agent folder", tmp_path / "agent state", tmp_path / "words"
+    )
+    bench.shared[live_agent.LIVE] = agent
+    (agent.state / "agent.log").write_bytes(b"{}\n{}\n")
+    beat = {"time": datetime.now(UTC).isoformat(), "state": "idle"}
+    (agent.state / "heartbeat.json").write_text(json.dumps(beat))
+    return agent
+
+
+def test_log_and_heartbeat_of_a_healthy_agent(bench, living):
+    verdict, detail = run(NAMED["log and heartbeat"], bench)
+    assert verdict == "passed"
+    assert detail.startswith("2 lines in the log; the heartbeat is ") and detail.endswith(
+        " s old and says idle"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        pytest.param("agent.log", "", "nothing is written to agent.log in the state folder", id="empty log"),
+        pytest.param("heartbeat.json", "{", "heartbeat.json cannot be read: ", id="half a heartbeat"),
+        pytest.param("heartbeat.json", "{}", "heartbeat.json cannot be read: 'time'", id="no time"),
+        pytest.param(
+            "heartbeat.json",
+            '{"time": "2020-01-01T00:00:00Z", "state": "idle"}',
+            "heartbeat.json is ",
+            id="old",
+        ),
+    ],
+)
+def test_an_agent_that_gives_no_sign_fails(bench, living, name, content, words):
+    (living.state / name).write_text(content)
+    verdict, detail = run(NAMED["log and heartbeat"], bench)
+    assert (verdict, detail.startswith(words)) == ("failed", True)
+
+
+def test_a_writer_that_gets_an_error_beside_the_agent_fails(bench, living, monkeypatch):
+    (living.folder / "in-place").mkdir()
+    (living.folder / "in-place" / "a.dm3").write_bytes(b"micrograph")
+
+    def refuse(path):
+        raise PermissionError(13, "The process cannot access the file")
+
+    monkeypatch.setattr(company_trials, "_STEP_SECONDS", 0.0)
+    monkeypatch.setattr(company_trials, "_ACTS", (refuse,))
+    verdict, detail = run(NAMED["busy writer beside the agent"], bench)
+    assert verdict == "failed"
+    assert detail.startswith("the writer got an error at its file ")
+    assert detail.endswith(": The process cannot access the file")
+
+
+@pytest.mark.parametrize("name", ["busy writer beside the agent", "folder moved in", "asleep and awake"])
+def test_without_a_micrograph_there_is_nothing_to_try(bench, living, name):
+    assert run(NAMED[name], bench) == ("skipped", "there is no micrograph to save again")
+
+
+def test_files_that_are_never_answered_fail(bench, living, monkeypatch):
+    (living.folder / "in-place").mkdir()
+    (living.folder / "in-place" / "a.dm3").write_bytes(b"micrograph")
+    monkeypatch.setattr(company_trials, "ANSWER_SECONDS", 0.1)
+    assert run(NAMED["folder moved in"], bench) == ("failed", "3 of 3 files have no sidecar after 0.1 s")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [(".scopewatch-worker-0a.tmp", "halves are left: "), ("a.dm3.json", "a.dm3.json is no valid")],
+)
+def test_halves_that_a_stop_leaves_fail(tmp_path, name, words, monkeypatch):
+    (tmp_path / name).write_bytes(b"half")
+    monkeypatch.setattr(agent_trials, "is_our_temporary", lambda path: path.name.endswith(".tmp"))
+    with pytest.raises(Failed, match=words):
+        agent_trials._require_whole(tmp_path)

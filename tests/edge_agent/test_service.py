@@ -508,6 +508,21 @@ def test_stopping_abandons_a_file_that_hangs_and_the_next_start_takes_it_up(conf
         assert journal.of(scope / "hang.dm3") is None
 
 
+def test_finishing_waits_for_the_file_in_hand(config, scope, fake_worker):
+    (scope / "slow.dm3").write_bytes(b"1")
+    agent = Agent(config.model_copy(update={"output": scope.parent / "answers"}), fake_worker)
+    agent.thread.start()
+    agent.until(lambda status: status.waiting == 1 and status.worker.pid is not None)
+
+    agent.service.finish()
+    agent.thread.join(WAIT_SECONDS)
+
+    assert not agent.thread.is_alive()
+    assert agent.next().path == scope / "slow.dm3"
+    assert agent.service.numbers.since_start == {"classified": 1}
+    assert not agent.service.desk_lives()
+
+
 def test_a_thread_that_breaks_ends_the_agent_loudly(config, scope, fake_worker, monkeypatch):
     (scope / "a.dm3").write_bytes(b"1")
     monkeypatch.setattr(service_module, "finding_on_record", lambda *a: 1 / 0)

@@ -12,11 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent import status
 from edge_agent.status import (
     AgentStatus,
     AlreadyRunning,
     DriftStatus,
+    FolderStatus,
+    LastFile,
     WorkerStatus,
+    carried_on,
     is_running,
     publish,
     running_status,
@@ -117,6 +121,39 @@ def test_halves_that_a_killed_agent_left_in_its_state_folder_are_removed(tmp_pat
     assert other.exists()
 
 
+def counted(**values):
+    worker = {"starts": 1, "deaths": 2, "recycled": 3, "interrupted": 4, "trouble": None, "pid": 7}
+    return NUMBERS.model_copy(update={"worker": WorkerStatus(**worker)} | values)
+
+
+LAST = LastFile(
+    path="/a.dm3",
+    outcome="classified",
+    label="rod",
+    probability=0.9,
+    decision="accept",
+    finished=NUMBERS.updated,
+)
+
+
+def test_counts_go_on_from_one_service_to_the_next():
+    earlier = counted(since_start={"classified": 2, "failed": 1}, decided={"accept": 2}, last=LAST)
+    later = counted(
+        started=datetime(2026, 5, 5, tzinfo=UTC),
+        since_start={"classified": 3},
+        decided={"abstain": 1},
+        done={},
+    )
+
+    both = carried_on(later, earlier)
+
+    assert both.since_start == {"classified": 5, "failed": 1}
+    assert both.decided == {"accept": 2, "abstain": 1}
+    assert (both.started, both.scans, both.last) == (NUMBERS.started, 2, LAST)
+    assert both.worker == WorkerStatus(pid=7, starts=2, deaths=4, recycled=6, interrupted=8, trouble=None)
+    assert both.done == {}  # of the journal, which has them all
+
+
 HOLD = (
     "import sys, time; from pathlib import Path; from edge_agent.status import sole_agent\n"
     "with sole_agent(Path(sys.argv[1]), [Path(sys.argv[2])]):\n"
@@ -205,6 +242,22 @@ def test_another_user_is_told_of_a_folder_that_he_may_not_read(tmp_path, request
         with pytest.raises(PermissionError):
             is_running(tmp_path / "state")
         os.seteuid(0)
+
+
+def test_a_folder_that_the_service_watches_is_refused_whoever_asks(tmp_path, monkeypatch):
+    """The service has a /tmp of its own, so its locks on folders are not seen; its numbers are."""
+    monkeypatch.setattr(status, "system_state_folder", lambda: tmp_path / "service")
+    scope = FolderStatus(path=str(tmp_path / "scope"), present=True, events="on", share=False)
+    with sole_agent(tmp_path / "service", []):
+        publish(tmp_path / "service", NUMBERS.model_copy(update={"folders": (scope,)}))
+        assert refused(tmp_path / "mine", tmp_path / "scope") == (
+            f"the service of this PC already watches the folder {scope.path}; stop it first"
+        )
+        with sole_agent(tmp_path / "mine", [tmp_path / "other"]):
+            pass
+        publish(tmp_path / "service", NUMBERS.model_copy(update={"folders": (scope,), "pid": os.getpid()}))
+        with sole_agent(tmp_path / "mine", [tmp_path / "scope"]):  # it is the service itself
+            pass
 
 
 def open_to_all(folder: Path) -> None:

@@ -107,6 +107,8 @@ def test_the_agent_process_holds_no_parser() -> None:
         "config",
         "sidecar",
         "protocol",
+        "deploy.host",
+        "log_reader",
     )
 
     _, loaded = run("-c", "".join(f"import edge_agent.{module}\n" for module in modules))

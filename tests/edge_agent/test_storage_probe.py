@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_agent.processes import storage_probe
-from edge_agent.processes.storage_probe import StorageProbe, StorageSilent
+from edge_agent.processes.storage_probe import StorageProbe, StorageSilent, in_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,3 +179,13 @@ def test_what_a_new_worker_writes_is_never_removed_by_a_late_answer(tmp_path, go
             thread.join(10)
 
     assert (tmp_path / ".scopewatch-0a1b-88.tmp").exists()
+
+
+def test_a_single_question_has_an_answer_in_time(tmp_path):
+    answered = threading.Event()
+    try:
+        assert in_time(lambda: answered.wait(30), otherwise=False, limit_seconds=0.05) is False
+    finally:
+        answered.set()
+    assert in_time(tmp_path.is_dir, otherwise=False) is True
+    assert in_time((tmp_path / "none").stat, otherwise=None) is None

@@ -583,6 +583,31 @@ def switches(thread_ids: set[int]) -> int:
     return sum(int(line.split()[1]) for line in lines)
 
 
+def test_it_says_for_how_long_no_worker_could_be_started(supervise, tmp_path, go_on):
+    model = tmp_path / "model"
+    model.write_text("fake")
+    supervisor = supervise(model)
+    supervisor.start(go_on)
+    assert supervisor.health().away_seconds is None
+    model.write_text("broken")
+    supervisor.ask(saved(tmp_path, "die.dm3"), go_on)
+
+    def is_away():
+        supervisor.tend(go_on)
+        return supervisor.health().away_seconds is not None
+
+    until(is_away)
+    first = supervisor.health().away_seconds
+    until(lambda: supervisor.health().away_seconds > first)
+    model.write_text("fake")
+
+    def is_back():
+        supervisor.tend(go_on)
+        return supervisor.health().away_seconds is None
+
+    until(is_back)
+
+
 def test_a_model_is_proved_at_the_first_start_and_not_by_those_that_relieve_it(supervise, tmp_path, go_on):
     supervisor = supervise("tells whether it proves", recycle_files=1)
     supervisor._settings = replace(supervisor._settings, prove=True)

@@ -85,6 +85,7 @@ def test_the_parts_that_the_agent_relies_on():
     assert values(text, "ExecStart") == [
         '"/opt/scope watch/bin/python" "-P" "-m" "edge_agent" "watch" "--config" "/etc/scopewatch/agent.toml"'
     ]
+    assert values(text, "ExecReload") == ["/bin/kill -HUP $MAINPID"]
     assert values(text, "User") == ["em"]
     assert values(text, "StateDirectory") == values(text, "ConfigurationDirectory") == ["scopewatch"]
     assert values(text, "WatchdogSec") == ["60"]

@@ -305,6 +305,12 @@ def test_the_last_file_is_shown_with_its_answer_or_without_one(outcome, label, d
     ]
 
 
+def test_a_program_without_a_terminal_says_nothing_and_goes_on(monkeypatch):
+    """The interpreter without a window, and a Windows service, have neither stdout nor stderr."""
+    monkeypatch.setattr(sys, "stdout", None)
+    say("one file")
+
+
 def test_a_reader_that_went_away_stops_nothing():
     class Gone(io.StringIO):
         def flush(self):

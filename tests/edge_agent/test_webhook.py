@@ -48,16 +48,18 @@ def lims():
 def posted(lims):
     lims.got = []
 
-    def post(path, **address):
-        Webhook(WebhookAddress("127.0.0.1", lims.server_port, path, tls=False, **address)).send(EVENT)
+    def post(path):
+        Webhook(WebhookAddress("127.0.0.1", lims.server_port, path, tls=False)).send(EVENT)
         return lims.got
 
     post.got = lims.got
     return post
 
 
-def test_an_event_is_posted_as_json(posted):
-    ((path, headers, body),) = posted("/204?key=2", token="t0ken")
+def test_an_event_is_posted_as_json(posted, monkeypatch):
+    monkeypatch.setenv("SCOPEWATCH_WEBHOOK_TOKEN", "t0ken")
+
+    ((path, headers, body),) = posted("/204?key=2")
 
     assert (path, body) == ("/204?key=2", {"schema": "scopewatch.event/1"})
     assert headers["Content-Type"] == "application/json"
@@ -169,6 +171,14 @@ def test_a_receiver_that_behaves_oddly_costs_a_moment_only(answer, text):
         )
         with pytest.raises(NotDelivered, match=text):
             hook.send(EVENT)
+
+
+def test_without_its_secret_nothing_is_sent(posted, monkeypatch):
+    monkeypatch.setenv("SCOPEWATCH_WEBHOOK_TOKEN_FILE", "/nowhere/token")
+
+    with pytest.raises(NotDelivered, match="SCOPEWATCH_WEBHOOK_TOKEN_FILE: /nowhere/token: cannot be read"):
+        posted("/204")
+    assert posted.got == []
 
 
 def test_nobody_there():

@@ -38,7 +38,7 @@ def test_a_new_service(windows):
             1,  # errors are logged
             COMMAND,
             None, 0, None,
-            "NT AUTHORITY\\LocalService", None,
+            "NT AUTHORITY\\LocalService", "",
         )
     ]  # fmt: skip
     assert windows.named("ChangeServiceConfig2") == [

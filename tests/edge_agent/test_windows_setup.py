@@ -99,7 +99,7 @@ def test_a_service_of_the_system(pc, tmp_path):
     assert created[7] == (
         rf'"C:\Program Files\scopewatch\python.exe" -I "{program}" "{tmp_path / "scopewatch/agent.toml"}"'
     )
-    assert created[11:] == (r"NT AUTHORITY\LocalService", None)
+    assert created[11:] == (r"NT AUTHORITY\LocalService", "")
     told = "\n".join(lines)
     assert "not verified on Windows" in lines[0]
     assert rf'icacls "{tmp_path / "scope"}" /grant "NT SERVICE\scopewatch:(OI)(CI)M"' in told

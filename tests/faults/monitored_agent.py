@@ -1,7 +1,7 @@
 """The live agent with its monitor, until it has found a number of files: what `watch` runs, without its terminal.
 
 Prints the address of the page, and a line a finding. Arguments: FOLDER STATE MODEL PORT FILES [EVENTS]; EVENTS is
-JSON, and 0 as FILES is never enough.
+JSON, 0 as FILES is never enough, and "off" as PORT is no page.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from edge_agent.status import Surroundings
 
 def main(folder: str, state: str, model: str, port: str, files: str, events: str = "{}") -> None:
     log_to_terminal(verbose=False)
-    monitor = Monitor(PageConfig(port=int(port)), EventsConfig(**json.loads(events)))
+    page = PageConfig(enabled=False) if port == "off" else PageConfig(port=int(port))
+    monitor = Monitor(page, EventsConfig(**json.loads(events)))
     left = int(files)
 
     def hear(found) -> None:

@@ -212,7 +212,7 @@ def log_files(scale: Scale, folder: Path) -> Figures:
 
     logger, text, hundredth = logging.getLogger("edge_agent.test"), "x" * 4_000, scale.pick(1, 100)
     messages = 80 * 2**20 // len(text) // hundredth
-    with mock.patch.object(logs, "_LOG_BYTES", 10 * 2**20 // hundredth):
+    with mock.patch.object(logs, "_MIB", 2**20 // hundredth):
         handler = logs.log_to_file(folder / "log")
     if handler is None:
         raise AssertionError("no log file can be written")

@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
-from harness import small_dm3, tiny_model_folder
+from harness import Agent, small_dm3, tiny_model_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-MONITORED = Path(__file__).with_name("monitored_agent.py")
 NAMESPACE = ("unshare", "--map-root-user", "--net")
 ADDRESS = re.compile(
     r"sin6?_addr=inet_(?:addr|pton)\((?:AF_INET6?, )?\"([^\"]+)\"\)|inet_pton\(AF_INET6, \"([^\"]+)\""
@@ -101,35 +102,61 @@ def test_a_full_run_without_a_network_passes(tmp_path, loopback):
 
 
 @no_strace
-def test_agent_and_worker_connect_to_nobody_and_listen_on_loopback_only(tmp_path):
+@pytest.mark.parametrize(
+    ("events", "spoken_to"),
+    [
+        pytest.param("", set(), id="nothing configured"),
+        pytest.param('webhook_url = "http://127.0.0.9:9/"\n', {"127.0.0.9"}, id="a webhook"),
+    ],
+)
+def test_agent_and_worker_connect_to_nobody_unless_it_is_configured(tmp_path, events, spoken_to):
     scope, trace = tmp_path / "scope", tmp_path / "trace"
-    scope.mkdir()
-    command = ["strace", "-f", "-qq", "-e", "trace=%network", "-o", str(trace)]
-    command += [sys.executable, str(MONITORED), str(scope), str(tmp_path / "state"), str(tiny_model_folder())]
-    with subprocess.Popen(
-        [*command, "0", "2"], env=environment(tmp_path / "home"), stdout=subprocess.PIPE, text=True
-    ) as agent:
-        address = agent.stdout.readline().strip()
+    traced = ("strace", "-f", "-qq", "-e", "trace=%network", "-o", str(trace))
+    home = environment(tmp_path / "home")
+    with Agent(scope, place=tmp_path / "agent", prefix=traced, gap_seconds=0.0, environment=home) as agent:
+        with agent.config_file.open("a") as config:
+            config.write(f"[page]\nport = 0\n[events]\n{events}")
+        agent.start().wait_ready()
         (scope / "a.dm3").write_bytes(small_dm3(1))
-        assert agent.stdout.readline() == "classified a.dm3\n"
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        agent.wait_for(1, 60)
+        page = agent.status()["page"]
         for route in ("healthz", "readyz", "metrics"):
-            try:
-                opener.open(address + route, timeout=60).close()
-            except urllib.error.HTTPError as error:
-                error.close()
-        (scope / "b.dm3").write_bytes(small_dm3(2))
-        assert agent.wait(60) == 0
+            assert asked(page + route) in (200, 503)
+        os.kill(agent.supervisor_pid, signal.SIGTERM)
+        agent.wait_for(lambda: agent.exit_code is not None, 30, may_end=True)
 
-    lines = trace.read_text().splitlines()
-    beyond = [line for line in lines if "AF_INET" in line or "AF_NETLINK" in line]
-    port = address.rstrip("/").rpartition(":")[2]
-    assert [line for line in lines if "connect(" in line] == []
-    assert {where for line in beyond for pair in ADDRESS.findall(line) for where in pair if where} <= {
-        "127.0.0.1",
-        "::1",
+    lines = [line for line in trace.read_text().splitlines() if "AF_UNIX" not in line]
+    named = {
+        call: {
+            where for line in lines if f" {call}(" in line for pair in ADDRESS.findall(line) for where in pair
+        }
+        for call in ("connect", "sendto", "sendmsg", "bind")
     }
-    assert [line for line in beyond if "bind(" in line and port not in line and "htons(0)" not in line] == []
-    assert any("listen(" in line for line in lines)
-    assert [line for line in beyond if "SOCK_DGRAM" in line or "SOCK_RAW" in line] == []
+    assert {call: found - {""} for call, found in named.items()} == {
+        "connect": spoken_to,
+        "sendto": set(),
+        "sendmsg": set(),
+        "bind": {"127.0.0.1", "::1"} if has_ipv6() else {"127.0.0.1"},
+    }
+    assert [
+        line for line in lines if "SOCK_DGRAM" in line or "SOCK_RAW" in line or "AF_NETLINK" in line
+    ] == []
     assert list((tmp_path / "home").rglob("*")) == []
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+def asked(address: str) -> int:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(address, timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code

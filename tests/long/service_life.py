@@ -1,6 +1,6 @@
 """The life of the service on a Linux machine with a real systemd: from the wheel to nothing left.
 
-    python tests/long/service_life.py [--keep-going]
+    python tests/long/service_life.py [--archive FILE]
 
 Needs root, systemd's programs and this repository's environment; takes about five minutes, most of which is waiting
 for the watchdog. The machine is booted in namespaces of this one (`booted_machine`), has no network but loopback,
@@ -11,6 +11,7 @@ Prints a transcript with times, and a table of what was checked; exit code 1 whe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import shutil
@@ -18,9 +19,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 for _folder in ("tests/long", "tests", ""):
@@ -111,6 +118,16 @@ class Life:
             "--seed", str(self.saved * 1000), user="em",
         )  # fmt: skip
 
+    @contextlib.contextmanager
+    def saving(self, count: int, rate: float) -> Iterator[None]:
+        """Let it save files while something else happens."""
+        microscope = threading.Thread(target=self.save, args=(count,), kwargs={"rate": rate})
+        microscope.start()
+        try:
+            yield
+        finally:
+            microscope.join()
+
     def unanswered(self, folder: str = SCOPE) -> list[str]:
         names = set(self.machine.run("ls", folder).stdout.splitlines())
         return sorted(name for name in names if name.endswith(".dm3") and f"{name}.json" not in names)
@@ -126,21 +143,32 @@ class Life:
     def files(self) -> set[str]:
         """Return what the machine has written since it was made, without what is not ours to leave or take."""
         upper = self.machine.folder / "upper"
-        found = {path.relative_to(upper).as_posix() for path in upper.rglob("*") if not path.is_dir()}
+        # A character device stands for a file of the machine below that was removed.
+        kept = (path for path in upper.rglob("*") if not path.is_dir() and not path.is_char_device())
+        found = {path.relative_to(upper).as_posix() for path in kept}
         return {name for name in found if not NOT_OURS.match(name)}
 
     def check_once_each(self, folder: str = SCOPE) -> None:
-        """Nothing lost, nothing doubled: one sidecar a file, one line a file in the agent's log at most."""
+        """Nothing lost, nothing doubled: each file has a sidecar of its content, and one line in the log."""
         missing = self.unanswered(folder)
-        self.story.check(not missing, f"every file in {folder} has a sidecar {missing or ''}")
-        lines = Counter()
+        place = self.machine.disk / folder.lstrip("/")
+        wrong = [
+            name
+            for name, side in self.sidecars(folder).items()
+            if side["source"]["sha256"]
+            != sha256((place / name.removesuffix(".json")).read_bytes()).hexdigest()
+        ]
+        self.story.check(
+            not missing and not wrong,
+            f"each of {len(self.sidecars(folder))} files has a sidecar of its content {missing + wrong or ''}",
+        )
+        told = Counter()
         for file in sorted((self.machine.disk / STATE.lstrip("/")).glob("agent.log*")):
-            for line in file.read_text("utf-8", "replace").splitlines():
-                found = re.search(rf"{folder}/([^ \"]+\.dm3)", line)
-                if found and ("classified" in line or " ms" in line):
-                    lines[found[1]] += 1
-        doubled = {name: count for name, count in lines.items() if count > 1}
-        self.story.check(not doubled, f"no file was classified twice {doubled or ''}")
+            for line in map(json.loads, file.read_text("utf-8").splitlines()):
+                if line.get("outcome") == "classified" and str(line.get("file", "")).startswith(folder):
+                    told[line["file"]] += 1
+        doubled = {name: count for name, count in told.items() if count > 1}
+        self.story.check(not doubled, f"{len(told)} files classified by the log, none twice {doubled or ''}")
 
     def temporary(self, folder: str = SCOPE) -> list[str]:
         return self.machine.run("find", folder, "-name", "*.tmp").stdout.split()
@@ -174,7 +202,6 @@ def install(life: Life, wheel: Path) -> set[str]:
     story.chapter("installation")
     machine.run("useradd", "-m", "em")
     machine.run("mkdir", "-p", SCOPE)
-    life.agent_missing = machine.run("test", "-e", AGENT, check=False).returncode != 0
     before = life.files()
     began = time.monotonic()
     install_into(machine, wheel)
@@ -226,12 +253,13 @@ def kills(life: Life) -> None:
     story.chapter("kill -9 of the agent and of its worker, while files are saved")
     for title, victim in (("agent", life.main_pid), ("worker", lambda: life.numbers()["worker"]["pid"])):
         pid = victim()
-        burst = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"])
-        life.save(6, rate=20)
-        machine.run("kill", "-9", str(pid))
-        story.tell(f"killed the {title} (process {pid})")
-        life.save(6, rate=20)
-        burst.wait()
+        with life.saving(20, rate=5):
+            time.sleep(2)
+            waiting = len(life.unanswered())
+            machine.run("kill", "-9", str(pid))
+            story.tell(
+                f"killed the {title} (process {pid}), {waiting} of the files saved so far without an answer"
+            )
         life.until(
             f"another {title} works, all files have sidecars",
             lambda pid=pid, victim=victim: (
@@ -240,6 +268,63 @@ def kills(life: Life) -> None:
         )
     life.check_once_each()
     story.check(not life.temporary(), "no temporary file was left")
+
+
+def hopeless(life: Life) -> None:
+    story, machine = life.story, life.machine
+    story.chapter("a start that cannot succeed")
+    file = machine.disk / "etc/scopewatch/agent.toml"
+    good = file.read_text()
+    file.write_text(good.replace("folders =", "folder =", 1))
+    life.agent("service", "start", code=1)
+    life.agent("service", "status", code=1)
+    file.write_text(good)
+    life.until("corrected, it starts by itself", lambda: life.numbers() is not None, 60)
+
+
+def by_group(life: Life) -> None:
+    story, machine = life.story, life.machine
+    story.chapter("a folder of root's that a group may write to")
+    folder = "/srv/lab/titan"
+    machine.run("groupadd", "lab")
+    machine.run("usermod", "-a", "-G", "lab", "em")
+    machine.run("mkdir", "-p", folder)
+    machine.run("chgrp", "lab", folder)
+    said = life.agent("service", "install", folder, "--account", "em", code=2)
+    story.check("em may not write there" in said, "a right that is missing is named before anything is done")
+    machine.run("chmod", "2775", folder)
+    life.agent("service", "install", folder, "--account", "em")
+    life.save(2, folder)
+    life.until("files are classified", lambda: not life.unanswered(folder))
+    machine.run("sh", "-c", f"rm -r {folder} && mkdir {folder} && chgrp lab {folder} && chmod 2775 {folder}")
+    life.save(2, folder)
+    life.until(
+        "removed and made again, it is still watched and written to", lambda: not life.unanswered(folder)
+    )
+    life.agent("service", "uninstall", "--purge")
+
+
+def made_up(life: Life) -> None:
+    story, machine = life.story, life.machine
+    story.chapter("an account that systemd makes up: results in the state folder")
+    results = f"{STATE}/results"
+    config = machine.disk / "etc/scopewatch/agent.toml"
+    config.parent.mkdir()
+    config.write_text(f'folders = ["{SCOPE}"]\noutput = "{results}"\n')
+    said = life.agent("service", "install")
+    story.check("made up by systemd" in said and "ready after" in said, "installed and ready")
+    life.until(
+        "results are in the state folder",
+        lambda: (
+            machine.run("sh", "-c", f"ls {results}/*/*.json {results}/*.json | wc -l").stdout.strip()
+            not in ("", "0")
+        ),
+    )
+    story.tell(machine.run("ps", "-o", "user,args", "-C", "python").stdout)
+    life.agent("status")
+    life.agent("service", "uninstall", "--purge")
+    story.tell(machine.run("sh", "-c", f"find {STATE}/ | head -8; ls -ld {STATE}").stdout)
+    machine.run("rm", "-rf", STATE, "/var/lib/private/scopewatch")
 
 
 def watchdog(life: Life) -> None:
@@ -277,6 +362,11 @@ def edits(life: Life) -> None:
         "a good edit is taken up", lambda: len((life.numbers() or {"folders": ()})["folders"]) == 2, 30
     )
     story.check(life.main_pid() == pid, "without a restart")
+    life.until(
+        "and the refusal is over", lambda: life.numbers() and not life.numbers()["config"]["refused"], 30
+    )
+    done = machine.run("systemctl", "reload", "scopewatch", check=False)
+    story.check(done.returncode == 0 and life.main_pid() == pid, f"systemctl reload {done.stderr.strip()}")
     said = life.agent("service", "status", code=None)
     story.check("NOT ALLOWED" in said, "a folder that the unit does not open is named")
     life.agent("service", "install")
@@ -353,6 +443,43 @@ def uninstall(life: Life, before: set[str]) -> None:
     life.agent("service", "status", code=1)
 
 
+def from_archive(life: Life, archive: Path) -> None:
+    story, machine = life.story, life.machine
+    story.chapter(f"from an offline archive: {archive.name}")
+    machine.run(
+        "sh", "-c", "rm -rf /opt/scopewatch; mkdir -p /srv/scope; chown em /srv/scope; mkdir /root/stick"
+    )
+    before = life.files()
+    began = time.monotonic()
+    shutil.copy(archive, machine.disk / "root/stick")
+    machine.run("tar", "-xf", f"/root/stick/{archive.name}", "-C", "/root/stick")
+    folder = archive.name.removesuffix(".tar.gz")
+    routes = machine.run("ip", "route").stdout.strip()
+    story.check(not routes, "the machine has no route to anywhere")
+    for step, words in (("install.sh", ("--service", "/srv/scope")), ("uninstall.sh", ())):
+        story.tell(f"root# sh {step} {' '.join(words)}")
+        place = f"/root/stick/{folder}/{step}"
+        done = machine.run("sh", place, *words, check=False)
+        story.tell("".join(f"    {line}\n" for line in (done.stdout + done.stderr).splitlines()))
+        story.check(done.returncode == 0, f"{step}: exit code {done.returncode}")
+        if step == "install.sh":
+            machine.run(
+                "cp",
+                *(f"/data/titan/session_000{number}.dm3" for number in (1, 2, 3)),
+                "/srv/scope",
+                user="em",
+            )
+            life.until("first files classified", lambda: not life.unanswered("/srv/scope"))
+            story.check(True, f"from archive to first classified file {time.monotonic() - began:.1f} s")
+            used = machine.run("du", "-sm", "/opt/scopewatch").stdout.split()[0]
+            story.check(int(used) < 300, f"installed size {used} MiB")
+    machine.run("rm", "-r", "/root/stick")
+    gone = machine.run("test", "-e", "/opt/scopewatch", check=False).returncode != 0
+    story.check(gone, "/opt/scopewatch is gone")
+    left = {name for name in life.files() - before if not name.startswith("srv/scope/")}
+    story.check(not left, f"nothing is left but sidecars and heatmaps {sorted(left)[:9] or ''}")
+
+
 def own(life: Life) -> None:
     story, machine = life.story, life.machine
     story.chapter("without an administrator: a user unit")
@@ -388,7 +515,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.parse_args()
+    parser.add_argument("--archive", type=Path, help="go through an offline archive for Linux, too")
+    archive = parser.parse_args().archive
     signal.signal(signal.SIGTERM, lambda *rest: sys.exit(143))
     story = Story()
     folder = Path(tempfile.mkdtemp(prefix="scopewatch-service-life-"))
@@ -397,7 +525,8 @@ def main() -> int:
         first, second = wheels(folder)
         story.tell(f"built {first.name} and {second.name}")
         story.tell(
-            f"booted in {life.machine.boot():.1f} s: {life.machine.run('systemctl', '--version').stdout.splitlines()[0]}"
+            f"booted in {life.machine.boot():.1f} s: "
+            f"{life.machine.run('systemctl', '--version').stdout.splitlines()[0]}"
         )
         before = install(life, first)
         reboot(life)
@@ -407,8 +536,13 @@ def main() -> int:
         upgrade(life, second)
         models(life)
         stop_and_start(life)
+        hopeless(life)
         uninstall(life, before)
+        by_group(life)
+        made_up(life)
         own(life)
+        if archive is not None:
+            from_archive(life, archive)
     except Unbootable as error:
         story.check(False, f"no machine could be booted: {error}")
     finally:
