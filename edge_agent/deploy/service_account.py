@@ -69,6 +69,7 @@ def objections(plan: ServicePlan, may: Callable[[str, Path], bool] | None = None
             yield f"{folder}: {_who(plan)} may not read it; grant that, or name another account with --account"
     for folder in paths_written(plan):
         yield from _writing_objections(plan, folder, may)
+    yield from _state_objections(plan, may)
 
 
 def _code_objections(plan: ServicePlan, may: Callable[[str, Path], bool]) -> Iterator[str]:
@@ -109,6 +110,16 @@ def _writing_objections(plan: ServicePlan, folder: Path, may: Callable[[str, Pat
             )
     elif not plan.own and folder in writable_roots([folder]) and not _is_in_state(plan, folder):
         yield f"{folder}: is not there; make it first: the service may write only to what is there when it starts"
+
+
+def _state_objections(plan: ServicePlan, may: Callable[[str, Path], bool]) -> Iterator[str]:
+    """The usual folder is made by systemd and given to the account; another one has to be there."""
+    state = plan.config.state
+    if not plan.own and not state.is_relative_to(SYSTEM_STATE) and not (state.is_dir() and may("-w", state)):
+        yield (
+            f"{state}: {_who(plan)} cannot keep the agent's state there; make that folder and give it to the "
+            f"account, or leave `state` out of the configuration: it is {SYSTEM_STATE} then"
+        )
 
 
 def _is_in_state(plan: ServicePlan, folder: Path) -> bool:

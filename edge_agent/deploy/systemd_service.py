@@ -52,13 +52,13 @@ class ServiceState:
 
 
 def run_command(words: Sequence[str], timeout_seconds: float) -> Answer:
-    """Run a command of the system. Raises ServiceFailed when there is none, or it does not come back."""
+    """Run a command of the system. Raises ServiceFailed when it cannot be run or does not come back."""
     try:
         done = subprocess.run(
             words, capture_output=True, text=True, errors="replace", timeout=timeout_seconds, check=False
         )
-    except FileNotFoundError:
-        raise ServiceFailed(f"{words[0]}: there is no such command on this PC") from None
+    except OSError as error:
+        raise ServiceFailed(f"{words[0]}: cannot be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise ServiceFailed(f"{' '.join(words)}: no answer within {timeout_seconds:.0f} s") from None
     return Answer(done.returncode, done.stdout, done.stderr)

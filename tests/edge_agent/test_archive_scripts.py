@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ensurepip
+import os
 import re
 import shutil
 import subprocess
@@ -125,8 +126,7 @@ class Pc:
         (self._notes / "answers").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def run(self, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        # Not the PATH of whoever tests: pip asks a rustc for its version, and rustup settles in the home for that.
-        environment = {"HOME": str(self.home), "PATH": "/usr/bin:/bin", "STAND_IN": str(self._notes)}
+        environment = {"HOME": str(self.home), "PATH": os.environ["PATH"], "STAND_IN": str(self._notes)}
         return subprocess.run(
             ["sh", str(script), *arguments], env=environment, capture_output=True, text=True
         )

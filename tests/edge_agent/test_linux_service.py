@@ -246,6 +246,6 @@ def test_accounts_that_are_refused(asked, said):
 def test_the_answer_of_a_command_that_is_not_there():
     from edge_agent.deploy.systemd_service import run_command
 
-    with pytest.raises(ServiceFailed, match="there is no such command"):
+    with pytest.raises(ServiceFailed, match="no-such-command-anywhere: cannot be run"):
         run_command(("no-such-command-anywhere",), 5)
     assert run_command(("true",), 5) == Answer(0, "", "")

@@ -114,6 +114,26 @@ def test_a_folder_that_is_to_come_is_refused_only_where_the_unit_cannot_open_its
     assert not [line for line in objections(later, lambda flag, path: True) if "make it first" in line]
 
 
+@pytest.mark.parametrize(
+    ("is_there", "may_write", "said"),
+    [
+        pytest.param(True, True, False, id="there, and writable"),
+        pytest.param(True, False, True, id="there, and of others"),
+        pytest.param(False, True, True, id="not there"),
+    ],
+)
+def test_a_state_folder_of_ones_own_choice_has_to_be_there(code, tmp_path, is_there, may_write, said):
+    (tmp_path / "scope").mkdir()
+    state = tmp_path / "state"
+    if is_there:
+        state.mkdir()
+    settings = AgentConfig(folders=(tmp_path / "scope",), state=state)
+    lines = objections(
+        plan(code, settings, None), lambda flag, path: may_write or (flag, path) != ("-w", state)
+    )
+    assert any("leave `state` out of the configuration" in line for line in lines) is said
+
+
 @needs_root
 def test_code_that_another_may_change_is_refused(code, tmp_path):
     os.chown(code, pwd.getpwnam("daemon").pw_uid, -1)

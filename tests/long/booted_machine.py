@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 CONTROLLERS = (
@@ -77,6 +78,8 @@ class BootedMachine:
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._init = 0
+        # Two machines at once must not share their groups: each systemd believes that all is its own.
+        self._group = f"scopewatch-{sha256(str(folder).encode()).hexdigest()[:12]}"
         for name in ("upper", "work", "root"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -87,8 +90,8 @@ class BootedMachine:
         if not Path("/lib/systemd/systemd").exists():
             raise Unbootable("there is no /lib/systemd/systemd")
         began = time.monotonic()
-        groups = [CGROUPS / name / "scopewatch-test" for name in CONTROLLERS if (CGROUPS / name).is_dir()]
-        groups = groups or [CGROUPS / "scopewatch-test"]
+        groups = [CGROUPS / name / self._group for name in CONTROLLERS if (CGROUPS / name).is_dir()]
+        groups = groups or [CGROUPS / self._group]
         for group in groups:
             group.mkdir(exist_ok=True)
             for name in ("cpuset.cpus", "cpuset.mems"):
@@ -182,14 +185,23 @@ class BootedMachine:
             self._process.kill()
             self._process.wait(timeout=60)
         self._process = None
-        for group in [CGROUPS / name / "scopewatch-test" for name in (*CONTROLLERS, ".")]:
-            for inner in sorted(group.rglob("*"), reverse=True) if group.is_dir() else ():
-                if inner.is_dir():
-                    with contextlib.suppress(OSError):
-                        inner.rmdir()
-            with contextlib.suppress(OSError):
-                group.rmdir()
+        groups = [group for name in (*CONTROLLERS, ".") if (group := CGROUPS / name / self._group).is_dir()]
+        for _ in range(50):  # its processes take a moment to be gone
+            groups = [group for group in groups if not _removed(group)]
+            if not groups:
+                break
+            time.sleep(0.1)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _removed(group: Path) -> bool:
+    """Remove a control group with those in it; return whether it is gone."""
+    for inner in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):
+            inner.rmdir()
+    with contextlib.suppress(OSError):
+        group.rmdir()
+    return not group.exists()
 
 
 def install_into(machine: BootedMachine, wheel: Path) -> None:

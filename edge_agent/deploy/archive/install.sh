@@ -131,7 +131,8 @@ fi
 say "installing scopewatch $VERSION into $prefix ..."
 "$python" -I -m venv --without-pip "$prefix/$new/env" || fail "$python: cannot make a virtual environment (module venv)"
 own=$prefix/$new/env/bin/python
-(cd / && "$own" -I "$here/pip/$PIP/pip" --isolated --quiet install --no-index --no-deps --require-hashes \
+# pip asks a rustc on the PATH for its version, and rustup then settles in the home.
+(cd / && PATH=/usr/bin:/bin "$own" -I "$here/pip/$PIP/pip" --isolated --quiet install --no-index --no-deps --require-hashes \
   --no-cache-dir --disable-pip-version-check --find-links "$here/wheels" --requirement "$here/requirements.txt") \
   || fail "the packages were not installed; the lines above say why"
 cp -- "$here/LICENCES.md" "$here/README.txt" "$here/sbom.cdx.json" "$prefix/$new/"
