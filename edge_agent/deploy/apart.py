@@ -26,6 +26,8 @@ _WINDOWS_ENDS: Final = {
     0xC0000142: "a DLL that could not be initialised",
     0xC0000409: "a fault that a library noticed in itself",
 }
+_SETTINGS: Final = {"OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "ORT_DISABLE_TELEMETRY": "1"}
+"""The last: merely imported, ONNX Runtime 1.32 otherwise keeps an identity of this PC below ~/.cache."""
 _KILL_SECONDS: Final = 2.0
 _LAST_SIGNAL: Final = 64
 
@@ -80,7 +82,7 @@ def run_program(command: Sequence[str], *, seconds: float) -> Ended:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+            env=os.environ | _SETTINGS,
             # No console window flashes up where doctor is started from a menu.
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )

@@ -177,6 +177,7 @@ def journey(archive: Path, micrograph: Path, machine: Machine, who: str, prefix:
     upgraded = machine.run("ls", f"{prefix}/versions").split()
     must(len(upgraded) == 1 and upgraded != versions, f"{who}: upgrade in place: {versions} -> {upgraded}")
     machine.run(agent, "check")
+    machine.run(agent, "doctor")
     every_module_loads(machine, prefix, who)
     packed_again(machine, copied, prefix, who)
     machine.run("sh", f"{prefix}/uninstall.sh")
