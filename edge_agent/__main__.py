@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    from edge_agent.deploy.first_aid import run_first_aid
+    from edge_agent.diagnosing.first_aid import run_first_aid
 
     code = run_first_aid(arguments)
     return _run_command_line() if code is None else code
@@ -38,7 +38,7 @@ def _run_command_line() -> int:
     except Exception as error:  # whatever a broken wheel raises at import; `cli.main` itself raises nothing
         if "--verbose" in sys.argv:
             traceback.print_exception(error)
-        from edge_agent.deploy.installation import broken_text
+        from edge_agent.diagnosing.installation import broken_text
 
         sys.stderr.write(f"{PROGRAM}: {broken_text(error)}\n")
         return EXIT_FAILED

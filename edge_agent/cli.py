@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from edge_agent.commands import configuration, health, live, log, models, offline, service
-from edge_agent.deploy.first_aid import run_first_aid
+from edge_agent.diagnosing.first_aid import run_first_aid
 from edge_agent.logs import log_to_terminal
 from edge_agent.terminal import say
 from edge_agent.verdicts import EXIT_INTERRUPTED, PROGRAM, explain, without_verbose

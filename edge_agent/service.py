@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.config import AgentConfig
-    from edge_agent.deploy.model_store import Chosen
+    from edge_agent.keeping.model_store import Chosen
     from edge_agent.protocol import Ready
     from edge_agent.room import FreeSpace
     from edge_agent.sidecar import Finding

@@ -12,7 +12,7 @@ from typing import Final
 
 import typer
 
-from edge_agent.deploy.installation import broken_text
+from edge_agent.diagnosing.installation import broken_text
 from edge_agent.terminal import say
 
 EXIT_FAILED: Final = 1

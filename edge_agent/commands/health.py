@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from edge_agent.commands.options import JsonOption, ModelOption, print_json
-from edge_agent.deploy.first_aid import run_first_aid
+from edge_agent.diagnosing.first_aid import run_first_aid
 from edge_agent.terminal import say
 from edge_agent.verdicts import EXIT_FAILED
 

@@ -21,7 +21,7 @@ from edge_agent.commands.options import (
     config_in_force,
     print_json,
 )
-from edge_agent.deploy.finding_log import FindingLog
+from edge_agent.hosting.finding_log import FindingLog
 from edge_agent.terminal import (
     counts_text,
     finding_line,
@@ -68,8 +68,8 @@ def watch(
     output: OutputOption = None,
 ) -> None:
     """Watch folders and classify every new file until Ctrl-C. Folders may also stand in the configuration."""
-    from edge_agent.deploy.console import console_closing
-    from edge_agent.deploy.host import Host
+    from edge_agent.hosting.console import console_closing
+    from edge_agent.hosting.host import Host
 
     host = Host(
         config_in_force(config),
@@ -107,8 +107,8 @@ def classify(
     settings = configure(config_in_force(config), model=model)
     batch = gather(paths, recursive=recursive, include=include or settings.include, output=output)
     from edge_agent.classifier import Classifier
-    from edge_agent.deploy.model_intake import open_chosen
-    from edge_agent.deploy.model_store import ModelStore
+    from edge_agent.keeping.model_intake import open_chosen
+    from edge_agent.keeping.model_store import ModelStore
 
     bundle = open_chosen(
         ModelStore(settings.state), settings.model, settings.trusted_keys, lambda text: say(text, sys.stderr)

@@ -22,8 +22,8 @@ from edge_agent.verdicts import EXIT_FAILED, CommandFailed
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
-    from edge_agent.deploy.model_store import Chosen, ModelStore
-    from edge_agent.deploy.store_record import Accepted, StoreRecord
+    from edge_agent.keeping.model_store import Chosen, ModelStore
+    from edge_agent.keeping.store_record import Accepted, StoreRecord
     from edge_agent.model_bundle import Bundle
 
 app = typer.Typer(help="The models on this PC, and which one answers.", no_args_is_help=True)
@@ -63,7 +63,7 @@ def models_add(
     config: ConfigOption = None,
 ) -> None:
     """Verify a bundle (its folder, or a ZIP of it) on this PC and keep a copy; `models use` lets it answer."""
-    from edge_agent.deploy.model_intake import add
+    from edge_agent.keeping.model_intake import add
 
     settings, store = _store(config)
     _require_owner(settings.state)
@@ -83,7 +83,7 @@ def models_add(
 @app.command("use")
 def models_use(name: _Name, config: ConfigOption = None) -> None:
     """Verify a model anew and let it answer; a running agent takes it up by itself."""
-    from edge_agent.deploy.model_intake import use
+    from edge_agent.keeping.model_intake import use
 
     settings, store = _store(config)
     _require_owner(settings.state)
@@ -94,7 +94,7 @@ def models_use(name: _Name, config: ConfigOption = None) -> None:
 @app.command("rollback")
 def models_rollback(config: ConfigOption = None) -> None:
     """Let the model answer again that did before; may be repeated."""
-    from edge_agent.deploy.model_intake import roll_back
+    from edge_agent.keeping.model_intake import roll_back
 
     settings, store = _store(config)
     _require_owner(settings.state)
@@ -105,7 +105,7 @@ def models_rollback(config: ConfigOption = None) -> None:
 @app.command("remove")
 def models_remove(name: _Name, config: ConfigOption = None) -> None:
     """Delete a model that is not the current one from this PC's store."""
-    from edge_agent.deploy.store_record import StoreRefused
+    from edge_agent.keeping.store_record import StoreRefused
 
     settings, store = _store(config)
     _require_owner(settings.state)
@@ -160,7 +160,7 @@ def models_show(
 
 def _store(config: Path | None, model: str | None = None) -> tuple[AgentConfig, ModelStore]:
     from edge_agent.config import configure
-    from edge_agent.deploy.model_store import ModelStore
+    from edge_agent.keeping.model_store import ModelStore
 
     settings = configure(config_in_force(config), model=model)
     return settings, ModelStore(settings.state)
@@ -175,7 +175,7 @@ def _require_owner(state: Path) -> None:
         return
     import pwd
 
-    from edge_agent.deploy.store_record import StoreRefused
+    from edge_agent.keeping.store_record import StoreRefused
 
     try:
         owner = pwd.getpwuid(state.stat().st_uid).pw_name

@@ -46,8 +46,8 @@ def package_offline(
     ] = None,
 ) -> None:
     """Make one archive that installs the agent on a PC without a network."""
-    from edge_agent.deploy.offline_package import Locks, PackagePlan, make_package, steps
-    from edge_agent.deploy.target import target_of
+    from edge_agent.packing.offline_package import Locks, PackagePlan, make_package, steps
+    from edge_agent.packing.target import target_of
 
     plan = PackagePlan(
         target_of(platform, python), output.absolute(), tuple(model or ()), runtime, config, wheels
@@ -69,12 +69,12 @@ def licences(
 ) -> None:
     """List everything that this installation, or an offline archive, hands on: licence, its text, its source."""
     if archive is not None:
-        from edge_agent.deploy.archive_file import read_member
+        from edge_agent.packing.archive_file import read_member
 
         sys.stdout.write(read_member(archive, _LICENCES).decode())
         return
-    from edge_agent.deploy.licences import licences_text
-    from edge_agent.deploy.parts_here import parts_here
+    from edge_agent.packing.licences import licences_text
+    from edge_agent.packing.parts_here import parts_here
 
     sys.stdout.write(licences_text(parts_here(), (), place=""))
 
@@ -82,7 +82,7 @@ def licences(
 def sbom() -> None:
     """Print the software bill of materials of this installation (CycloneDX 1.6, JSON)."""
     from edge_agent.commands.options import print_json
-    from edge_agent.deploy.parts_here import parts_here
-    from edge_agent.deploy.sbom import sbom_json
+    from edge_agent.packing.parts_here import parts_here
+    from edge_agent.packing.sbom import sbom_json
 
     print_json(sbom_json(parts_here()))

@@ -1,1 +1,1 @@
-"""The agent as an installed, supervised, updatable thing: service, models in the field, offline package, doctor."""
+"""The agent as a service of the PC: under systemd, under Windows, with and without an administrator."""

@@ -9,8 +9,8 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.deploy.model_store import STORE_NAME, ModelStore
 from edge_agent.deploy.service_plan import SERVICE_NAME
+from edge_agent.keeping.model_store import STORE_NAME, ModelStore
 from edge_agent.status import LOCK_NAME
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ _SEARCH_DEFAULT_DIRS: Final = 0x1000
 
 
 class RunningHost(Protocol):
-    """What of `edge_agent.deploy.host.Host` is used here."""
+    """What of `edge_agent.hosting.host.Host` is used here."""
 
     def run(self) -> None:
         """Work until `stop`."""
@@ -225,7 +225,7 @@ def _see_installation() -> None:
 
 
 def _host(config_file: Path, ready: Callable[[str], None]) -> RunningHost:
-    from edge_agent.deploy.host import Host
+    from edge_agent.hosting.host import Host
 
     return Host(
         config_file,

@@ -253,13 +253,13 @@ class RealSystem:
 
     def is_administrator(self) -> bool:
         """IsUserAnAdmin."""
-        from edge_agent.deploy.windows_facts import RealWindows
+        from edge_agent.diagnosing.windows_facts import RealWindows
 
         return bool(RealWindows().is_administrator())
 
     def share_of(self, drive: str) -> str | None:
         """WNetGetConnection; where this log-on does not know the drive, what the person's own has noted."""
-        from edge_agent.deploy.windows_facts import RealWindows
+        from edge_agent.diagnosing.windows_facts import RealWindows
 
         return RealWindows().share_of(drive) or _noted_share(drive)
 

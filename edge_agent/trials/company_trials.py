@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from edge_agent.deploy.vital_signs import HEARTBEAT_NAME
+from edge_agent.hosting.vital_signs import HEARTBEAT_NAME
 from edge_agent.logs import LOG_NAME
 from edge_agent.output_places import OutputPlan
 from edge_agent.trials.agent_trials import ANSWER_SECONDS, answer_of

@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from typing import TYPE_CHECKING
 
-from edge_agent.deploy.lock_file import LockedFile
+from edge_agent.packing.lock_file import LockedFile
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_agent.deploy.apart import run_python
+from edge_agent.diagnosing.apart import run_python
 
 if TYPE_CHECKING:
     from pathlib import Path

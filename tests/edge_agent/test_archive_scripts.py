@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from small_wheels import locked, small_wheel
 
-from edge_agent.deploy import archive_texts, offline_package
-from edge_agent.deploy.offline_package import Locks, PackagePlan, make_package
-from edge_agent.deploy.target import Target
+from edge_agent.packing import archive_texts, offline_package
+from edge_agent.packing.offline_package import Locks, PackagePlan, make_package
+from edge_agent.packing.target import Target
 
 FOLDER = Path(archive_texts.__file__).parent / "archive"
 SCRIPTS = sorted(path for path in FOLDER.iterdir() if path.suffix in (".sh", ".ps1", ".cmd"))
@@ -74,11 +74,11 @@ def stand_in(folder: Path, edition: str) -> Path:
     """A wheel called scopewatch that notes what it is asked and answers as it is told."""
     file = small_wheel(folder, "scopewatch")
     with zipfile.ZipFile(folder / file.file, "a") as archive:
-        for name in ("__init__", "deploy/__init__"):
+        for name in ("__init__", "packing/__init__"):
             archive.writestr(f"edge_agent/{name}.py", "")
         archive.writestr("edge_agent/__main__.py", f"edition = {edition!r}\n{STAND_IN}")
         archive.writestr(
-            "edge_agent/deploy/installing.py", f"edition = {edition + ' installing'!r}\n{STAND_IN}"
+            "edge_agent/packing/installing.py", f"edition = {edition + ' installing'!r}\n{STAND_IN}"
         )
     return folder / file.file
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.deploy.config_watch import ConfigWatch
+from edge_agent.hosting.config_watch import ConfigWatch
 
 
 class Clock:

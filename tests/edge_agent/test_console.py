@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from edge_agent.deploy.console import console_closing
+from edge_agent.hosting.console import console_closing
 
 
 class Kernel32:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.deploy import agent_checks, doctor, folder_checks, installation, mounts, pc_checks
-from edge_agent.deploy.agent_checks import Running, Settings
-from edge_agent.deploy.apart import Ended, how_it_died, run_python
-from edge_agent.deploy.diagnosis import (
+from edge_agent.diagnosing import agent_checks, doctor, folder_checks, installation, mounts, pc_checks
+from edge_agent.diagnosing.agent_checks import Running, Settings
+from edge_agent.diagnosing.apart import Ended, how_it_died, run_python
+from edge_agent.diagnosing.diagnosis import (
     NOT_VERIFIED,
     Line,
     as_json,
@@ -30,8 +30,8 @@ from edge_agent.deploy.diagnosis import (
     summary_of,
     text_of,
 )
-from edge_agent.deploy.folder_checks import Asked, Inside, folder_lines
-from edge_agent.deploy.windows_facts import PF_AVX, PF_AVX2, RealWindows, sleep_minutes_in
+from edge_agent.diagnosing.folder_checks import Asked, Inside, folder_lines
+from edge_agent.diagnosing.windows_facts import PF_AVX, PF_AVX2, RealWindows, sleep_minutes_in
 from edge_agent.model_names import shipped_models
 from edge_agent.status import sole_agent
 from edge_agent.watching.volumes import Volume
@@ -817,7 +817,7 @@ def test_a_broken_package_is_one_line_and_doctor_still_runs(tmp_path, package):
     assert line.startswith(f"edge-agent: this installation is broken: {package}: DLL load failed")
     assert line.endswith("`edge-agent doctor` says what is wrong and what to do")
 
-    doctored = run_module("edge_agent.deploy.doctor", path=[hidden], SCOPEWATCH_STATE=str(tmp_path))
+    doctored = run_module("edge_agent.diagnosing.doctor", path=[hidden], SCOPEWATCH_STATE=str(tmp_path))
     assert doctored.returncode == 1
     assert f"fail  package {package}: " in doctored.stdout
     assert "DLL load failed" in doctored.stdout
@@ -837,7 +837,7 @@ def test_a_package_that_kills_its_process_is_a_line(tmp_path):
 
 def test_doctor_imports_nothing_but_the_standard_library():
     code = (
-        "import sys, edge_agent.deploy.doctor, edge_agent.deploy.support, edge_agent.__main__\n"
+        "import sys, edge_agent.diagnosing.doctor, edge_agent.diagnosing.support, edge_agent.__main__\n"
         "names = {name.partition('.')[0] for name in sys.modules}\n"
         "print(*sorted(names - set(sys.stdlib_module_names) - {'edge_agent', '__main__', '__mp_main__'}))"
     )

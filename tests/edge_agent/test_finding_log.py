@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.deploy.finding_log import FindingLog
+from edge_agent.hosting.finding_log import FindingLog
 from edge_agent.sidecar import Finding
 
 PATH = Path("/d/a.dm3")

@@ -23,12 +23,12 @@ from edge_agent import desk as desk_module
 from edge_agent import service as service_module
 from edge_agent import watcher as watcher_module
 from edge_agent.config import ConfigRefused
-from edge_agent.deploy import config_watch, succession
-from edge_agent.deploy.host import Host
-from edge_agent.deploy.notify import Notifier
-from edge_agent.deploy.onlooker import Nobody
-from edge_agent.deploy.succession import Parts
-from edge_agent.deploy.vital_signs import HEARTBEAT_NAME
+from edge_agent.hosting import config_watch, succession
+from edge_agent.hosting.host import Host
+from edge_agent.hosting.notify import Notifier
+from edge_agent.hosting.onlooker import Nobody
+from edge_agent.hosting.succession import Parts
+from edge_agent.hosting.vital_signs import HEARTBEAT_NAME
 from edge_agent.service import Service
 from edge_agent.status import AgentStatus, AlreadyRunning, running_status, sole_agent
 from edge_agent.supervisor import ModelRefused, WorkerFailed
@@ -674,8 +674,8 @@ RUN = """
 import sys
 from functools import partial
 from pathlib import Path
-from edge_agent.deploy.host import Host
-from edge_agent.deploy.succession import Parts
+from edge_agent.hosting.host import Host
+from edge_agent.hosting.succession import Parts
 from edge_agent.service import Service
 tell = lambda text: print(text, flush=True)
 service = partial(Service, worker_command=tuple(sys.argv[2:]))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from edge_agent.deploy import installing
-from edge_agent.deploy.installing import main
+from edge_agent.packing import installing
+from edge_agent.packing.installing import main
 
 if TYPE_CHECKING:
     from pathlib import Path

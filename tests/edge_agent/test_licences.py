@@ -8,9 +8,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from small_wheels import small_wheel
 
-from edge_agent.deploy.licences import Part, licences_text, part_of_wheel
-from edge_agent.deploy.parts_here import parts_here
-from edge_agent.deploy.sbom import sbom_json
+from edge_agent.packing.licences import Part, licences_text, part_of_wheel
+from edge_agent.packing.parts_here import parts_here
+from edge_agent.packing.sbom import sbom_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from edge_agent.deploy.licences import normal_name
-from edge_agent.deploy.lock_file import FOLDER, agent_lock, build_lock, pip_lock, read_lock, sources_lock
-from edge_agent.deploy.package_errors import PackageFailed
-from edge_agent.deploy.target import PLATFORMS, PYTHONS, Target, wheel_runs_on
+from edge_agent.packing.licences import normal_name
+from edge_agent.packing.lock_file import FOLDER, agent_lock, build_lock, pip_lock, read_lock, sources_lock
+from edge_agent.packing.package_errors import PackageFailed
+from edge_agent.packing.target import PLATFORMS, PYTHONS, Target, wheel_runs_on
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NEVER_IMPORTED = {"scipy", "matplotlib", "h5py", "hdf5plugin", "flatbuffers", "protobuf", "sympy"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from edge_agent.deploy.model_choice import ModelChoice, is_models_fault
+from edge_agent.hosting.model_choice import ModelChoice, is_models_fault
 from edge_agent.supervisor import ModelRefused, WorkerFailed
 
 

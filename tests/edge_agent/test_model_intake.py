@@ -13,9 +13,9 @@ import pytest
 from vouched_bundles import KEY, STRANGER, TRUSTED, edit, plain_bundle, put, signed_bundle
 
 from edge_agent import model_names
-from edge_agent.deploy import model_archive, model_intake
-from edge_agent.deploy.model_intake import add, open_chosen, roll_back, use
-from edge_agent.deploy.model_store import ModelStore, StoreRefused
+from edge_agent.keeping import model_archive, model_intake
+from edge_agent.keeping.model_intake import add, open_chosen, roll_back, use
+from edge_agent.keeping.model_store import ModelStore, StoreRefused
 from edge_agent.model_bundle import GOLDEN, MANIFEST, BundleRefused
 from edge_agent.signatures import key_id, public_line_of
 

@@ -20,9 +20,9 @@ import pytest
 from vouched_bundles import KEY, TRUSTED, put, signed_bundle
 
 from edge_agent.config import AgentConfig
-from edge_agent.deploy.model_intake import add, use
-from edge_agent.deploy.model_store import ModelStore
-from edge_agent.deploy.store_record import choice_of
+from edge_agent.keeping.model_intake import add, use
+from edge_agent.keeping.model_store import ModelStore
+from edge_agent.keeping.store_record import choice_of
 from edge_agent.model_bundle import GOLDEN, MANIFEST, MODEL
 from edge_agent.service import Service
 from edge_agent.sidecar import read_record

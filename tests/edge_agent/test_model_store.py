@@ -16,10 +16,10 @@ from bundles import tiny_bundle
 from filelock import FileLock
 
 from edge_agent import model_names
-from edge_agent.deploy import model_store as model_store_module
-from edge_agent.deploy.model_intake import add, roll_back, use
-from edge_agent.deploy.model_store import Chosen, ModelStore, StoreRefused, StoreUnreadable
 from edge_agent.files import FileLayer
+from edge_agent.keeping import model_store as model_store_module
+from edge_agent.keeping.model_intake import add, roll_back, use
+from edge_agent.keeping.model_store import Chosen, ModelStore, StoreRefused, StoreUnreadable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -332,9 +332,9 @@ def test_a_full_disk_leaves_the_store_as_it_was(
 KILLED = """
 import os, sys
 from pathlib import Path
-from edge_agent.deploy import model_store
-from edge_agent.deploy.model_intake import add
-from edge_agent.deploy.model_store import ModelStore
+from edge_agent.keeping import model_store
+from edge_agent.keeping.model_intake import add
+from edge_agent.keeping.model_store import ModelStore
 from edge_agent.files import FileLayer
 
 class Dies(FileLayer):
@@ -393,7 +393,7 @@ def test_a_kill_at_any_call_leaves_the_old_choice_and_a_store_that_can_be_added_
 
 def test_the_agents_process_loads_no_parser_for_it():
     program = (
-        "import sys, edge_agent.deploy.model_store, edge_agent.signatures\n"
+        "import sys, edge_agent.keeping.model_store, edge_agent.signatures\n"
         "print({'numpy', 'onnxruntime', 'cryptography'} & sys.modules.keys())"
     )
     done = subprocess.run(

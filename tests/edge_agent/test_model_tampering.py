@@ -21,8 +21,8 @@ from vouched_bundles import KEY, STRANGER, TRUSTED, edit, manifest_sha256, put, 
 from edge_agent import model_names
 from edge_agent.bundle_files import BundleFolder
 from edge_agent.classifier import Classifier
-from edge_agent.deploy.model_intake import add, use
-from edge_agent.deploy.model_store import ModelStore, StoreRefused
+from edge_agent.keeping.model_intake import add, use
+from edge_agent.keeping.model_store import ModelStore, StoreRefused
 from edge_agent.model_bundle import GOLDEN, MANIFEST, MODEL, BundleRefused, open_bundle, shipped_models
 from edge_agent.protocol import WorkerSettings
 from edge_agent.sidecar import OutputPlan

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from edge_agent.deploy.notify import Notifier
+from edge_agent.hosting.notify import Notifier
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sockets as systemd has them")
 

@@ -52,8 +52,8 @@ def test_package_offline_says_why_not(
     done = agent("package-offline", "--output", str(tmp_path / "out"), *given)
 
     assert (done.returncode, done.stdout) == (code, "")
-    from edge_agent.deploy.lock_file import agent_lock
-    from edge_agent.deploy.target import Target
+    from edge_agent.packing.lock_file import agent_lock
+    from edge_agent.packing.target import Target
 
     first = agent_lock(Target("win_amd64", "3.11"))[0]
     said = message.format(folder=tmp_path, first=f"{first.name}=={first.version}")

@@ -20,18 +20,18 @@ from small_wheels import small_source, small_wheel
 from test_python_runtime import embeddable, standalone
 
 import edge_agent
-from edge_agent.deploy import offline_package
-from edge_agent.deploy.archive_file import read_member
-from edge_agent.deploy.offline_package import Locks, PackagePlan, make_package, steps
-from edge_agent.deploy.package_errors import PackageFailed, PackageRefused
-from edge_agent.deploy.target import Target
 from edge_agent.model_bundle import BundleRefused, open_bundle
+from edge_agent.packing import offline_package
+from edge_agent.packing.archive_file import read_member
+from edge_agent.packing.offline_package import Locks, PackagePlan, make_package, steps
+from edge_agent.packing.package_errors import PackageFailed, PackageRefused
+from edge_agent.packing.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from edge_agent.deploy.lock_file import LockedFile
+    from edge_agent.packing.lock_file import LockedFile
 
 WINDOWS, LINUX = Target("win_amd64", "3.11"), Target("linux_x86_64", "3.11")
 

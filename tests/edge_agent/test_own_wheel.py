@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import edge_agent
-from edge_agent.deploy.own_wheel import NAME, own_wheel, packed_again, source_tree
-from edge_agent.deploy.package_errors import PackageFailed
+from edge_agent.packing.own_wheel import NAME, own_wheel, packed_again, source_tree
+from edge_agent.packing.package_errors import PackageFailed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,8 +67,8 @@ def test_a_clone_builds_the_same_wheel_each_time_and_it_carries_what_archives_ne
     assert built.name == NAME == f"scopewatch-{edge_agent.__version__}-py3-none-any.whl"
     assert own_wheel(tmp_path).read_bytes() == built.read_bytes()
     assert {
-        "edge_agent/deploy/locks/agent-win_amd64-py311.txt",
-        "edge_agent/deploy/archive/install.ps1",
+        "edge_agent/packing/locks/agent-win_amd64-py311.txt",
+        "edge_agent/packing/archive/install.ps1",
     } <= names
 
 

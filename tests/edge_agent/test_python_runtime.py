@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_agent.deploy.package_errors import PackageRefused
-from edge_agent.deploy.python_runtime import read_runtime
-from edge_agent.deploy.target import Target
+from edge_agent.packing.package_errors import PackageRefused
+from edge_agent.packing.python_runtime import read_runtime
+from edge_agent.packing.target import Target
 
 if TYPE_CHECKING:
     from pathlib import Path

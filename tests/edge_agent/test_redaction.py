@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from edge_agent.deploy.redaction import Redactor
-from edge_agent.deploy.vocabulary import canonical, our_words
+from edge_agent.diagnosing.redaction import Redactor
+from edge_agent.diagnosing.vocabulary import canonical, our_words
 
 FOLDER = "Müßiggang 7, gold (round)"
 FILE = "Zwölf Boxkämpfer, round 5 nm"

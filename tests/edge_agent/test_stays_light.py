@@ -107,7 +107,7 @@ def test_the_agent_process_holds_no_parser() -> None:
         "config",
         "sidecar",
         "protocol",
-        "deploy.host",
+        "hosting.host",
         "log_reader",
     )
 

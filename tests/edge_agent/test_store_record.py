@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.deploy.store_record import (
+from edge_agent.keeping.store_record import (
     SHIPPED_DEFAULT,
     Accepted,
     Choice,

@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 import pytest
 
-from edge_agent.deploy import support
-from edge_agent.deploy.support import SupportFailed, Wanted, write_support
-from edge_agent.deploy.vocabulary import canonical
+from edge_agent.diagnosing import support
+from edge_agent.diagnosing.support import SupportFailed, Wanted, write_support
+from edge_agent.diagnosing.vocabulary import canonical
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PERSON, PC, PROJECT, SAMPLE = (

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.deploy.package_errors import PackageRefused
-from edge_agent.deploy.target import Target, target_of, wheel_runs_on
+from edge_agent.packing.package_errors import PackageRefused
+from edge_agent.packing.target import Target, target_of, wheel_runs_on
 
 WINDOWS, LINUX = Target("win_amd64", "3.11"), Target("linux_x86_64", "3.12")
 

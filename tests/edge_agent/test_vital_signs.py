@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge_agent.deploy.vital_signs import HEARTBEAT_NAME, VitalSigns
+from edge_agent.hosting.vital_signs import HEARTBEAT_NAME, VitalSigns
 
 
 class Ear:
@@ -139,7 +139,7 @@ def test_a_full_disk_costs_the_heartbeat_only(bench, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edge_agent.deploy.vital_signs.publish_beside", full)
+    monkeypatch.setattr("edge_agent.hosting.vital_signs.publish_beside", full)
     bench.signs.enter("starting")
     bench.signs.enter("idle")
 

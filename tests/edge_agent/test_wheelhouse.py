@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from small_wheels import small_source, small_wheel
 
-from edge_agent.deploy.package_errors import PackageFailed
-from edge_agent.deploy.target import Target
-from edge_agent.deploy.wheelhouse import _reason, fetch_source, fetch_wheels, install_tools
+from edge_agent.packing.package_errors import PackageFailed
+from edge_agent.packing.target import Target
+from edge_agent.packing.wheelhouse import _reason, fetch_source, fetch_wheels, install_tools
 
 if TYPE_CHECKING:
     from pathlib import Path

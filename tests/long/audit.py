@@ -17,7 +17,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from edge_agent.deploy.lock_file import FOLDER  # noqa: E402
+from edge_agent.packing.lock_file import FOLDER  # noqa: E402
 
 LOCKS = [
     *(lock for lock in sorted(FOLDER.glob("*.txt")) if lock.name != "sources.txt"),

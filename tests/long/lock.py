@@ -20,8 +20,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from edge_agent.deploy.lock_file import FOLDER, LockedFile, read_lock  # noqa: E402
-from edge_agent.deploy.target import PLATFORMS, PYTHONS, Target, wheel_runs_on  # noqa: E402
+from edge_agent.packing.lock_file import FOLDER, LockedFile, read_lock  # noqa: E402
+from edge_agent.packing.target import PLATFORMS, PYTHONS, Target, wheel_runs_on  # noqa: E402
 
 NEVER_IMPORTED = {
     "scipy": "only ncempy's other modules use it",

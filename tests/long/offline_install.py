@@ -33,8 +33,8 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "te
 from booted_machine import BootedMachine, Unbootable  # noqa: E402
 from bundles import tiny_bundle  # noqa: E402
 
-from edge_agent.deploy.licences import normal_name  # noqa: E402
-from edge_agent.deploy.target import Target, wheel_runs_on  # noqa: E402
+from edge_agent.packing.licences import normal_name  # noqa: E402
+from edge_agent.packing.target import Target, wheel_runs_on  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,7 +220,7 @@ def every_module_loads(machine: Machine, prefix: str, who: str) -> None:
 def packed_again(machine: Machine, copied: str, prefix: str, who: str) -> None:
     """From what is installed the same wheel comes out, file by file, as the one that went in."""
     code = (
-        "import importlib.metadata, pathlib; from edge_agent.deploy.own_wheel import packed_again; "
+        "import importlib.metadata, pathlib; from edge_agent.packing.own_wheel import packed_again; "
         "print(packed_again(importlib.metadata.distribution('scopewatch'), pathlib.Path('/tmp')))"
     )
     again = machine.run(f"{prefix}/current/env/bin/python", "-c", code).strip()

@@ -1,0 +1,1 @@
+"""One archive for PCs without a network, and what is handed on with it."""
