@@ -269,7 +269,7 @@ def with_service(archive: Path, micrograph: Path, work: Path) -> None:
                 second = machine.run("systemctl", "show", "scopewatch", "-p", "MainPID", "--value").stdout
                 must(first != second, "service: restarted by the upgrade, and classifying")
         must(
-            " tiny-1 " in machine.run(agent, "models", "list").stdout,
+            "tiny-1 " in machine.run(agent, "models", "list").stdout,
             "service: the chosen model is in its store",
         )
         machine.run("sh", "/opt/scopewatch/uninstall.sh")

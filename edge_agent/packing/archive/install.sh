@@ -210,10 +210,23 @@ elif [ $had_service = running ]; then
 elif [ $had_service = stopped ]; then
   reinstall $service_options --no-start || go_back
 fi
+# The service's store belongs to the service's account, which may not be able to read where this archive lies.
+as_owner() {
+  owner=$(stat -L -c '%u:%g' /var/lib/scopewatch 2>/dev/null || echo 0:0)
+  if [ "$owner" = 0:0 ]; then
+    "$@"
+  else
+    (cd / && setpriv --reuid="${owner%:*}" --regid="${owner#*:}" --clear-groups "$@")
+  fi
+}
 for model in "$here"/models/*/; do
   [ -d "$model" ] || continue
   if [ $user = no ] && [ -f /etc/scopewatch/agent.toml ]; then
-    agent models add "$model" --config /etc/scopewatch/agent.toml
+    copy=$prefix/$new/$(basename -- "$model")
+    cp -R -- "$model" "$copy"
+    as_owner "$prefix/bin/edge-agent" models add "$copy" --config /etc/scopewatch/agent.toml || copy=''
+    rm -rf -- "${prefix:?}/$new/$(basename -- "$model")"
+    [ -n "$copy" ]
   else
     agent models add "$model"
   fi || fail "$model: was not added; the version without it is installed"
