@@ -68,8 +68,8 @@ def selftest(
                         say(line)
     except OSError as error:
         raise CommandFailed(
-            f"{error.filename or folder}: {error.strerror or error}; the self-test works in a sub-folder of its own: "
-            "name a folder that may be written to, for example where outputs go"
+            f"{error.filename or folder}: {error.strerror or error}; the self-test works in a sub-folder of its "
+            "own: name a folder that may be written to, for example where outputs go"
         ) from error
     say(summary_line(done), sys.stderr)
     if any(item.verdict == "failed" for item in done):
