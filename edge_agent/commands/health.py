@@ -13,7 +13,7 @@ import typer
 from edge_agent.commands.options import JsonOption, ModelOption, print_json
 from edge_agent.diagnosing.first_aid import run_first_aid
 from edge_agent.terminal import say
-from edge_agent.verdicts import EXIT_FAILED
+from edge_agent.verdicts import EXIT_FAILED, CommandFailed
 
 FIRST_AID: Final[dict[str, Any]] = {
     "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
@@ -57,14 +57,20 @@ def selftest(
         f"everything happens in {folder.absolute() / NAME}-...; if this is killed, the next run removes it",
         sys.stderr,
     )
-    with contextlib.closing(run_selftest(folder.absolute(), state=state, model=model)) as checks:
-        for item in checks:
-            done.append(item)
-            if as_json:
-                print_json(check_json(item))
-            else:
-                for line in check_lines(item):
-                    say(line)
+    try:
+        with contextlib.closing(run_selftest(folder.absolute(), state=state, model=model)) as checks:
+            for item in checks:
+                done.append(item)
+                if as_json:
+                    print_json(check_json(item))
+                else:
+                    for line in check_lines(item):
+                        say(line)
+    except OSError as error:
+        raise CommandFailed(
+            f"{error.filename or folder}: {error.strerror or error}; the self-test works in a sub-folder of its "
+            "own: name a folder that may be written to, for example where outputs go"
+        ) from error
     say(summary_line(done), sys.stderr)
     if any(item.verdict == "failed" for item in done):
         raise typer.Exit(EXIT_FAILED)

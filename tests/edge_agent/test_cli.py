@@ -133,11 +133,34 @@ def test_a_fault_of_ours_is_one_line_too(run, tiny, scope, monkeypatch):
     assert err == "edge-agent: unforeseen ZeroDivisionError: division by zero (--verbose shows where)\n"
 
 
+def test_a_self_test_that_may_write_nowhere_says_what_to_name(run):
+    code, out, err = run("selftest", "/proc")
+
+    assert (code, out) == (1, "")
+    assert err.splitlines()[0].startswith(
+        "everything happens in /proc/scopewatch-selftest-to-be-deleted-...; if "
+    )
+    assert err.splitlines()[1].startswith("edge-agent: /proc/scopewatch-selftest-to-be-deleted-")
+    assert err.splitlines()[1].endswith("name a folder that may be written to, for example where outputs go")
+
+
 def test_help_names_every_command(run):
     code, out, _ = run("--help")
 
     assert code == 0
-    for command in ("demo", "watch", "classify", "status", "check", "simulate", "models", "config"):
+    for command in (
+        "demo",
+        "watch",
+        "classify",
+        "status",
+        "check",
+        "simulate",
+        "models",
+        "config",
+        "doctor",
+        "selftest",
+        "support",
+    ):
         assert f"  {command} " in out
 
 
