@@ -39,7 +39,9 @@ def install(request: InstallRequest) -> Iterator[str]:
     _require_rights(own=request.own)
     file = request.config_file or (user_config_file() if request.own else system_config_file())
     written = first_config(file.absolute(), request.folders, None if request.own else SYSTEM_STATE)
-    account = _person() if request.own else account_for(written.config, request.account)
+    # An upgrade asks for nothing, and goes by what was asked before.
+    asked = request.account or service.note().get("asked_account")
+    account = _person() if request.own else account_for(written.config, asked)
     plan = plan_service(written.file, written.config, account, own=request.own)
     in_the_way = list(objections(plan))
     if in_the_way:

@@ -36,7 +36,7 @@ def account_for(config: AgentConfig, asked: str | None) -> Account:
     Raises ServiceRefused.
     """
     if asked is not None:
-        return Account(_known(asked), "as asked")
+        return Account(_known(asked), "as asked", asked=True)
     if config.output is not None and config.output.is_relative_to(SYSTEM_STATE):
         return Account(None, f"an account of its own: all outputs go to {config.output}")
     first = config.folders[0]

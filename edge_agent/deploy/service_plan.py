@@ -37,6 +37,8 @@ class Account:
     name: str | None
     why: str
     """Where it comes from, as a reader is told."""
+    asked: bool = False
+    """Whether somebody named it; then it stays when the service is installed again."""
 
 
 @dataclass(frozen=True, slots=True)

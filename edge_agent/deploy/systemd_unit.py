@@ -105,7 +105,7 @@ def unit_text(plan: ServicePlan, systemd_version: int) -> str:
 
 
 def installed_note(text: str) -> dict[str, Any]:
-    """Return what `service install` noted in a unit file: `config`, `state`, `account`, `version`."""
+    """Return what `service install` noted in a unit file: configuration, state, account, version."""
     for line in text.splitlines():
         if line.startswith(_NOTE_KEY):
             note = json.loads(line.removeprefix(_NOTE_KEY))
@@ -251,4 +251,5 @@ def _note(plan: ServicePlan) -> dict[str, str | None]:
         "config": str(plan.config_file),
         "state": str(plan.config.state),
         "account": plan.account.name,
+        "asked_account": plan.account.name if plan.account.asked else None,
     }

@@ -46,7 +46,7 @@ class Pc:
         self.objections: list[str] = []
 
     def account(self, asked: str | None) -> linux_service.Account:
-        return linux_service.Account(asked or "em", "it owns the folder")
+        return linux_service.Account(asked or "em", "it owns the folder", asked=asked is not None)
 
     def service(self, *, own: bool) -> SystemdService:
         run = self.person if own else self.system
@@ -59,6 +59,21 @@ class Pc:
 @pytest.fixture
 def pc(tmp_path, monkeypatch):
     return Pc(tmp_path, monkeypatch)
+
+
+def test_an_account_that_was_asked_for_stays_when_the_service_is_installed_again(pc):
+    pc.install(pc.scope, account="lab")
+    again = pc.install()
+    other = pc.install(account="em")
+
+    assert next(line for line in again if line.startswith("account")).split()[1] == "lab:"
+    assert next(line for line in other if line.startswith("account")).split()[1] == "em:"
+
+
+def test_an_account_that_was_not_asked_for_follows_the_folder(pc):
+    pc.install(pc.scope)
+
+    assert installed_note((pc.units[False] / "scopewatch.service").read_text())["asked_account"] is None
 
 
 def test_a_first_installation(pc):

@@ -98,6 +98,7 @@ def test_the_parts_that_the_agent_relies_on():
         "config": "/etc/scopewatch/agent.toml",
         "state": "/var/lib/scopewatch",
         "account": "em",
+        "asked_account": None,
     }
 
 
