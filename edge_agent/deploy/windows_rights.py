@@ -1,4 +1,4 @@
-r"""Who could change the program that a Windows service runs. Not verified on Windows.
+r"""Who could change what a Windows service runs and goes by. Not verified on Windows.
 
 A service that starts a Python which ordinary users can replace hands its account to them. `C:\scopewatch`, made by
 an administrator, is such a folder: it inherits "modify" for all users from `C:\`. Only this module reads access
@@ -107,6 +107,31 @@ class Win32AccessLists:
         except self._security.error:
             return str(self._security.ConvertSidToStringSid(sid))
         return f"{domain}\\{name}" if domain else str(name)
+
+
+def owned_by_others(path: PureWindowsPath, lists: AccessLists) -> Iterator[str]:
+    """Yield `PLACE: belongs to WHO` when a folder was made by somebody who is no administrator."""
+    found = lists.access_list(str(path))
+    if found.owner_sid not in _TRUSTED:
+        yield f"{path}: belongs to {found.owner_name}"
+
+
+def closing_commands(data: Path, state: Path, service: str) -> tuple[tuple[str, ...], ...]:
+    r"""Return the commands that let nobody but administrators, and in `state` the service, write below `data`.
+
+    What lies below %ProgramData% inherits that every user may make files there: a planted model store or
+    configuration would be the service's. Accounts are given by number, because their names differ by language.
+    """
+    system, administrators, users = "*S-1-5-18", "*S-1-5-32-544", "*S-1-5-32-545"
+    return (
+        ("icacls", str(data), "/setowner", administrators, "/T", "/C", "/Q"),
+        (
+            "icacls", str(data), "/inheritance:r", "/grant:r", f"{system}:(OI)(CI)F",
+            f"{administrators}:(OI)(CI)F", f"{users}:(OI)(CI)RX", "/Q",
+        ),
+        ("icacls", str(state), "/reset", "/T", "/C", "/Q"),
+        ("icacls", str(state), "/grant", f"{service}:(OI)(CI)M", "/Q"),
+    )  # fmt: skip
 
 
 def code_folders(python: Path, package: Path) -> tuple[PureWindowsPath, ...]:

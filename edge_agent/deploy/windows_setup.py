@@ -35,7 +35,13 @@ from edge_agent.deploy.windows_control import (
     ServiceEntry,
     ServiceManager,
 )
-from edge_agent.deploy.windows_rights import Win32AccessLists, changeable_by, code_folders
+from edge_agent.deploy.windows_rights import (
+    Win32AccessLists,
+    changeable_by,
+    closing_commands,
+    code_folders,
+    owned_by_others,
+)
 from edge_agent.status import running_status
 
 if TYPE_CHECKING:
@@ -73,6 +79,9 @@ class WindowsSystem(Protocol):
 
     def access_lists(self) -> AccessLists:
         """Return who reads access lists."""
+
+    def run(self, words: Sequence[str]) -> tuple[int, str]:
+        """Run a command of Windows, and return its exit code and what it said."""
 
     def base_python(self) -> Path:
         """Return the interpreter that a service can be: not the launcher of a virtual environment."""
@@ -208,6 +217,18 @@ def _refuse_what_cannot_work(plan: ServicePlan, system: WindowsSystem) -> None:
             f"{found}, and with it what the service does; install below C:\\Program Files"
             for found in changeable_by(code, system.access_lists())
         ]
+    if plan.config_file.exists():
+        lines += [
+            f"{found}, and with it what the service does; look through it, then save it anew as administrator"
+            for found in changeable_by(PureWindowsPath(plan.config_file), system.access_lists())
+        ]
+    state = config.state
+    for place in (state.parent, state) if state == system_state_folder() else ():
+        if place.exists():
+            lines += [
+                f"{found}, who may have put a model or a journal there; move it away"
+                for found in owned_by_others(PureWindowsPath(place), system.access_lists())
+            ]
     if lines:
         raise ServiceRefused("\n".join(lines))
 
@@ -220,10 +241,23 @@ def _put_service(plan: ServicePlan, system: WindowsSystem) -> Iterator[str]:
         manager.allow_log_on(account)
     is_new = manager.put(ServiceEntry(service_command(plan, system.base_python()), account, password))
     yield f"service        {'created' if is_new else 'changed'}: delayed start, restarts after 5, 30 and 60 s"
-    folders = (*paths_written(plan), plan.config.state)
+    folders = list(dict.fromkeys((*paths_written(plan), *plan.config.folders)))
+    if plan.config.state == system_state_folder():
+        _close_own_folder(plan.config.state, system)
+        yield f"rights         only administrators and the service can change {plan.config.state.parent}"
+    else:
+        folders.append(plan.config.state)
     yield "rights         the service needs to read and write; have an administrator run:"
-    for folder in dict.fromkeys((*folders, *plan.config.folders)):
+    for folder in folders:
         yield f"                 {grant_command(folder)}"
+
+
+def _close_own_folder(state: Path, system: WindowsSystem) -> None:
+    state.mkdir(parents=True, exist_ok=True)
+    for words in closing_commands(state.parent, state, SERVICE_SID):
+        code, said = system.run(words)
+        if code:
+            raise ServiceFailed(f"{' '.join(words)}: ended with {code}: {said.strip()}; nothing was started")
 
 
 def _put_task(plan: ServicePlan, system: WindowsSystem) -> Iterator[str]:
@@ -280,6 +314,10 @@ class RealSystem:
     def task(self) -> LogonTask:
         """By the program schtasks."""
         return LogonTask(_run)
+
+    def run(self, words: Sequence[str]) -> tuple[int, str]:
+        """As it stands, without a shell."""
+        return _run(words, 60)
 
     def access_lists(self) -> AccessLists:
         """pywin32's."""

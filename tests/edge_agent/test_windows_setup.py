@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from pywin32_stand_in import FakeWindows
@@ -30,6 +30,13 @@ class System:
         self.asked_for: list[str] = []
         self.tasks: set[str] = set()
         self.schtasks: list[tuple[str, ...]] = []
+        self.ran: list[tuple[str, ...]] = []
+        self.code = 0
+        self.owners: dict[str, tuple[str, str]] = {}
+
+    def run(self, words) -> tuple[int, str]:
+        self.ran.append(tuple(words))
+        return self.code, "Access is denied."
 
     def is_administrator(self) -> bool:
         return self.administrator
@@ -55,7 +62,8 @@ class System:
         return self
 
     def access_list(self, path: str) -> AccessList:
-        return AccessList("S-1-5-18", "SYSTEM", self.entries)
+        owner = self.owners.get(path, ("S-1-5-18", "SYSTEM"))
+        return AccessList(*owner, self.entries)
 
     def base_python(self) -> Path:
         return Path(r"C:\Program Files\scopewatch\python.exe")
@@ -103,9 +111,47 @@ def test_a_service_of_the_system(pc, tmp_path):
     told = "\n".join(lines)
     assert "not verified on Windows" in lines[0]
     assert rf'icacls "{tmp_path / "scope"}" /grant "NT SERVICE\scopewatch:(OI)(CI)M"' in told
-    assert rf'icacls "{tmp_path / "scopewatch/state"}" /grant' in told
+    assert f"only administrators and the service can change {tmp_path / 'scopewatch'}" in told
     assert "running        ready after" in told
     assert pc.asked_for == []
+
+
+def test_configuration_and_state_are_closed_to_ordinary_users(pc, tmp_path):
+    install(pc, tmp_path / "scope")
+
+    data, state = str(tmp_path / "scopewatch"), str(tmp_path / "scopewatch/state")
+    assert [words[:3] for words in pc.ran] == [
+        ("icacls", data, "/setowner"),
+        ("icacls", data, "/inheritance:r"),
+        ("icacls", state, "/reset"),
+        ("icacls", state, "/grant"),
+    ]
+    assert "*S-1-5-32-545:(OI)(CI)RX" in pc.ran[1]
+    assert pc.ran[3][3] == r"NT SERVICE\scopewatch:(OI)(CI)M"
+
+
+def test_a_folder_that_cannot_be_closed_is_no_place_for_a_service(pc, tmp_path):
+    pc.code = 5
+    with pytest.raises(ServiceFailed, match=r"ended with 5: Access is denied\.; nothing was started"):
+        install(pc, tmp_path / "scope")
+    assert pc.windows.named("StartService") == []
+
+
+def test_a_configuration_that_others_can_change_is_refused(pc, tmp_path):
+    install(pc, tmp_path / "scope", start=False)
+    pc.entries = (USERS_MODIFY,)
+    text = refused(pc)
+    assert "agent.toml: BUILTIN\\Users can change it" in text
+    assert "save it anew as administrator" in text
+
+
+def test_a_state_folder_that_an_ordinary_user_made_is_refused(pc, tmp_path):
+    state = tmp_path / "scopewatch/state"
+    state.mkdir(parents=True)
+    pc.owners[str(PureWindowsPath(state))] = ("S-1-5-21-1-2-3-1001", r"LAB\mallory")
+    text = refused(pc, tmp_path / "scope")
+    assert r"belongs to LAB\mallory, who may have put a model or a journal there; move it away" in text
+    assert pc.ran == []
 
 
 def test_a_named_account_is_asked_for_its_password_and_gets_the_right_to_log_on(pc, tmp_path):
