@@ -9,15 +9,24 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.config import system_state_folder
+from edge_agent.configuring.draft import SCHEMA_NAME
 from edge_agent.deploy.service_plan import SERVICE_NAME
+from edge_agent.drift import DRIFT_NAME
+from edge_agent.files import is_our_temporary
+from edge_agent.hosting.vital_signs import HEARTBEAT_NAME
+from edge_agent.journaling.journal_file import JOURNAL_NAME
 from edge_agent.keeping.model_store import STORE_NAME, ModelStore
-from edge_agent.status import LOCK_NAME
+from edge_agent.logs import LOG_NAME
+from edge_agent.status import LOCK_NAME, STATUS_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-_SCHEMA_NAME: Final = "config.schema.json"
+_MADE_BY_THE_AGENT: Final = frozenset({LOCK_NAME, STATUS_NAME, HEARTBEAT_NAME, DRIFT_NAME, "models"})
+_ALSO_WITH_MORE_BEHIND: Final = (LOG_NAME, JOURNAL_NAME)
+"""Older logs, and what SQLite keeps beside a journal."""
 
 
 def purge(state: Path, config_file: Path, kept: Iterable[Path]) -> Iterator[str]:
@@ -43,9 +52,12 @@ def _purge_state(state: Path, kept: tuple[Path, ...]) -> Iterator[str]:
     if state.name != SERVICE_NAME and any(state.is_relative_to(folder) for folder in kept):
         yield f"{state}: left alone: it lies among the micrographs; remove it by hand"
         return
+    if state.name != SERVICE_NAME and state != system_state_folder():
+        # A folder of somebody's own choice: other things may lie in it, too.
+        inside += [item for item in state.iterdir() if not _is_made_by_the_agent(item)]
     _empty(state, inside)
     if inside:
-        yield f"{state}: removed, but for the results in {', '.join(map(str, inside))}"
+        yield f"{state}: removed, but for {', '.join(map(str, dict.fromkeys(inside)))}"
     else:
         _remove_folder(state)
         yield f"{state}: removed (journal, status, log, models)"
@@ -57,9 +69,14 @@ def _purge_config(config_file: Path) -> Iterator[str]:
         config_file.unlink()
         yield f"{config_file}: removed"
     if folder.name == SERVICE_NAME and folder.is_dir():
-        (folder / _SCHEMA_NAME).unlink(missing_ok=True)
+        (folder / SCHEMA_NAME).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something else lies there, which is not ours
             folder.rmdir()
+
+
+def _is_made_by_the_agent(item: Path) -> bool:
+    name = item.name
+    return name in _MADE_BY_THE_AGENT or name.startswith(_ALSO_WITH_MORE_BEHIND) or is_our_temporary(item)
 
 
 def _empty(folder: Path, kept: list[Path]) -> None:

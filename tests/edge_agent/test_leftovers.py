@@ -69,6 +69,24 @@ def test_a_folder_in_which_no_agent_kept_its_state_stays(pc):
     assert (other / "chapter.tex").exists()
 
 
+def test_of_a_folder_that_holds_other_things_only_the_agents_own_goes(pc):
+    (pc / "scopewatch").rename(pc / "thesis")
+    for name in ("chapter.tex", "figures/a.dm3", "agent.log.1", "journal.sqlite-wal", "drift.json"):
+        (pc / "thesis" / name).parent.mkdir(exist_ok=True)
+        (pc / "thesis" / name).touch()
+    line = purged(pc, state=pc / "thesis")[0]
+    assert tree(pc / "thesis") == {"chapter.tex", "figures", "figures/a.dm3"}
+    assert line.startswith(f"{pc}/thesis: removed, but for {pc}/thesis/")
+
+
+def test_a_state_folder_around_the_micrographs_loses_nothing_else(pc):
+    with sole_agent(pc, []):
+        pass
+    purged(pc, pc / "scope", state=pc)
+    assert {"scope/a.dm3.json", "scopewatch/journal.sqlite3"} <= tree(pc)
+    assert not (pc / "agent.lock").exists()
+
+
 def test_a_state_folder_among_the_micrographs_stays(pc):
     state = pc / "scope/state"
     with sole_agent(state, []):
