@@ -23,7 +23,7 @@ from edge_agent.deploy.service_plan import (
     plan_service,
 )
 from edge_agent.deploy.systemd_service import SystemdService, lingers
-from edge_agent.deploy.systemd_unit import SYSTEM_STATE, unit_text, writable_roots
+from edge_agent.deploy.systemd_unit import SYSTEM_STATE, quoted, unit_text, writable_roots
 from edge_agent.status import is_running, running_status
 
 if TYPE_CHECKING:
@@ -178,5 +178,5 @@ def _outgrown(service: SystemdService, config_file: Path) -> list[str]:
     return [
         f"NOT ALLOWED   {root}: the unit does not let the agent write there; `edge-agent service install` again"
         for root in writable_roots(config.folders if config.output is None else (config.output,))
-        if "ReadWritePaths=" in text and f"-{root}".replace("%", "%%") not in text
+        if "ReadWritePaths=" in text and quoted(f"-{root}") not in text
     ]

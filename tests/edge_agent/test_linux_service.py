@@ -223,6 +223,16 @@ def test_status_names_folders_that_the_unit_does_not_open(pc, tmp_path):
     assert f"{tmp_path / 'elsewhere'}: the unit does not let the agent write there" in named[0]
 
 
+def test_a_folder_whose_name_is_the_beginning_of_another_is_not_taken_for_it(pc, tmp_path):
+    longer, shorter = tmp_path / "titan 2/in", tmp_path / "titan/in"
+    longer.mkdir(parents=True)
+    shorter.mkdir(parents=True)
+    pc.install(longer)
+    (pc.etc / "agent.toml").write_text(f"folders = ['{longer}', '{shorter}']\n")
+    named = [line for line in linux_service.report(own=None).lines if line.startswith("NOT ALLOWED")]
+    assert [line.split(":")[0].split()[-1] for line in named] == [str(shorter.parent)]
+
+
 @pytest.mark.parametrize("everything", [False, True], ids=["plain", "purge"])
 def test_uninstalling(pc, everything):
     pc.install(pc.scope)
