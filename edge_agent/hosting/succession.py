@@ -199,7 +199,7 @@ class Succession:
             return
         self._is_ready = self._was_ever_ready = True
         self._starts_in_vain = 0
-        if self._before is not None:
+        if self._before is not None and self._next is None:
             self._before = None
             self._tell(f"the configuration of {self._edits.file} is taken up", "config taken up")
         self._models.worked(self._plan.model)
@@ -236,7 +236,8 @@ class Succession:
             self._tell(f"the configuration of {self._edits.file} is taken up", "config taken up")
             return
         same_model = config.model == old.config.model
-        self._before = old
+        # An edit before this one may not have proved itself yet: what ran before both is what is sure to run.
+        self._before = self._before or old
         self._change_to(
             _Plan(config, old.model if same_model else self._models.choose(config.model), now),
             f"taking up the configuration of {self._edits.file}",

@@ -393,6 +393,20 @@ def test_a_model_that_an_edit_names_and_that_fails_leaves_the_one_before(place, 
     assert store.marks == {}
 
 
+def test_two_bad_edits_in_a_row_leave_what_last_worked(place):
+    place.parts = {"models": lambda state: Store("fake", marks={})}
+    with place.running():
+        place.ready()
+        place.write(model="never ready")
+        place.until(lambda status: place.states[-1] == "reloading" and status.worker.starts == 2)
+        place.write(model="broken")
+        refused = place.refused()
+        status = place.ready(starts=2)
+
+    assert "cannot load libonnxruntime" in refused
+    assert status.model.name == "fake"
+
+
 @pytest.mark.parametrize(
     ("model", "error"),
     [
