@@ -57,6 +57,7 @@ class ServiceRun:
         self._settled = threading.Event()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
+        self._is_late = False
         self.state = "start_pending"
 
     def run(self) -> None:
@@ -72,6 +73,8 @@ class ServiceRun:
             if self._stopping.is_set():
                 return
             self._host.run()
+            if self._is_late:
+                raise TimeoutError(f"not ready after {START_SECONDS:.0f} s")
         except BaseException as error:
             self._manager.log("error", f"ended by {type(error).__name__}: {error}")
             raise
@@ -107,7 +110,8 @@ class ServiceRun:
                 self._manager.report("start_pending", _HEARTBEAT_HINT_MS)
             self._settled.wait(HEARTBEAT_SECONDS)
         if not self._settled.is_set():
-            self._manager.log("error", f"not ready after {START_SECONDS:.0f} s; ending")
+            # A failure, which Windows answers by starting it again, as systemd does.
+            self._is_late = True
             self.stop()
 
     def _report(self, state: str, wait_hint_ms: int) -> None:

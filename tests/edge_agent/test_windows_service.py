@@ -157,13 +157,14 @@ def test_an_agent_that_ends_by_itself_is_a_failure_that_windows_hears_of(monkeyp
     assert it.logged[-1] == ("Error", "ended by ValueError: agent.toml: is not valid TOML")
 
 
-def test_one_that_never_gets_ready_is_ended(monkeypatch):
+def test_one_that_never_gets_ready_is_ended_as_a_failure(monkeypatch):
     monkeypatch.setattr(windows_service, "START_SECONDS", 0.2)
     it = Running(monkeypatch)
     it.thread.start()
     it.thread.join(10)
     assert not it.thread.is_alive()
-    assert ("Error", "not ready after 0 s; ending") in it.logged
+    assert [str(error) for error in it.raised] == ["not ready after 0 s"]
+    assert it.logged[-1] == ("Error", "ended by TimeoutError: not ready after 0 s")
 
 
 def test_asked_for_its_state_while_it_starts_it_does_not_say_running(monkeypatch):
