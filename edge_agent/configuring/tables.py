@@ -93,7 +93,7 @@ class EventsConfig(_Table):
     webhook_url: str | None = Field(default=None, examples=["https://lims.example.org/scopewatch"])
     """Each finding, and changes of the agent's state, are sent as JSON by HTTP POST to this http(s) address."""
     mqtt_url: str | None = Field(default=None, examples=["mqtt://broker.example.org:1883/scope/findings"])
-    """The same published by MQTT under this address, `mqtt://host:1883/topic` (needs `scopewatch[mqtt]`)."""
+    """The same published by MQTT under this address, `mqtt://host:1883/topic` (needs `paho-mqtt`)."""
 
     @field_validator("webhook_url")
     @classmethod
@@ -111,7 +111,7 @@ class EventsConfig(_Table):
             raise ValueError(f"names no topic to publish under; write it as {example}, without + # ?")
         if given is not None and find_spec("paho") is None:
             raise ValueError(
-                "needs paho-mqtt, which is not installed: pip install 'scopewatch[mqtt]', or leave the key out"
+                "needs paho-mqtt, which is not installed: pip install paho-mqtt, or leave the key out"
             )
         return given
 
