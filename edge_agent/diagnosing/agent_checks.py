@@ -72,9 +72,14 @@ from edge_agent.diagnosing.agent_checks import state_line_here
 from edge_agent.diagnosing.diagnosis import as_json
 print(json.dumps(as_json(state_line_here(Path(sys.argv[1])))))
 """
-_CHECK: Final = (
-    "import sys; sys.argv = ['edge-agent', 'check', *sys.argv[1:]]; from edge_agent.cli import main; main()"
-)
+_CHECK: Final = """
+import os, sys
+os.environ["SCOPEWATCH_CONFIG"] = ""
+sys.argv = ["edge-agent", "check", *sys.argv[1:]]
+from edge_agent.cli import main
+main()
+"""
+"""No configuration but the one that is named: another one's faults are not the model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,9 +329,19 @@ def _port_holder(port: int) -> str:
     return end.output.strip() if end.well else ""
 
 
-def model_line(model: str | None, check: Callable[[Sequence[str]], Ended] | None = None) -> Line:
-    """Verify the model's files and replay its golden cases, as `edge-agent check` does."""
-    end = (check or _check_model)(() if model is None else ("--model", model))
+def model_line(
+    model: str | None,
+    check: Callable[[Sequence[str]], Ended] | None = None,
+    *,
+    config: Path | None = None,
+) -> Line:
+    """Verify the model's files and replay its golden cases, as `edge-agent check` does.
+
+    `config` is a configuration that can be used: it says where the model store is, and whom to trust.
+    """
+    options = [] if model is None else ["--model", model]
+    options += [] if config is None else ["--config", str(config)]
+    end = (check or _check_model)(options)
     lines = [line for line in (end.output + "\n" + end.errors).splitlines() if line.strip()]
     seen = "; ".join(line.removeprefix("edge-agent: ").strip() for line in lines)
     if end.well:

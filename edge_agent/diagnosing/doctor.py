@@ -50,7 +50,8 @@ def run_doctor(question: Question) -> Iterator[Line]:
     for name, check in _pc_checks(settings):
         yield from _safely(name, check)
     yield marked(about_config)
-    yield from _safely("agent", partial(_agent, settings))
+    sound_config = settings.file if about_config.verdict == "ok" else None
+    yield from _safely("agent", partial(_agent, settings, sound_config))
     yield marked(about_service)
     for folder in settings.folders:
         yield from _safely("folder", partial(folder_lines_apart, folder, settings))
@@ -94,12 +95,12 @@ def _written(settings: Settings) -> tuple[Path, ...]:
     return (settings.output,) if settings.output is not None else settings.folders
 
 
-def _agent(settings: Settings) -> Iterator[Line]:
+def _agent(settings: Settings, sound_config: Path | None) -> Iterator[Line]:
     yield agent_checks.state_line(settings.state)
     running = agent_checks.running_agent(settings.state)
     yield agent_checks.running_line(running, settings.state)
     yield agent_checks.port_line(settings.page_enabled, settings.page_port, running)
-    yield agent_checks.model_line(settings.model)
+    yield agent_checks.model_line(settings.model, config=sound_config)
 
 
 def folder_lines_apart(folder: Path, settings: Settings, seconds: float = _FOLDER_SECONDS) -> Iterator[Line]:

@@ -686,6 +686,22 @@ def test_the_model(end, verdict, words):
     assert (line.verdict, words in line.seen) == (verdict, True)
 
 
+def test_the_model_is_that_of_the_configuration_that_was_named(tmp_path, tiny, monkeypatch):
+    broken, sound = tmp_path / "broken.toml", tmp_path / "sound.toml"
+    broken.write_text("qiet_seconds = 1\n")
+    sound.write_text(f"model = {json.dumps(str(tiny))}\n")
+    monkeypatch.setenv("SCOPEWATCH_CONFIG", str(broken))
+    line = agent_checks.model_line(None, config=sound)
+    assert (line.verdict, str(tiny) in line.seen, "toml" in line.seen) == ("ok", True, False)
+
+
+def test_a_faulty_configuration_is_not_held_against_the_model(tmp_path, tiny, monkeypatch):
+    broken = tmp_path / "broken.toml"
+    broken.write_text("qiet_seconds = 1\n")
+    monkeypatch.setenv("SCOPEWATCH_CONFIG", str(broken))
+    assert agent_checks.model_line(str(tiny)).verdict == "ok"
+
+
 def test_a_damaged_model_fails(tmp_path, tiny):
     for file in tiny.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
