@@ -6,6 +6,7 @@ rotating it: each file is opened only for as long as something is read, with eve
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from datetime import datetime
@@ -46,14 +47,16 @@ class LogTail:
 
     def more(self) -> list[str]:
         """Return the lines since the last call, also those that were rotated away. Raises OSError."""
-        lines = []
-        for path in self._unread():
-            with open_shared(path) as file:
-                start = self._offset if _identity(file) == self._identity else 0
-                end = _whole_bytes(file)
-                file.seek(start)
-                lines += _lines(file.read(max(0, end - start)))
-                self._identity, self._offset = _identity(file), end
+        lines: list[str] = []
+        # Rotated at this very moment, between being seen and being opened: the next call finds it.
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._unread():
+                with open_shared(path) as file:
+                    start = self._offset if _identity(file) == self._identity else 0
+                    end = _whole_bytes(file)
+                    file.seek(start)
+                    lines += _lines(file.read(max(0, end - start)))
+                    self._identity, self._offset = _identity(file), end
         return lines
 
     def _files(self) -> Iterator[Path]:

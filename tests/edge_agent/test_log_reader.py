@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from edge_agent import log_reader
 from edge_agent.log_reader import LogTail, human_lines
 from edge_agent.logs import LOG_NAME
 
@@ -79,6 +80,17 @@ def test_a_rotation_loses_and_repeats_no_line(tmp_path):
     write(tmp_path, "d")
 
     assert (tail.more(), tail.more()) == (["b", "c", "d"], [])
+
+
+def test_a_rotation_between_seeing_and_opening_is_no_end(tmp_path, monkeypatch):
+    write(tmp_path, "a")
+    tail = LogTail(tmp_path)
+    tail.last(10)
+    write(tmp_path, "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(log_reader, "open_shared", lambda path: (tmp_path / "gone").open("rb"))
+        assert tail.more() == []
+    assert tail.more() == ["b"]
 
 
 def line(**values):
