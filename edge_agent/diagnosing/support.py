@@ -40,6 +40,7 @@ from edge_agent.diagnosing.redaction import Redactor
 from edge_agent.diagnosing.vocabulary import our_words
 from edge_agent.files import write_durably
 from edge_agent.model_names import shipped_models
+from edge_agent.shared_opening import open_shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -316,8 +317,8 @@ def _age(path: Path) -> int:
 
 
 def _tail(path: Path, limit_bytes: int) -> bytes:
-    """Return the end of a file, from the start of a line on."""
-    with path.open("rb") as handle:
+    """Return the end of a file, from the start of a line on; the agent can rotate it meanwhile."""
+    with open_shared(path) as handle:
         size = handle.seek(0, os.SEEK_END)
         handle.seek(max(0, size - limit_bytes))
         data = handle.read(limit_bytes)
