@@ -154,7 +154,7 @@ def _check_config(file: Path, target: Target) -> None:
         if target.is_windows == (sys.platform == "win32"):
             configure(file)
         else:
-            tomllib.loads(file.read_text(encoding="utf-8"))
+            tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except ConfigRefused as error:
         raise PackageRefused(f"--config: {error}") from error
     except (OSError, ValueError) as error:

@@ -214,6 +214,15 @@ def test_what_a_killed_run_left_goes_with_the_next_and_a_living_ones_stays(
     assert (dead.exists(), living.exists()) == (False, True)
 
 
+def test_a_configuration_as_an_editor_of_windows_saves_it_is_taken_along(tmp_path):
+    file = tmp_path / "ours.toml"
+    file.write_text("folders = ['D:\\data']\n", encoding="utf-8-sig")
+    offline_package._check_config(file, WINDOWS)
+    file.write_text("folders = [", encoding="utf-8-sig")
+    with pytest.raises(PackageRefused, match="cannot be read as TOML"):
+        offline_package._check_config(file, WINDOWS)
+
+
 @pytest.mark.parametrize("option", ["--wheels", "--output", "--python-runtime", "--config", "--model"])
 def test_what_cannot_be_packed_is_refused_before_anything_is_written(
     tmp_path: Path, locks: Locks, wheels: Path, option: str
