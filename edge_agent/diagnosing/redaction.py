@@ -57,7 +57,6 @@ _ADDRESS: Final = re.compile(
     r"|(?<![\w:])(?:[0-9a-fA-F]{1,4}:){3,7}[0-9a-fA-F]{1,4}(?![\w:])|(?<![\w:])(?:[0-9a-fA-F]{0,4}:){1,6}:[0-9a-fA-F:]+"
 )
 _OWN_ADDRESSES: Final = frozenset({"127.0.0.1", "0.0.0.0", "::1"})  # noqa: S104 - names of addresses, none is bound
-_EMAIL: Final = re.compile(r"[^\s,;:()\[\]{}\"'<>=|`/\\]+@[^\s,;:()\[\]{}\"'<>=|`/\\]+")
 _NUMBER: Final = re.compile(
     r"[+~-]?\d+(?:[.,]\d+){0,2}(?:e[+-]?\d+)?(?:%|s|ms|px|nm|MiB|GiB|KiB|B|bit)?|\d+x\d+|0x[0-9a-f]{1,8}|v?\d+(?:\.\d+){1,3}"
     r"|\d{4}-\d\d-\d\d(?:T\d\d)?|\d\d(?:\.\d+)?Z",
