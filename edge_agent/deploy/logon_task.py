@@ -92,7 +92,9 @@ class LogonTask:
         return self._run(("schtasks", "/Query", "/TN", TASK_NAME), _ANSWER_SECONDS)[0] == 0
 
     def start(self) -> None:
-        """Start it now. Raises ServiceFailed."""
+        """Start it now, or start it anew. Raises ServiceFailed."""
+        # Of a task that runs another start is ignored; whether it does is of no matter.
+        self._run(("schtasks", "/End", "/TN", TASK_NAME), _ANSWER_SECONDS)
         self._must("/Run", "/TN", TASK_NAME)
 
     def stop(self) -> None:

@@ -8,6 +8,7 @@ environment or the current folder decides what is imported.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 from pathlib import Path
@@ -229,8 +230,11 @@ def _see_installation() -> None:
 
 
 def _host(config_file: Path, ready: Callable[[str], None]) -> RunningHost:
+    from edge_agent.config import STATE_VARIABLE, system_state_folder
     from edge_agent.hosting.host import Host
 
+    # Where the configuration names no state, it is where `service install` said, and not in the account's profile.
+    os.environ[STATE_VARIABLE] = str(system_state_folder())
     return Host(
         config_file,
         {},

@@ -15,7 +15,13 @@ from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from edge_agent.config import system_config_file, system_state_folder, user_config_file
+from edge_agent.config import (
+    ConfigRefused,
+    configure,
+    system_config_file,
+    system_state_folder,
+    user_config_file,
+)
 from edge_agent.config_file import state_named
 from edge_agent.deploy.first_config import first_config
 from edge_agent.deploy.leftovers import purge
@@ -130,24 +136,32 @@ def uninstall(*, own: bool | None, everything: bool, system: WindowsSystem | Non
     if file is None or not file.exists():
         yield "kept           no configuration was found, so nothing else was looked for"
         return
-    config = first_config(file, (), None if is_own else system_state_folder()).config
-    state = config.state
+    state = _state_of(file, own=is_own)
     if not everything:
         yield f"kept           {file}, {state}; `--purge` removes them"
         return
+    try:
+        config = configure(file)
+    except ConfigRefused as error:
+        raise ServiceFailed(
+            f"{file}: cannot be read any more, so it cannot be told which results to keep ({error}); "
+            f"remove {state} and {file} by hand"
+        ) from None
     yield from purge(state, file, (*config.folders, *([config.output] if config.output else [])))
     yield "kept           sidecars and heatmaps"
 
 
 def start(*, own: bool | None, system: WindowsSystem | None = None) -> Iterator[str]:
-    """Start the service and wait until it is ready; a task is only told to start."""
+    """Start the service, or start it anew, and wait until it is ready; a task is only told to."""
     system = system or RealSystem()
     if _is_own(own, system):
         system.task().start()
         yield "started        the model is loaded and checked first; `edge-agent status` tells when it works"
         return
+    manager = system.manager()
+    manager.stop(STOP_SECONDS)  # Windows refuses to start what runs, with the program and settings of before
     yield "starting       the model is loaded and checked first"
-    yield f"running        ready after {system.manager().start(START_SECONDS):.1f} s"
+    yield f"running        ready after {manager.start(START_SECONDS):.1f} s"
 
 
 def stop(*, own: bool | None, system: WindowsSystem | None = None) -> Iterator[str]:
@@ -163,7 +177,8 @@ def stop(*, own: bool | None, system: WindowsSystem | None = None) -> Iterator[s
 def report(*, own: bool | None, system: WindowsSystem | None = None) -> ServiceReport:
     """Return what Windows and the agent say."""
     system = system or RealSystem()
-    if _is_own(own, system):
+    is_own = _is_own(own, system)
+    if is_own:
         file, words, active = user_config_file(), "a task at log-on", True
     else:
         state = system.manager().state()
@@ -172,7 +187,7 @@ def report(*, own: bool | None, system: WindowsSystem | None = None) -> ServiceR
         words = "gone" if state is None else f"{state.word}, process {state.pid}, last code {state.exit_code}"
     lines, numbers = [f"service       {words}", f"config        {file}"], None
     try:
-        numbers = running_status(state_named(file))
+        numbers = running_status(_state_of(file, own=is_own))
     except (OSError, ValueError) as error:
         lines.append(f"agent         does not tell: {error}")
     return ServiceReport(tuple(lines), numbers, active and numbers is not None)
@@ -273,6 +288,14 @@ def _is_own(own: bool | None, system: WindowsSystem) -> bool:
     if own is not False and system.task().exists():
         return True
     raise ServiceFailed("no service is installed; `edge-agent service install FOLDER` does it")
+
+
+def _state_of(file: Path, *, own: bool) -> Path:
+    """Where the service keeps its state by that file; also where the file cannot be used otherwise."""
+    try:
+        return first_config(file, (), None if own else system_state_folder()).config.state
+    except ConfigRefused:
+        return state_named(file)
 
 
 def _config_of(command_line: str | None) -> Path | None:

@@ -113,6 +113,8 @@ class FakeWindows:
         return (16, 2, 1, self.service["command"], "", 0, "", r"NT AUTHORITY\LocalService", "scopewatch")
 
     def _StartService(self, service: str, arguments: object) -> None:
+        if self.service["state"] != 1:
+            raise Error(1056, "StartService", "An instance of the service is already running.")
         self.service["coming"] = list(self.states_after_start)
 
     def _ControlService(self, service: str, control: int) -> None:

@@ -117,6 +117,7 @@ def test_every_call(tmp_path):
             "/F",
         ),
         ("schtasks", "/Query", "/TN", "scopewatch"),
+        ("schtasks", "/End", "/TN", "scopewatch"),
         ("schtasks", "/Run", "/TN", "scopewatch"),
         ("schtasks", "/End", "/TN", "scopewatch"),
         ("schtasks", "/Delete", "/TN", "scopewatch", "/F"),

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 from pywin32_stand_in import CONSTANTS
 
+from edge_agent.config import system_state_folder
+from edge_agent.config_file import loaded
 from edge_agent.deploy import windows_service
 from edge_agent.deploy.windows_service import ServiceRun, fix_library_search, main, service_class
 
@@ -188,6 +190,14 @@ def test_a_host_is_not_started_after_a_stop(monkeypatch):
     run.stop()
     run.run()
     assert ran == []
+
+
+def test_without_a_state_in_its_configuration_it_keeps_that_of_the_pc(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCOPEWATCH_STATE", "the account's own")
+    file = tmp_path / "ours.toml"
+    file.touch()
+    windows_service._host(file, lambda words: None)
+    assert loaded(file).config.state == system_state_folder()
 
 
 def test_libraries_are_not_looked_for_in_the_current_folder():

@@ -116,6 +116,17 @@ def test_a_service_of_the_system(pc, tmp_path):
     assert pc.asked_for == []
 
 
+def test_installed_again_it_is_started_anew(pc, tmp_path):
+    install(pc, tmp_path / "scope")
+    assert "running        ready after" in "\n".join(install(pc, tmp_path / "scope"))
+    called = [
+        name
+        for name, *_ in pc.windows.calls
+        if name in ("ChangeServiceConfig", "ControlService", "StartService")
+    ]
+    assert called[-3:] == ["ChangeServiceConfig", "ControlService", "StartService"]
+
+
 def test_configuration_and_state_are_closed_to_ordinary_users(pc, tmp_path):
     install(pc, tmp_path / "scope")
 
@@ -165,7 +176,7 @@ def test_a_named_account_is_asked_for_its_password_and_gets_the_right_to_log_on(
 def test_a_task_without_an_administrator(pc, tmp_path):
     pc.administrator = False
     lines = install(pc, tmp_path / "scope", own=True)
-    assert [words[1] for words in pc.schtasks if words[1] != "/Query"] == ["/Create", "/Run"]
+    assert [words[1] for words in pc.schtasks if words[1] != "/Query"] == ["/Create", "/End", "/Run"]
     assert pc.windows.named("CreateService") == []
     assert any(r"LAB\em: you, without an administrator" in line for line in lines)
 
@@ -243,6 +254,24 @@ def test_uninstalling(pc, tmp_path, own, everything):
     assert lines[-1].startswith("kept")
     with pytest.raises(ServiceFailed, match="no service is installed"):
         list(windows_setup.stop(own=None, system=pc))
+
+
+def test_uninstalling_with_a_configuration_that_cannot_be_read_any_more_removes_no_results(pc, tmp_path):
+    install(pc, tmp_path / "scope")
+    file = tmp_path / "scopewatch/agent.toml"
+    file.write_text("folders = [")
+    with pytest.raises(ServiceFailed, match="cannot be told which results to keep"):
+        list(windows_setup.uninstall(own=None, everything=True, system=pc))
+    assert pc.windows.service is None
+    assert file.exists()
+
+
+def test_a_configuration_elsewhere_leaves_the_state_where_it_belongs(pc, tmp_path):
+    file = tmp_path / "ours.toml"
+    file.write_text(f"folders = ['{tmp_path / 'scope'}']\n")
+    list(windows_setup.install(InstallRequest((), file), pc))
+    lines = list(windows_setup.uninstall(own=None, everything=False, system=pc))
+    assert lines[-1].startswith(f"kept           {file}, {tmp_path / 'scopewatch/state'};")
 
 
 def test_status_without_an_answer_of_the_agent_is_not_well(pc, tmp_path):
