@@ -13,6 +13,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -240,7 +241,7 @@ def hold_folders(folders: Iterable[Path]) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         served = _folders_of_the_service()
         for folder in folders:
-            if os.path.realpath(folder) in served:
+            if served and _real(folder) in served:
                 raise AlreadyRunning(
                     f"the service of this PC already watches the folder {folder}; stop it first"
                 )
@@ -337,17 +338,20 @@ def _folders_of_the_service() -> frozenset[str]:
         return frozenset()
     if numbers is None or numbers.pid == os.getpid():
         return frozenset()
-    return frozenset(os.path.realpath(folder.path) for folder in numbers.folders)
+    return frozenset(_real(Path(folder.path)) for folder in numbers.folders)
 
 
 def _lock_of_folder(folder: Path) -> Path:
     """Return where a watched folder's lock lies: never in it, because it belongs to the instrument."""
-    # On a share that does not answer, the name that was given has to do: a start must not hang with it.
-    resolved = in_time(folder.resolve, otherwise=folder.absolute())
-    name = sha256(os.fsencode(os.path.normcase(resolved))).hexdigest()[:32]
+    name = sha256(os.fsencode(os.path.normcase(_real(folder)))).hexdigest()[:32]
     locks = locks_folder()
     locks.mkdir(mode=0o700, parents=True, exist_ok=True)
     return locks / f"{name}.lock"
+
+
+def _real(folder: Path) -> str:
+    """On a share that does not answer, the name that was given has to do: a start must not hang with it."""
+    return in_time(partial(os.path.realpath, folder), otherwise=str(folder.absolute()))
 
 
 def locks_folder() -> Path:

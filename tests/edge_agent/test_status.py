@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from edge_agent import status
+from edge_agent.processes.storage_probe import in_time
 from edge_agent.status import (
     AgentStatus,
     AlreadyRunning,
@@ -242,6 +245,22 @@ def test_another_user_is_told_of_a_folder_that_he_may_not_read(tmp_path, request
         with pytest.raises(PermissionError):
             is_running(tmp_path / "state")
         os.seteuid(0)
+
+
+def test_a_start_does_not_hang_with_a_dead_share(tmp_path, monkeypatch):
+    answered, real = threading.Event(), os.path.realpath
+    monkeypatch.setattr(status, "in_time", partial(in_time, limit_seconds=0.05))
+    monkeypatch.setattr(status, "system_state_folder", lambda: tmp_path / "service")
+    watched = FolderStatus(path=str(tmp_path / "share"), present=True, events="on", share=True)
+    with sole_agent(tmp_path / "service", []):
+        publish(tmp_path / "service", NUMBERS.model_copy(update={"folders": (watched,)}))
+        monkeypatch.setattr(os.path, "realpath", lambda path: answered.wait(30) and real(path))
+        with pytest.raises(AlreadyRunning), sole_agent(tmp_path / "ours", [tmp_path / "share"]):
+            pass
+    answered.set()
+    for thread in threading.enumerate():
+        if thread.name == "storage-probe":
+            thread.join(10)
 
 
 def test_a_folder_that_the_service_watches_is_refused_whoever_asks(tmp_path, monkeypatch):
