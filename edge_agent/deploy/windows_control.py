@@ -45,9 +45,9 @@ class ServiceEntry:
     """What the manager is told of the service."""
 
     command_line: str
-    account: str = LOCAL_SERVICE
-    password: str = ""
-    """Empty for LocalService, which has none; None would leave the one of another account in place."""
+    account: str | None = LOCAL_SERVICE
+    password: str | None = ""
+    """Empty for LocalService, which has none. Account and password None: those of a service that is there stay."""
 
     def __repr__(self) -> str:
         """Without the password: this may end up in a log."""
@@ -119,6 +119,11 @@ class ServiceManager:
         """Return the command of the service that is there, None when there is none."""
         with _Opened(self, self.win32.SERVICE_QUERY_CONFIG, may_be_absent=True) as service:
             return None if service is None else str(self.call(self.win32.QueryServiceConfig, service)[3])
+
+    def account(self) -> str | None:
+        """Return who the service that is there runs as, None when there is none."""
+        with _Opened(self, self.win32.SERVICE_QUERY_CONFIG, may_be_absent=True) as service:
+            return None if service is None else str(self.call(self.win32.QueryServiceConfig, service)[7])
 
     def start(self, limit_seconds: float) -> float:
         """Start it and wait until it runs; return the seconds that took. Raises ServiceFailed."""

@@ -208,9 +208,13 @@ def grant_command(folder: Path) -> str:
 def _account(request: InstallRequest, system: WindowsSystem) -> Account:
     if request.own:
         return Account(system.user(), "you, without an administrator")
-    if request.account is None:
-        return Account(LOCAL_SERVICE, "an account with hardly any rights; it gets those it needs below")
-    return Account(request.account, "as asked")
+    if request.account is not None:
+        return Account(request.account, "as asked", asked=True)
+    # An upgrade asks for nothing, and goes by what was asked before.
+    before = system.manager().account()
+    if before is not None and before.casefold() != LOCAL_SERVICE.casefold():
+        return Account(before, "as before")
+    return Account(LOCAL_SERVICE, "an account with hardly any rights; it gets those it needs below")
 
 
 def _refuse_what_cannot_work(plan: ServicePlan, system: WindowsSystem) -> None:
@@ -250,11 +254,15 @@ def _refuse_what_cannot_work(plan: ServicePlan, system: WindowsSystem) -> None:
 
 def _put_service(plan: ServicePlan, system: WindowsSystem) -> Iterator[str]:
     account, manager = str(plan.account.name), system.manager()
-    is_named = account != LOCAL_SERVICE
-    password = system.ask_password(account) if is_named else ""
-    if is_named:
+    command = service_command(plan, system.base_python())
+    if account == LOCAL_SERVICE:
+        entry = ServiceEntry(command)
+    elif plan.account.asked:
+        entry = ServiceEntry(command, account, system.ask_password(account))
         manager.allow_log_on(account)
-    is_new = manager.put(ServiceEntry(service_command(plan, system.base_python()), account, password))
+    else:
+        entry = ServiceEntry(command, None, None)
+    is_new = manager.put(entry)
     yield f"service        {'created' if is_new else 'changed'}: delayed start, restarts after 5, 30 and 60 s"
     folders = list(dict.fromkeys((*paths_written(plan), *plan.config.folders)))
     if plan.config.state == system_state_folder():

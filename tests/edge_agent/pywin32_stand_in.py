@@ -89,12 +89,13 @@ class FakeWindows:
         return "service"
 
     def _CreateService(self, *arguments: Any) -> str:
-        self.service = {"command": arguments[7], "state": 1}
+        self.service = {"command": arguments[7], "state": 1, "account": arguments[11]}
         self.open.append("service")
         return "service"
 
     def _ChangeServiceConfig(self, *arguments: Any) -> None:
         self.service["command"] = arguments[4]
+        self.service["account"] = arguments[8] or self.service["account"]
 
     def _CloseServiceHandle(self, handle: str) -> None:
         self.open.remove(handle)
@@ -110,7 +111,7 @@ class FakeWindows:
         }
 
     def _QueryServiceConfig(self, service: str) -> tuple[Any, ...]:
-        return (16, 2, 1, self.service["command"], "", 0, "", r"NT AUTHORITY\LocalService", "scopewatch")
+        return (16, 2, 1, self.service["command"], "", 0, "", self.service["account"], "scopewatch")
 
     def _StartService(self, service: str, arguments: object) -> None:
         if self.service["state"] != 1:

@@ -173,6 +173,15 @@ def test_a_named_account_is_asked_for_its_password_and_gets_the_right_to_log_on(
     assert "secret" not in "\n".join(lines)
 
 
+def test_a_named_account_stays_through_an_upgrade_without_its_password(pc, tmp_path):
+    install(pc, tmp_path / "scope", account=r"LAB\scope")
+    lines = install(pc, tmp_path / "scope")
+    assert r"account        LAB\scope: as before" in lines
+    assert pc.asked_for == [r"LAB\scope"]
+    assert pc.windows.named("ChangeServiceConfig")[0][8:10] == (None, None)
+    assert len(pc.windows.named("LsaAddAccountRights")) == 1
+
+
 def test_a_task_without_an_administrator(pc, tmp_path):
     pc.administrator = False
     lines = install(pc, tmp_path / "scope", own=True)
