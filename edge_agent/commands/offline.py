@@ -71,12 +71,12 @@ def licences(
     if archive is not None:
         from edge_agent.packing.archive_file import read_member
 
-        sys.stdout.write(read_member(archive, _LICENCES).decode())
+        _say_lines(read_member(archive, _LICENCES).decode())
         return
     from edge_agent.packing.licences import licences_text
     from edge_agent.packing.parts_here import parts_here
 
-    sys.stdout.write(licences_text(parts_here(), (), place=""))
+    _say_lines(licences_text(parts_here(), (), place=""))
 
 
 def sbom() -> None:
@@ -86,3 +86,9 @@ def sbom() -> None:
     from edge_agent.packing.sbom import sbom_json
 
     print_json(sbom_json(parts_here()))
+
+
+def _say_lines(text: str) -> None:
+    """Line by line, for a console of another encoding and a reader that goes away; an archive may be anybody's."""
+    for line in text.splitlines():
+        say(line)
