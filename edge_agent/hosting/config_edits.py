@@ -81,7 +81,8 @@ class ConfigEdits:
 
     def status(self, since: datetime) -> ConfigStatus:
         """Return what the agent says of it."""
-        file = None if self.file is None else readable_path(self.file)
+        # Whoever asks for the numbers is in another folder.
+        file = None if self.file is None else readable_path(self.file.absolute())
         return ConfigStatus(file=file, since=since, refused=self.refused)
 
     def _read(self) -> AgentConfig:

@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -24,6 +25,7 @@ from edge_agent import service as service_module
 from edge_agent import watcher as watcher_module
 from edge_agent.config import ConfigRefused
 from edge_agent.hosting import config_watch, succession
+from edge_agent.hosting.config_edits import ConfigEdits
 from edge_agent.hosting.host import Host
 from edge_agent.hosting.notify import Notifier
 from edge_agent.hosting.onlooker import Nobody
@@ -335,6 +337,12 @@ def test_without_a_file_there_is_nothing_to_edit(place):
         status = place.ready()
 
     assert (status.config.file, status.config.refused) == (None, None)
+
+
+def test_the_file_is_told_with_its_place_however_it_was_named(place, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    edits = ConfigEdits(Path("agent.toml"), {})
+    assert edits.status(datetime.now(UTC)).file == str(place.file)
 
 
 # --- what cannot start
