@@ -73,7 +73,10 @@ def uninstall(*, own: bool | None, everything: bool) -> Iterator[str]:
     note = service.note()
     service.remove()
     yield f"removed        {service.unit_file}"
-    config_file, state = (Path(note.get(key) or "") for key in ("config", "state"))
+    if not (note.get("config") and note.get("state")):
+        yield "kept           configuration and state: the unit did not say where they are"
+        return
+    config_file, state = Path(str(note["config"])), Path(str(note["state"]))
     if not everything:
         yield f"kept           {config_file}, {state}; `--purge` removes them"
         return

@@ -251,6 +251,14 @@ def test_uninstalling(pc, everything):
         list(linux_service.uninstall(own=None, everything=False))
 
 
+def test_a_unit_that_somebody_wrote_anew_keeps_purge_from_guessing(pc):
+    pc.install(pc.scope)
+    (pc.units[False] / "scopewatch.service").write_text("[Service]\nExecStart=/bin/true\n")
+    lines = list(linux_service.uninstall(own=None, everything=True))
+    assert lines[-1] == "kept           configuration and state: the unit did not say where they are"
+    assert pc.etc.exists()
+
+
 def test_a_broken_configuration_keeps_purge_from_guessing(pc):
     pc.install(pc.scope)
     (pc.etc / "agent.toml").write_text("folders = 3\n")
