@@ -84,11 +84,13 @@ def _code_objections(plan: ServicePlan, may: Callable[[str, Path], bool]) -> Ite
     if not plan.own:
         trusted = {0} if plan.account.name is None else {0, pwd.getpwnam(plan.account.name).pw_uid}
         for path in (plan.python, plan.package / "edge_agent"):
-            yield from _changeable(path, trusted)
+            yield from _changeable(path, trusted, "runs; install it as root, for example in /opt")
+        cure = f"goes by; look through {plan.config_file}, then keep it as root, as in /etc/scopewatch"
+        yield from _changeable(plan.config_file, trusted, cure)
 
 
-def _changeable(path: Path, trusted: set[int]) -> Iterator[str]:
-    """Who can change the code that a service runs can do all that its account can."""
+def _changeable(path: Path, trusted: set[int], what: str) -> Iterator[str]:
+    """Who can change the code that a service runs, or what it goes by, can do all that its account can."""
     for step in dict.fromkeys((path, *path.parents, *path.resolve().parents)):
         try:
             found = step.stat()
@@ -97,7 +99,7 @@ def _changeable(path: Path, trusted: set[int]) -> Iterator[str]:
         is_open = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
         if is_open or found.st_uid not in trusted:
             who = "everybody" if is_open else f"user {_name_of(found.st_uid)}"
-            yield f"{step}: {who} can change what the service runs; install it as root, for example in /opt"
+            yield f"{step}: {who} can change what the service {what}"
             return
 
 

@@ -94,7 +94,7 @@ def test_accounts_that_are_refused(tmp_path, asked, said):
     ],
 )
 def test_a_right_that_is_missing(tmp_path, code, monkeypatch, denied, said):
-    monkeypatch.setattr(service_account, "_changeable", lambda path, trusted: iter(()))
+    monkeypatch.setattr(service_account, "_changeable", lambda path, trusted, what: iter(()))
     (tmp_path / "scope").mkdir()
     (code / "agent.toml").touch()
     case = plan(code, config(tmp_path / "scope"), NOBODY)
@@ -139,10 +139,23 @@ def test_code_that_another_may_change_is_refused(code, tmp_path):
     os.chown(code, pwd.getpwnam("daemon").pw_uid, -1)
     (tmp_path / "scope").mkdir()
     lines = list(objections(plan(code, config(tmp_path / "scope"), NOBODY), lambda flag, path: True))
-    assert lines == [
-        f"{code}: user daemon can change what the service runs; install it as root, for example in /opt"
-    ] * len(lines)
-    assert lines
+    assert set(lines) == {
+        f"{code}: user daemon can change what the service runs; install it as root, for example in /opt",
+        f"{code}: user daemon can change what the service goes by; look through {code / 'agent.toml'}, then "
+        "keep it as root, as in /etc/scopewatch",
+    }
+
+
+@needs_root
+def test_a_configuration_that_another_may_change_is_refused(code, tmp_path):
+    (tmp_path / "scope").mkdir()
+    case = plan(code, config(tmp_path / "scope"), NOBODY)
+    case.config_file.touch()
+    case.config_file.chmod(0o666)
+    assert list(objections(case, lambda flag, path: True)) == [
+        f"{case.config_file}: everybody can change what the service goes by; look through {case.config_file}, then "
+        "keep it as root, as in /etc/scopewatch"
+    ]
 
 
 @needs_root
