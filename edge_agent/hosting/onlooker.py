@@ -26,6 +26,9 @@ class Onlooker(Protocol):
     def note_finding(self, finding: Finding) -> None:
         """Hear what became of a file."""
 
+    def move(self, page: PageConfig) -> None:
+        """Show the page there from now on, within a second; what waits to be sent goes on waiting."""
+
     def close(self) -> None:
         """End within a second."""
 
@@ -44,13 +47,21 @@ class Nobody:
     def note_finding(self, finding: Finding) -> None:
         """Nothing."""
 
+    def move(self, page: PageConfig) -> None:
+        """Nothing."""
+
     def close(self) -> None:
         """Nothing."""
 
 
+def is_sent_elsewhere(events: EventsConfig) -> bool:
+    """Whether events go anywhere."""
+    return events.webhook_url is not None or events.mqtt_url is not None
+
+
 def onlooker_for(page: PageConfig, events: EventsConfig) -> Onlooker:
     """Return who is told, not started yet."""
-    if not page.enabled and events.webhook_url is None and events.mqtt_url is None:
+    if not page.enabled and not is_sent_elsewhere(events):
         return Nobody()
     from edge_agent.live_page.monitor import Monitor
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from edge_agent.hosting.finding_log import FindingLog
 from edge_agent.hosting.model_choice import ModelChoice, is_models_fault, same
 from edge_agent.hosting.notify import Notifier
-from edge_agent.hosting.onlooker import Nobody, Onlooker, onlooker_for
+from edge_agent.hosting.onlooker import Nobody, Onlooker, is_sent_elsewhere, onlooker_for
 from edge_agent.hosting.vital_signs import VitalSigns
 from edge_agent.keeping.model_store import ModelStore
 from edge_agent.logs import close_log_file, log_to_file
@@ -307,16 +307,24 @@ class Succession:
         elif self._is_lowered and not config.low_priority:
             self._tell("the agent's own priority stays low until it is started anew", "changing")
         self._is_lowered = config.low_priority
-        if self._onlooker_is_for != (config.page, config.events):
-            self._onlooker_is_for = config.page, config.events
-            self._close_onlooker()
-            onlooker = self._parts.onlooker(config.page, config.events)
-            onlooker.start()
-            self._onlooker = onlooker
+        self._present(config.page, config.events)
         missing = tuple(folder for folder in config.folders if not in_time(folder.is_dir, otherwise=False))
         for folder in missing if missing != self._missing else ():
             self._ears.say(f"{folder}: is not there yet; watching for it to appear")
         self._missing = missing
+
+    def _present(self, page: PageConfig, events: EventsConfig) -> None:
+        before, self._onlooker_is_for = self._onlooker_is_for, (page, events)
+        if before == (page, events):
+            return
+        if before is not None and before[1] == events and is_sent_elsewhere(events):
+            with self._closing:
+                self._onlooker.move(page)
+            return
+        self._close_onlooker()
+        onlooker = self._parts.onlooker(page, events)
+        onlooker.start()
+        self._onlooker = onlooker
 
     def _close_onlooker(self) -> None:
         with self._closing:

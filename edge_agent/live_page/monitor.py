@@ -27,11 +27,11 @@ _log = logging.getLogger(__name__)
 
 
 class Monitor:
-    """One for as long as page and events stay configured alike, over any number of services one after another."""
+    """One for as long as events stay configured alike, over any number of services one after another."""
 
     def __init__(self, page: PageConfig, events: EventsConfig) -> None:
         self.state = MonitorState()
-        self._page = PageServer(page.port, self._app) if page.enabled else None
+        self._page = self._page_of(page)
         self._announcer = _announcer(events)
         if self._announcer is not None:
             self.state.channels = self._announcer.numbers
@@ -62,6 +62,14 @@ class Monitor:
             announcer = self._announcer
             self._guarded(lambda: announcer.note_finding(finding))
 
+    def move(self, page: PageConfig) -> None:
+        """Show the page there from now on; the events are not touched."""
+        before, self._page = self._page, self._page_of(page)
+        if before is not None:
+            self._guarded(before.close)
+        if self._page is not None:
+            self._guarded(self._page.start)
+
     def close(self) -> None:
         """End it, within a second whoever is connected or does not answer."""
         until = time.monotonic() + CLOSE_SECONDS
@@ -72,6 +80,9 @@ class Monitor:
         if self._page is not None:
             page = self._page
             self._guarded(lambda: page.close(until - time.monotonic()))
+
+    def _page_of(self, page: PageConfig) -> PageServer | None:
+        return PageServer(page.port, self._app) if page.enabled else None
 
     def _app(self) -> ASGIApp:
         from edge_agent.live_page.application import application

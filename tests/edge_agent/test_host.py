@@ -586,8 +586,26 @@ class Onlooker(Nobody):
     def note_finding(self, finding):
         self.log.append(("finding", finding.path.name))
 
+    def move(self, page):
+        self.word = f"http://127.0.0.1:{page.port}/"
+        self.log.append(("move", self.word))
+
     def close(self):
         self.log.append(("close", self.word))
+
+
+def test_another_port_leaves_events_that_wait_to_be_sent(place):
+    log = []
+    place.parts = {"onlooker": lambda page, events: Onlooker(page, log)}
+    place.overrides = {"events": {"webhook_url": "http://127.0.0.1:9/"}}
+    with place.running():
+        place.ready()
+        place.page["port"] = 8888
+        place.write()
+        place.until(lambda status: status.page == "http://127.0.0.1:8888/")
+
+    first, second = "http://127.0.0.1:8747/", "http://127.0.0.1:8888/"
+    assert log == [("start", first), ("move", second), ("close", second)]
 
 
 def test_another_port_of_the_page_moves_the_page_and_leaves_the_worker(place):

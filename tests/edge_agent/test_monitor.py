@@ -166,6 +166,25 @@ def test_a_secret_that_cannot_be_read_is_a_warning(monkeypatch, tmp_path, caplog
     assert "none: cannot be read: No such file" in text
 
 
+def test_the_page_moves_and_what_waits_to_be_sent_goes_on_waiting():
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody_listens.getsockname()[1]}/"
+        monitor = Monitor(PageConfig(port=0), EventsConfig(webhook_url=url))
+        monitor.start()
+        first = monitor.word
+        monitor.note_finding(finding())
+        monitor.move(OFF)
+        assert monitor.word is None
+        monitor.move(PageConfig(port=0))
+        assert monitor.word.startswith("http://127.0.0.1:")
+        waiting = monitor.state.channels()[0].waiting
+        monitor.close()
+
+    assert first is not None
+    assert waiting == 1
+
+
 def test_what_is_sent_is_counted_for_the_metrics(monkeypatch):
     class Sent:
         def __init__(self, events):
