@@ -64,10 +64,10 @@ def test_mqtt(url, address):
     assert mqtt_address(events(mqtt=url)) == address
 
 
-def test_without_paho_the_extra_is_named_with_the_key(monkeypatch):
+def test_without_paho_the_package_is_named_with_the_key(monkeypatch):
     monkeypatch.setattr(tables, "find_spec", lambda name: None)
 
-    with pytest.raises(ConfigRefused, match=r"mqtt_url.*paho-mqtt, .*: pip install 'scopewatch\[mqtt\]'"):
+    with pytest.raises(ConfigRefused, match=r"mqtt_url.*paho-mqtt, .*: pip install paho-mqtt"):
         configure(None, events={"mqtt_url": BROKER})
 
 
