@@ -116,6 +116,21 @@ def install(request: InstallRequest, system: WindowsSystem | None = None) -> Ite
         yield "not started    `edge-agent service start` starts it"
 
 
+def preview(request: InstallRequest, system: WindowsSystem | None = None) -> Iterator[str]:
+    """Yield the service's command line, or the task as XML. Changes nothing. Raises ServiceRefused."""
+    system = system or RealSystem()
+    file = request.config_file or (user_config_file() if request.own else system_config_file())
+    written = first_config(file.absolute(), request.folders, None if request.own else system_state_folder())
+    plan = plan_service(written.file, written.config, _account(request, system), own=request.own)
+    yield f"note           {NOT_VERIFIED}"
+    if plan.own:
+        task = task_xml(str(plan.account.name), (windowless(plan.python), *plan.command[1:]))
+        yield from task.decode("utf-16").splitlines()
+        return
+    yield f"account        {plan.account.name}"
+    yield f"command        {service_command(plan, system.base_python())}"
+
+
 def uninstall(*, own: bool | None, everything: bool, system: WindowsSystem | None = None) -> Iterator[str]:
     """Stop the service or the task and take it away; with `everything`, its state and configuration too."""
     system = system or RealSystem()

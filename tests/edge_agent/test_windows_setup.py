@@ -162,6 +162,21 @@ def test_a_named_account_is_asked_for_its_password_and_gets_the_right_to_log_on(
     assert "secret" not in "\n".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("own", "seen"),
+    [
+        pytest.param(False, r'"C:\Program Files\scopewatch\python.exe" -I', id="service"),
+        pytest.param(True, "<LogonTrigger>", id="task"),
+    ],
+)
+def test_a_preview_changes_nothing(pc, tmp_path, own, seen):
+    lines = list(windows_setup.preview(InstallRequest((tmp_path / "scope",), own=own), pc))
+    assert seen in "\n".join(lines)
+    assert pc.windows.named("CreateService") == []
+    assert (pc.ran, pc.schtasks) == ([], [])
+    assert not (tmp_path / "scopewatch").exists()
+
+
 def test_a_task_without_an_administrator(pc, tmp_path):
     pc.administrator = False
     lines = install(pc, tmp_path / "scope", own=True)
