@@ -15,6 +15,8 @@ from edge_agent.verdicts import EXIT_FAILED
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from edge_agent.deploy.service_plan import InstallRequest
+
 app = typer.Typer(
     help="Run the agent as a service of this PC, under systemd or Windows (not verified on Windows).",
     no_args_is_help=True,
@@ -24,6 +26,14 @@ OwnOption = Annotated[
     bool,
     typer.Option("--user", help="Your own: no administrator needed, runs while you are logged in."),
 ]
+AccountOption = Annotated[
+    str | None,
+    typer.Option(
+        "--account",
+        metavar="NAME",
+        help="Who it runs as; without it, the owner of the first folder (Windows: LocalService).",
+    ),
+]
 
 
 @app.command("install")
@@ -31,26 +41,26 @@ def service_install(
     folders: Annotated[list[Path] | None, typer.Argument(metavar="FOLDER", show_default=False)] = None,
     config: ConfigOption = None,
     own: OwnOption = False,
-    account: Annotated[
-        str | None,
-        typer.Option(
-            "--account",
-            metavar="NAME",
-            help="Who it runs as; without it, the owner of the first folder (Windows: LocalService).",
-        ),
-    ] = None,
+    account: AccountOption = None,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start it at once.")] = True,
 ) -> None:
     """Install the agent as a service that starts by itself, or upgrade the one that is there.
 
     The configuration is written when there is none.
     """
-    from edge_agent.deploy.service_plan import InstallRequest, ServiceRefused
+    for line in _platform().install(_request(folders, config, account, own=own, start=start)):
+        say(line)
 
-    if own and account is not None:
-        raise ServiceRefused("--account: what you install with --user runs as you; leave one of the two out")
-    request = InstallRequest(tuple(folders or ()), config, own, account, start)
-    for line in _platform().install(request):
+
+@app.command("preview")
+def service_preview(
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="FOLDER", show_default=False)] = None,
+    config: ConfigOption = None,
+    own: OwnOption = False,
+    account: AccountOption = None,
+) -> None:
+    """Print the unit (Windows: the command line, or the task) that `install` would make, and change nothing."""
+    for line in _platform().preview(_request(folders, config, account, own=own, start=False)):
         say(line)
 
 
@@ -90,8 +100,18 @@ def service_status(own: OwnOption = False) -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
+def _request(
+    folders: list[Path] | None, config: Path | None, account: str | None, *, own: bool, start: bool
+) -> InstallRequest:
+    from edge_agent.deploy.service_plan import InstallRequest, ServiceRefused
+
+    if own and account is not None:
+        raise ServiceRefused("--account: what you install with --user runs as you; leave one of the two out")
+    return InstallRequest(tuple(folders or ()), config, own, account, start)
+
+
 def _platform() -> ModuleType:
-    """The two modules have the same five functions."""
+    """The two modules have the same functions."""
     if sys.platform == "win32":
         from edge_agent.deploy import windows_setup
 

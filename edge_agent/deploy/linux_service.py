@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edge_agent import __version__
 from edge_agent.config import configure, system_config_file, user_config_file
@@ -29,7 +29,11 @@ from edge_agent.status import is_running, running_status
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edge_agent.deploy.first_config import FirstConfig
     from edge_agent.deploy.service_plan import InstallRequest, ServicePlan
+
+_OLDEST_SYSTEMD: Final = 247
+"""Of Debian 11; what later ones can do besides is left out of a preview where none runs."""
 
 
 def install(request: InstallRequest) -> Iterator[str]:
@@ -37,12 +41,8 @@ def install(request: InstallRequest) -> Iterator[str]:
     service = SystemdService(own=request.own)
     version = service.require_manager()
     _require_rights(own=request.own)
-    file = request.config_file or (user_config_file() if request.own else system_config_file())
-    written = first_config(file.absolute(), request.folders, None if request.own else SYSTEM_STATE)
-    # An upgrade asks for nothing, and goes by what was asked before.
-    asked = request.account or service.note().get("asked_account")
-    account = _person() if request.own else account_for(written.config, asked)
-    plan = plan_service(written.file, written.config, account, own=request.own)
+    written, plan = _planned(request, service)
+    account = plan.account
     in_the_way = list(objections(plan))
     if in_the_way:
         raise ServiceRefused("\n".join(in_the_way))
@@ -65,6 +65,31 @@ def install(request: InstallRequest) -> Iterator[str]:
         yield "not started    `edge-agent service start` starts it"
     if request.own:
         yield from _lingering(account)
+
+
+def preview(request: InstallRequest) -> Iterator[str]:
+    """Yield the unit file that `install` would write, and before it what would be refused. Changes nothing.
+
+    Raises ServiceRefused, ConfigRefused.
+    """
+    service = SystemdService(own=request.own)
+    try:
+        version = service.require_manager()
+    except ServiceRefused as error:
+        version = _OLDEST_SYSTEMD
+        yield f"# {error}"
+    plan = _planned(request, service)[1]
+    yield from (f"# would be refused: {line}" for line in objections(plan))
+    yield from unit_text(plan, version).splitlines()
+
+
+def _planned(request: InstallRequest, service: SystemdService) -> tuple[FirstConfig, ServicePlan]:
+    file = request.config_file or (user_config_file() if request.own else system_config_file())
+    written = first_config(file.absolute(), request.folders, None if request.own else SYSTEM_STATE)
+    # An upgrade asks for nothing, and goes by what was asked before.
+    asked = request.account or service.note().get("asked_account")
+    account = _person() if request.own else account_for(written.config, asked)
+    return written, plan_service(written.file, written.config, account, own=request.own)
 
 
 def uninstall(*, own: bool | None, everything: bool) -> Iterator[str]:

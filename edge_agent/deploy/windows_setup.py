@@ -1,19 +1,14 @@
 r"""The service on a Windows PC, step by step: what is checked, created, started and told, in that order.
 
 With an administrator it is a service (LocalService unless an account is named), without one a task at log-on.
-Each step yields the line that the person at the terminal reads. Not verified on Windows: `WindowsSystem` is all
+Each step yields the line that the person at the terminal reads. Not verified on Windows: `windows_system` is all
 that touches Windows, and tests pass their own.
 """
 
 from __future__ import annotations
 
-import getpass
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from edge_agent.config import (
     ConfigRefused,
@@ -25,7 +20,7 @@ from edge_agent.config import (
 from edge_agent.config_file import state_named
 from edge_agent.deploy.first_config import first_config
 from edge_agent.deploy.leftovers import purge
-from edge_agent.deploy.logon_task import LogonTask, task_xml, windowless
+from edge_agent.deploy.logon_task import task_xml, windowless
 from edge_agent.deploy.mapped_drives import is_unc, refuse_mapped
 from edge_agent.deploy.service_plan import (
     Account,
@@ -35,62 +30,21 @@ from edge_agent.deploy.service_plan import (
     paths_written,
     plan_service,
 )
-from edge_agent.deploy.windows_control import (
-    LOCAL_SERVICE,
-    SERVICE_SID,
-    ServiceEntry,
-    ServiceManager,
-)
-from edge_agent.deploy.windows_rights import (
-    Win32AccessLists,
-    changeable_by,
-    closing_commands,
-    code_folders,
-    owned_by_others,
-)
+from edge_agent.deploy.windows_control import LOCAL_SERVICE, SERVICE_SID, ServiceEntry
+from edge_agent.deploy.windows_rights import changeable_by, closing_commands, code_folders, owned_by_others
+from edge_agent.deploy.windows_system import RealSystem
 from edge_agent.status import running_status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from edge_agent.deploy.service_plan import InstallRequest, ServicePlan
-    from edge_agent.deploy.windows_rights import AccessLists
+    from edge_agent.deploy.windows_system import WindowsSystem
 
 NOT_VERIFIED: Final = "not verified on Windows: please report what happens on this PC"
 START_SECONDS: Final = 330.0
 STOP_SECONDS: Final = 15.0
 _SERVICE_PROGRAM: Final = ("edge_agent", "deploy", "windows_service.py")
-
-
-class WindowsSystem(Protocol):
-    """What is asked of Windows."""
-
-    def is_administrator(self) -> bool:
-        """Whether this prompt has an administrator's rights."""
-
-    def share_of(self, drive: str) -> str | None:
-        r"""Return the \\server\share behind a drive letter (`Z:`), None for none."""
-
-    def user(self) -> str:
-        r"""Return who is logged on here, as `DOMAIN\name`."""
-
-    def ask_password(self, account: str) -> str:
-        """Ask the person at the terminal for an account's password, unseen."""
-
-    def manager(self) -> ServiceManager:
-        """Return the entry in the service control manager."""
-
-    def task(self) -> LogonTask:
-        """Return the task in Task Scheduler."""
-
-    def access_lists(self) -> AccessLists:
-        """Return who reads access lists."""
-
-    def run(self, words: Sequence[str]) -> tuple[int, str]:
-        """Run a command of Windows, and return its exit code and what it said."""
-
-    def base_python(self) -> Path:
-        """Return the interpreter that a service can be: not the launcher of a virtual environment."""
 
 
 def install(request: InstallRequest, system: WindowsSystem | None = None) -> Iterator[str]:
@@ -120,6 +74,21 @@ def install(request: InstallRequest, system: WindowsSystem | None = None) -> Ite
         yield from start(own=request.own, system=system)
     else:
         yield "not started    `edge-agent service start` starts it"
+
+
+def preview(request: InstallRequest, system: WindowsSystem | None = None) -> Iterator[str]:
+    """Yield the service's command line, or the task as XML. Changes nothing. Raises ServiceRefused."""
+    system = system or RealSystem()
+    file = request.config_file or (user_config_file() if request.own else system_config_file())
+    written = first_config(file.absolute(), request.folders, None if request.own else system_state_folder())
+    plan = plan_service(written.file, written.config, _account(request, system), own=request.own)
+    yield f"note           {NOT_VERIFIED}"
+    if plan.own:
+        task = task_xml(str(plan.account.name), (windowless(plan.python), *plan.command[1:]))
+        yield from task.decode("utf-16").splitlines()
+        return
+    yield f"account        {plan.account.name}"
+    yield f"command        {service_command(plan, system.base_python())}"
 
 
 def uninstall(*, own: bool | None, everything: bool, system: WindowsSystem | None = None) -> Iterator[str]:
@@ -310,90 +279,3 @@ def _config_of(command_line: str | None) -> Path | None:
     """The configuration is the last word of the command, in quotes."""
     words = (command_line or "").split('"')
     return Path(words[-2]) if len(words) >= 3 else None
-
-
-@dataclass(frozen=True, slots=True)
-class RealSystem:
-    """`WindowsSystem` of the PC this runs on."""
-
-    def is_administrator(self) -> bool:
-        """IsUserAnAdmin."""
-        from edge_agent.diagnosing.windows_facts import RealWindows
-
-        return bool(RealWindows().is_administrator())
-
-    def share_of(self, drive: str) -> str | None:
-        """WNetGetConnection; where this log-on does not know the drive, what the person's own has noted."""
-        from edge_agent.diagnosing.windows_facts import RealWindows
-
-        return RealWindows().share_of(drive) or _noted_share(drive)
-
-    def user(self) -> str:
-        r"""GetUserNameEx, as `DOMAIN\name`."""
-        import win32api
-
-        return str(win32api.GetUserNameEx(2))  # NameSamCompatible
-
-    def ask_password(self, account: str) -> str:
-        """Without echo; never from the command line, where every user of the PC could read it."""
-        return getpass.getpass(f"password of {account} (Windows keeps it for the service): ")
-
-    def manager(self) -> ServiceManager:
-        """pywin32's."""
-        return ServiceManager(_pywin32())
-
-    def task(self) -> LogonTask:
-        """By the program schtasks."""
-        return LogonTask(_run)
-
-    def run(self, words: Sequence[str]) -> tuple[int, str]:
-        """As it stands, without a shell."""
-        return _run(words, 60)
-
-    def access_lists(self) -> AccessLists:
-        """pywin32's."""
-        return Win32AccessLists(_pywin32().win32security)
-
-    def base_python(self) -> Path:
-        """A launcher would be another process than the one that Windows waits for."""
-        return Path(getattr(sys, "_base_executable", sys.executable))
-
-
-def _pywin32() -> SimpleNamespace:
-    try:
-        import pywintypes
-        import servicemanager
-        import win32con
-        import win32evtlogutil
-        import win32security
-        import win32service
-    except ImportError as error:
-        raise ServiceRefused(f"pywin32 is not there ({error}); pip install pywin32, or use --user") from None
-    return SimpleNamespace(
-        pywintypes=pywintypes,
-        servicemanager=servicemanager,
-        win32con=win32con,
-        win32evtlogutil=win32evtlogutil,
-        win32security=win32security,
-        win32service=win32service,
-    )
-
-
-def _run(words: Sequence[str], timeout_seconds: float) -> tuple[int, str]:
-    done = subprocess.run(
-        words, capture_output=True, text=True, errors="replace", timeout=timeout_seconds, check=False
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def _noted_share(drive: str) -> str | None:
-    r"""Read HKEY_CURRENT_USER\Network\Z: an administrator's prompt does not see the desktop's drives."""
-    if sys.platform != "win32":
-        return None
-    import winreg
-
-    try:
-        with winreg.OpenKey(winreg.HKEY_CURRENT_USER, f"Network\\{drive[0]}") as key:
-            return str(winreg.QueryValueEx(key, "RemotePath")[0])
-    except OSError:
-        return None

@@ -76,6 +76,26 @@ def test_an_account_that_was_not_asked_for_follows_the_folder(pc):
     assert installed_note((pc.units[False] / "scopewatch.service").read_text())["asked_account"] is None
 
 
+def test_a_preview_is_the_unit_that_would_be_installed_and_changes_nothing(pc):
+    pc.objections = ["may not read it"]
+    shown = list(linux_service.preview(InstallRequest((pc.scope,))))
+
+    assert shown[0] == "# would be refused: may not read it"
+    assert not (pc.units[False] / "scopewatch.service").exists()
+    assert not pc.etc.exists()
+    pc.objections = []
+    pc.install(pc.scope)
+    assert shown[1:] == (pc.units[False] / "scopewatch.service").read_text().splitlines()
+
+
+def test_a_preview_where_no_systemd_runs_says_so_in_a_comment(pc):
+    pc.booted.rmdir()
+    shown = list(linux_service.preview(InstallRequest((pc.scope,))))
+
+    assert shown[0].startswith("# no systemd runs here")
+    assert "Type=notify" in shown
+
+
 def test_a_first_installation(pc):
     lines = pc.install(pc.scope)
 

@@ -182,6 +182,21 @@ def test_a_named_account_stays_through_an_upgrade_without_its_password(pc, tmp_p
     assert len(pc.windows.named("LsaAddAccountRights")) == 1
 
 
+@pytest.mark.parametrize(
+    ("own", "seen"),
+    [
+        pytest.param(False, r'"C:\Program Files\scopewatch\python.exe" -I', id="service"),
+        pytest.param(True, "<LogonTrigger>", id="task"),
+    ],
+)
+def test_a_preview_changes_nothing(pc, tmp_path, own, seen):
+    lines = list(windows_setup.preview(InstallRequest((tmp_path / "scope",), own=own), pc))
+    assert seen in "\n".join(lines)
+    assert pc.windows.named("CreateService") == []
+    assert (pc.ran, pc.schtasks) == ([], [])
+    assert not (tmp_path / "scopewatch").exists()
+
+
 def test_a_task_without_an_administrator(pc, tmp_path):
     pc.administrator = False
     lines = install(pc, tmp_path / "scope", own=True)
