@@ -9,6 +9,23 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+BUSY = ("trainer", "test_house_rules.py", "test_train_to_edge.py", "test_shipped_model.py", "test_wheel.py")
+"""Tests that compute; the others mostly wait for an agent, a disk or a clock."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two halves for `-n 2 --dist loadgroup`: what computes beside what waits, each in one process and in order."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group("computes" if place in BUSY else "waits"))
+
+
+@pytest.fixture(autouse=True)
+def computes_behind_others(request: pytest.FixtureRequest) -> None:
+    """Beside tests that watch an agent's pace, those that compute get what is left of the processors."""
+    place = request.path.relative_to(Path(__file__).parent).parts[0]
+    if place in BUSY and "PYTEST_XDIST_WORKER" in os.environ and os.name == "posix" and os.nice(0) < 10:
+        os.nice(10)
 
 
 @pytest.fixture(scope="session")
