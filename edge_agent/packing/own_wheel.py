@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 import edge_agent
@@ -67,24 +67,25 @@ def packed_again(installed: importlib.metadata.Distribution, folder: Path) -> Pa
 
 def _kept(installed: importlib.metadata.Distribution) -> Iterator[tuple[str, bytes]]:
     """Name and content of every file that came with the wheel, compared with RECORD."""
-    files = installed.files
-    if not files:
+    # Not `installed.files`: since Python 3.12 (and in its backport) that passes over files that are missing.
+    record = installed.read_text("RECORD")
+    if not record:
         raise PackageFailed("scopewatch: the installation has no RECORD; install it again with pip")
-    for file in files:
-        name = file.as_posix()
-        made_here = ".dist-info/" in name and file.name in _MADE_BY_INSTALLERS
-        if name.startswith("../") or "__pycache__" in file.parts or made_here:
+    for name, digest, _ in csv.reader(record.splitlines()):
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        made_here = parts[0].endswith(".dist-info") and parts[-1] in _MADE_BY_INSTALLERS
+        if parts[0] in ("..", "/") or "__pycache__" in parts or made_here:
             continue
-        place = Path(str(file.locate()))
+        place = Path(str(installed.locate_file(name)))
         try:
             content = place.read_bytes()
         except OSError as error:
             raise PackageFailed(
                 f"{place}: cannot be read ({error.strerror}); install scopewatch again"
             ) from error
-        if file.hash is None or file.hash.mode != "sha256" or file.hash.value != _digest(content):
+        if digest != f"sha256={_digest(content)}":
             raise PackageFailed(f"{place}: was changed since it was installed; install scopewatch again")
-        yield name, content
+        yield "/".join(parts), content
 
 
 def _digest(content: bytes) -> str:
