@@ -20,6 +20,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("computes" if place in BUSY else "waits"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> object:
+    """A report goes from process to process as UTF-8; names that are none stand in what some tests log."""
+    return _as_utf8((yield))
+
+
+def _as_utf8(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_as_utf8(key): _as_utf8(item) for key, item in value.items()}
+    return type(value)(map(_as_utf8, value)) if isinstance(value, list | tuple) else value
+
+
 @pytest.fixture(autouse=True)
 def computes_behind_others(request: pytest.FixtureRequest) -> None:
     """Beside tests that watch an agent's pace, those that compute get what is left of the processors."""
