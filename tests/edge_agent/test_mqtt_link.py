@@ -150,4 +150,6 @@ def test_the_end_does_not_wait_for_a_broker_that_hangs(tiny):
 
 
 def test_a_link_that_was_never_used_has_no_goodbye():
+    before = threading.active_count()
     link_to(1).close()
+    assert threading.active_count() == before

@@ -368,8 +368,9 @@ def test_it_stops_at_once_whoever_is_connected(state):
 
 def test_it_stops_before_it_has_started(state):
     for _ in range(20):
-        with serving(lambda: application(state)):
+        with serving(lambda: application(state)) as page:
             pass
+        assert page.word == "closed"
 
 
 def test_a_restart_gets_its_port_back_at_once(state):
