@@ -391,17 +391,22 @@ def test_a_writer_that_gets_an_error_fails_the_trial(bench):
     assert run(trial, bench) == ("failed", "the writer got an error: The process cannot access the file")
 
 
-def test_refusals_of_an_antivirus_are_counted(bench, monkeypatch):
+def refuse_replaces(monkeypatch, *, every, code):
+    """Windows refuses one replacement in so many, as it does while another program has the file open."""
     calls = []
     replace = FileLayer.replace
 
     def refuse_now_and_then(layer, source, target):
         calls.append(1)
-        if len(calls) % 25 == 0:
-            raise windows_error(5, str(target))
+        if len(calls) % every == 0:
+            raise windows_error(code, str(target))
         replace(layer, source, target)
 
     monkeypatch.setattr(FileLayer, "replace", refuse_now_and_then)
+
+
+def test_refusals_of_an_antivirus_are_counted(bench, monkeypatch):
+    refuse_replaces(monkeypatch, every=25, code=5)
     verdict, detail = run(NAMED["many replaces"], bench)
     assert verdict == "passed"
     assert detail.startswith("200 files replaced, 8 refusals by an antivirus or indexer waited out")
@@ -419,16 +424,7 @@ def test_a_target_that_stays_held_fails_the_trial(bench, monkeypatch):
 
 
 def test_a_scanner_that_holds_new_outputs_is_waited_out(bench, monkeypatch):
-    calls = []
-    rename = FileLayer.replace
-
-    def refuse_now_and_then(layer, source, target):
-        calls.append(1)
-        if len(calls) % 10 == 0:
-            raise windows_error(32, str(target))
-        rename(layer, source, target)
-
-    monkeypatch.setattr(FileLayer, "replace", refuse_now_and_then)
+    refuse_replaces(monkeypatch, every=10, code=32)
     verdict, detail = run(NAMED["scanner on new outputs"], bench)
     assert verdict == "passed"
     assert detail.startswith("100 outputs written while a scanner opened ")

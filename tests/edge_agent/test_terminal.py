@@ -309,6 +309,8 @@ def test_a_program_without_a_terminal_says_nothing_and_goes_on(monkeypatch):
     """The interpreter without a window, and a Windows service, have neither stdout nor stderr."""
     monkeypatch.setattr(sys, "stdout", None)
     say("one file")
+    say("still working", stream := io.StringIO())
+    assert stream.getvalue() == "still working\n"
 
 
 def test_a_reader_that_went_away_stops_nothing():

@@ -257,7 +257,9 @@ def test_a_mapped_drive_is_no_obstacle_for_a_task(pc):
     pc.drives = {"Z:": r"\\nas\titan"}
     case = plan(r"Z:\2026", r"LAB\em")
     own = ServicePlan(case.config_file, case.config, case.account, True, Path(__file__), case.package)
-    windows_setup._refuse_what_cannot_work(own, pc)
+    with pytest.raises(ServiceRefused, match="Z:"):
+        windows_setup._refuse_what_cannot_work(case, pc)
+    assert windows_setup._refuse_what_cannot_work(own, pc) is None
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["service", "task"])
