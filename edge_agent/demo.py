@@ -119,6 +119,7 @@ def run_demo(plan: DemoPlan) -> bool:
             on_finding=hear,
             on_ready=lambda model: _greet(model, folder, monitor.word),
             on_status=monitor.note_status,
+            on_archive=monitor.meet,
             surroundings=lambda: Surroundings(page=monitor.word),
         )
 

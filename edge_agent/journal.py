@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sqlite3
 import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from edge_agent.journaling.attempts import Attempts, Key
-from edge_agent.journaling.journal_file import UNUSABLE, JournalFile, JournalState, is_damage
+from edge_agent.journaling.journal_file import UNUSABLE, JournalFile, JournalState, Unbelievable, is_damage
 from edge_agent.journaling.journal_queries import (
     Row,
     Seen,
@@ -38,14 +39,13 @@ from edge_agent.journaling.journal_queries import (
 from edge_agent.sidecar import RECORDED, Finding, Twin
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Iterable
     from pathlib import Path
     from types import TracebackType
 
     from edge_agent.files import FileStamp
 
-__all__ = ["JOURNALED", "Journal", "JournalState", "Seen"]
+__all__ = ["JOURNALED", "Journal", "JournalBusy", "JournalState", "Seen"]
 
 JOURNALED: Final = RECORDED | {"refused"}
 """Outcomes that stand until the file changes; all others are tried again."""
@@ -56,6 +56,10 @@ _RETRY_SECONDS: Final = 5.0
 _STANDING_FAULT_SECONDS: Final = 60.0
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
+
+
+class JournalBusy(Exception):
+    """The journal's file takes no change at the moment; the same may be tried again later."""
 
 
 class Journal:
@@ -158,6 +162,29 @@ class Journal:
             self._write_waiting()
             return self._ask(lambda connection: read_twins(connection, key, stamp), ())
 
+    def look(self, question: Callable[[sqlite3.Connection], _T], unknown: _T) -> _T:
+        """Put a question of somebody else's to the file, beside the agent's own work; `unknown` if it cannot.
+
+        What was recorded until now is in the answer. What else than SQLite's errors the question raises comes out.
+        """
+        return self._ask_aside(question, unknown, faults=(sqlite3.Error, Unbelievable))
+
+    def change(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do somebody else's work in one transaction, which is on the disk when this returns.
+
+        The desk waits meanwhile. Raises JournalBusy where the file takes nothing at the moment.
+        """
+        with self._lock:
+            self._write_waiting()
+            if self._closed or time.monotonic() < self._writing_due:
+                raise JournalBusy("the journal takes nothing at the moment")
+            try:
+                with self._file.transaction(durable=True) as connection:
+                    return work(connection)
+            except (sqlite3.Error, Unbelievable) as error:
+                self._writing_due = self._after(error)
+                raise JournalBusy(f"the journal takes nothing at the moment: {error}") from None
+
     def counts(self) -> dict[str, int]:
         """Return how many files there are of each outcome."""
         # A copy of a small dictionary, made in one go: the lock may be held by somebody who waits for a disk.
@@ -254,7 +281,12 @@ class Journal:
                 self._asking_due = self._after(error)
         return unknown
 
-    def _ask_aside(self, question: Callable[[sqlite3.Connection], _T], unknown: _T) -> _T:
+    def _ask_aside(
+        self,
+        question: Callable[[sqlite3.Connection], _T],
+        unknown: _T,
+        faults: tuple[type[Exception], ...] = UNUSABLE,
+    ) -> _T:
         """The same for what takes long: others go on meanwhile. Rows recorded until now are in the answer."""
         with self._lock:
             self._write_waiting()
@@ -264,7 +296,7 @@ class Journal:
         try:
             with self._file.reader() as reader:
                 return question(reader)
-        except UNUSABLE as error:
+        except faults as error:
             with self._lock:
                 # Another thread may have met the same damage first, and the file be another by now.
                 if not self._closed and generation == self._file.generation:

@@ -12,6 +12,7 @@ from typing import Final
 
 SIDECAR_SUFFIX: Final = ".json"
 HEATMAP_SUFFIX: Final = ".heatmap.png"
+LABEL_SUFFIX: Final = ".label.json"
 NAME_LIMIT: Final = 255
 """Bytes of a name on Linux and macOS, UTF-16 units on Windows."""
 
@@ -26,6 +27,11 @@ class Place:
 
     sidecar: Path
     heatmap: Path
+
+    @property
+    def labels(self) -> Path:
+        """What people say of the micrograph; unlike the other two never removed or replaced by the agent."""
+        return self.sidecar.with_name(self.sidecar.name.removesuffix(SIDECAR_SUFFIX) + LABEL_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True)

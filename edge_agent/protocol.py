@@ -98,6 +98,8 @@ class Ready:
     pid: int | None = field(default=None, compare=False)
     """The worker itself: on Windows the process that was started can be a launcher (that of a venv)."""
     usual: UsualRanges = UsualRanges()
+    labels: tuple[str, ...] = ()
+    """The classes, in the manifest's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,8 @@ def _greeting(line: str) -> Ready | Refused:
     if not values.pop("ready"):
         return Refused(**values)
     usual = {key: _range(ends) for key, ends in values.pop("usual", {}).items()}
-    return Ready(usual=UsualRanges(**usual), **values)
+    labels = tuple(values.pop("labels", ()))
+    return Ready(usual=UsualRanges(**usual), labels=labels, **values)
 
 
 def _range(ends: Any) -> Range | None:  # noqa: ANN401 - whatever JSON holds

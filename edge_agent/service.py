@@ -20,21 +20,19 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from edge_agent import __version__
+from edge_agent.archive import Archive
 from edge_agent.clerk import Clerk
 from edge_agent.desk import Desk, Errand
 from edge_agent.drift import Drift
 from edge_agent.journal import Journal
 from edge_agent.protocol import WorkerSettings
 from edge_agent.room import Room
+from edge_agent.service_numbers import disk_status, folder_status, model_status, worker_status
 from edge_agent.sidecar import OutputPlan, finding_on_record, heatmaps_kept_since, readable_path
 from edge_agent.signals import Signals
 from edge_agent.status import (
     AgentStatus,
-    DiskStatus,
-    FolderStatus,
-    ModelStatus,
     Surroundings,
-    WorkerStatus,
     carried_on,
     hold_folders,
     hold_state,
@@ -50,11 +48,8 @@ if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
     from edge_agent.keeping.model_store import Chosen
     from edge_agent.protocol import Ready
-    from edge_agent.room import FreeSpace
     from edge_agent.sidecar import Finding
-    from edge_agent.watcher import WatchHealth
     from edge_agent.watching.change_events import Hints
-    from edge_agent.watching.watched_root import FolderHealth
 
 _TICK_SECONDS: Final = 0.5
 _PUBLISH_SECONDS: Final = 1.0
@@ -92,6 +87,7 @@ class Service:
     """One live agent. `on_finding` and `on_ready` are called in the desk's thread, and should be quick.
 
     `on_status` is called in the main thread, every two seconds at the latest, with the numbers of that moment;
+    `on_archive` with what this service keeps, before the first finding, and with None before that is closed.
     `surroundings` says what whoever runs the service adds to them, and `earlier` are the last numbers of the
     service before it in this process, whose counts go on. `model` is what the model store chose; without it, the
     configuration's. A model of the store that is refused ends `run`: another one can answer.
@@ -104,6 +100,7 @@ class Service:
         on_finding: Callable[[Finding], None] = lambda finding: None,
         on_ready: Callable[[Ready], None] = lambda model: None,
         on_status: Callable[[AgentStatus], None] = lambda numbers: None,
+        on_archive: Callable[[Archive | None], None] = lambda archive: None,
         surroundings: Callable[[], Surroundings] = Surroundings,
         earlier: AgentStatus | None = None,
         model: Chosen | None = None,
@@ -116,6 +113,7 @@ class Service:
         self._on_finding = on_finding
         self._on_ready = on_ready
         self._on_status = on_status
+        self._on_archive = on_archive
         self._surroundings = surroundings
         self._earlier = self._numbers = earlier
         self._model = model
@@ -172,11 +170,13 @@ class Service:
 
     def _run_with(self, journal: Journal, tick: Callable[[], None]) -> None:
         agent = self._assemble(journal)
+        self._on_archive(self._archive(journal))
         self._startup(agent)
         try:
             self._main_loop(agent, tick)
         finally:
             self._shutdown()
+            self._on_archive(None)
             agent.drift.save(at_once=True)
             self._publish(self._status(agent))
 
@@ -227,6 +227,18 @@ class Service:
             for watcher, folder in zip(watchers, config.folders, strict=True)
         )
         return _Agent(journal, supervisor, room, drift, desk, watchers, clerks)
+
+    def _archive(self, journal: Journal) -> Archive:
+        config = self._config
+        return Archive(
+            journal,
+            self._plan,
+            config.folders,
+            config.state,
+            self._owner,
+            snapshot_limit_mib=config.snapshot_limit_mib,
+            free_space_floor_mib=config.free_space_floor_mib,
+        )
 
     def _greet(self, drift: Drift, model: Ready) -> None:
         drift.meet(model)
@@ -342,20 +354,12 @@ class Service:
             started=self._started,
             updated=datetime.now(UTC),
             state=str(self._config.state),
-            folders=tuple(_folder_status(folder, health) for health in watching for folder in health.folders),
+            folders=tuple(folder_status(folder, health) for health in watching for folder in health.folders),
             output=None if self._config.output is None else readable_path(self._config.output),
-            disks=tuple(_disk_status(space) for space in spaces if space is not None),
+            disks=tuple(disk_status(space) for space in spaces if space is not None),
             paused=desk.paused,
-            model=ModelStatus(name=model.name, version=model.version, sha256=model.sha256) if model else None,
-            worker=WorkerStatus(
-                pid=worker.pid,
-                starts=worker.starts,
-                deaths=worker.deaths,
-                recycled=worker.recycled,
-                interrupted=worker.interrupted,
-                trouble=worker.trouble,
-                away_seconds=worker.away_seconds,
-            ),
+            model=model_status(model),
+            worker=worker_status(worker),
             seen=sum(done.values()) + waiting,
             waiting=waiting,
             oldest_waiting_seconds=round(max(ages), 1) if ages else None,
@@ -379,18 +383,3 @@ class Service:
         )
         self._numbers = numbers if self._earlier is None else carried_on(numbers, self._earlier)
         return self._numbers
-
-
-def _folder_status(folder: FolderHealth, health: WatchHealth) -> FolderStatus:
-    return FolderStatus(
-        path=readable_path(folder.path),
-        present=folder.present,
-        events=folder.events,
-        share=folder.share,
-        scanned=health.scanned,
-        scan_period_seconds=round(health.scan_period_seconds, 1),
-    )
-
-
-def _disk_status(space: FreeSpace) -> DiskStatus:
-    return DiskStatus(folder=readable_path(space.folder), free_mib=space.free_mib, low=space.low)

@@ -73,11 +73,12 @@ class DiskStatus(_Part):
 
 
 class ModelStatus(_Part):
-    """The model that answers."""
+    """The model that answers; `labels` are its classes, in the manifest's order."""
 
     name: str
     version: str
     sha256: str
+    labels: tuple[str, ...] = ()
 
 
 class WorkerStatus(_Part):

@@ -132,7 +132,7 @@ def _load(settings: WorkerSettings, answers: TextIO) -> Classifier | None:
         return None
     bundle = classifier.bundle
     manifest, usual = bundle.manifest, UsualRanges(**bundle.manifest.usual.model_dump())
-    ready = Ready(manifest.name, manifest.version, bundle.sha256, os.getpid(), usual)
+    ready = Ready(manifest.name, manifest.version, bundle.sha256, os.getpid(), usual, manifest.labels)
     _say(answers, greeting_line(ready))
     return classifier
 

@@ -131,7 +131,7 @@ class EventWriter:
         if is_first:
             yield self._event("started")
         if status.model is not None:
-            model = ModelPart(**status.model.model_dump())
+            model = ModelPart(**status.model.model_dump(exclude={"labels"}))
             if self._model is not None and model.sha256 != self._model.sha256:
                 yield self._event("model_changed", model=model)
             self._model = model

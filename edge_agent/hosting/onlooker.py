@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from edge_agent.archive import Archive
     from edge_agent.config import EventsConfig, PageConfig
     from edge_agent.finding import Finding
     from edge_agent.status import AgentStatus
@@ -26,6 +27,9 @@ class Onlooker(Protocol):
     def note_finding(self, finding: Finding) -> None:
         """Hear what became of a file."""
 
+    def meet(self, archive: Archive | None) -> None:
+        """Learn what the service that runs now keeps; None: it is about to be closed."""
+
     def move(self, page: PageConfig) -> None:
         """Show the page there from now on, within a second; what waits to be sent goes on waiting."""
 
@@ -45,6 +49,9 @@ class Nobody:
         """Nothing."""
 
     def note_finding(self, finding: Finding) -> None:
+        """Nothing."""
+
+    def meet(self, archive: Archive | None) -> None:
         """Nothing."""
 
     def move(self, page: PageConfig) -> None:

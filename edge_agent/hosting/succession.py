@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from edge_agent.archive import Archive
     from edge_agent.config import AgentConfig, EventsConfig, PageConfig
     from edge_agent.hosting.config_edits import ConfigEdits
     from edge_agent.keeping.model_store import Chosen
@@ -95,6 +96,7 @@ class Succession:
         self._service: Service | None = None
         self._numbers: AgentStatus | None = None
         self._onlooker: Onlooker = Nobody()
+        self._archive: Archive | None = None
         self._onlooker_is_for: tuple[PageConfig, EventsConfig] | None = None
         self._log_is_for: tuple[int, int] | None = None
         self._missing: tuple[Path, ...] = ()
@@ -148,6 +150,7 @@ class Succession:
             on_finding=self._hear,
             on_ready=self._greet,
             on_status=self._note_numbers,
+            on_archive=self._meet_archive,
             surroundings=self._surroundings,
             earlier=self._numbers,
             model=plan.model,
@@ -216,6 +219,10 @@ class Succession:
         away_seconds = numbers.worker.away_seconds
         if away_seconds is not None and away_seconds > AWAY_SECONDS and self._next is None:
             self._give_model_up(numbers.worker.trouble or "no worker can be started")
+
+    def _meet_archive(self, archive: Archive | None) -> None:
+        self._archive = archive
+        self._onlooker.meet(archive)
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
@@ -324,6 +331,7 @@ class Succession:
         self._close_onlooker()
         onlooker = self._parts.onlooker(page, events)
         onlooker.start()
+        onlooker.meet(self._archive)
         self._onlooker = onlooker
 
     def _close_onlooker(self) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from edge_agent.live_page.pulse import MonitorState
+    from edge_agent.page.home import PageHome
 
 _FRONT: Final = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>scopewatch</title>
@@ -34,8 +35,8 @@ _FRONT: Final = """<!doctype html>
 """
 
 
-def application(state: MonitorState) -> Starlette:
-    """Return the routes over what the monitor knows."""
+def application(home: PageHome) -> Starlette:
+    """Return the routes over what the page knows."""
     routes = [
         Route("/", _front),
         Route("/healthz", _healthz),
@@ -43,8 +44,8 @@ def application(state: MonitorState) -> Starlette:
         Route("/metrics", _metrics),
     ]
     app = Starlette(routes=routes)
-    app.state.monitor = state
-    app.state.registry = registry_of(state)
+    app.state.home = home
+    app.state.registry = registry_of(home.monitor)
     return app
 
 
@@ -77,5 +78,5 @@ def _verdict(word: str, reasons: list[str]) -> Response:
 
 
 def _state(request: Request) -> MonitorState:
-    state: MonitorState = request.app.state.monitor
-    return state
+    home: PageHome = request.app.state.home
+    return home.monitor

@@ -237,7 +237,7 @@ def _by_use(status: AgentStatus) -> Iterator[tuple[str, list[DiskStatus]]]:
 def _identity(status: AgentStatus) -> Iterator[Metric]:
     if status.model is not None:
         model = status.model
-        yield _info("model", "The model that answers.", model.model_dump())
+        yield _info("model", "The model that answers.", model.model_dump(exclude={"labels"}))
     if status.instrument is not None:
         yield _info("instrument", "How the laboratory calls the instrument.", {"name": status.instrument})
 

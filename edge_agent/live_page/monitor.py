@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from edge_agent.announcing.announcer import Announcer
+    from edge_agent.archive import Archive
     from edge_agent.config import EventsConfig, PageConfig
     from edge_agent.finding import Finding
+    from edge_agent.page.home import PageHome
     from edge_agent.status import AgentStatus
 
 _log = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ class Monitor:
 
     def __init__(self, page: PageConfig, events: EventsConfig) -> None:
         self.state = MonitorState()
+        self._home: PageHome | None = None
+        self._archive: Archive | None = None
         self._page = self._page_of(page)
         self._announcer = _announcer(events)
         if self._announcer is not None:
@@ -48,9 +52,19 @@ class Monitor:
         """The address of the page, or why there is none; None where it is switched off."""
         return None if self._page is None else self._page.word
 
+    def meet(self, archive: Archive | None) -> None:
+        """Learn what the service that runs now keeps; None: it is about to be closed."""
+        self._archive = archive
+        if self._home is not None:
+            home = self._home
+            self._guarded(lambda: home.meet(archive))
+
     def note_status(self, status: AgentStatus) -> None:
         """Hear the numbers of the agent's main loop."""
         self._guarded(lambda: self.state.note_status(status))
+        if self._home is not None:
+            home = self._home
+            self._guarded(lambda: home.note_status(status))
         if self._announcer is not None:
             announcer = self._announcer
             self._guarded(lambda: announcer.note_status(status))
@@ -58,6 +72,9 @@ class Monitor:
     def note_finding(self, finding: Finding) -> None:
         """Hear what became of a file."""
         self._guarded(lambda: self.state.note_finding(finding))
+        if self._home is not None:
+            home = self._home
+            self._guarded(lambda: home.note_finding(finding))
         if self._announcer is not None:
             announcer = self._announcer
             self._guarded(lambda: announcer.note_finding(finding))
@@ -80,14 +97,24 @@ class Monitor:
         if self._page is not None:
             page = self._page
             self._guarded(lambda: page.close(until - time.monotonic()))
+        if self._home is not None:
+            self._guarded(self._home.close)
 
     def _page_of(self, page: PageConfig) -> PageServer | None:
-        return PageServer(page.port, self._app) if page.enabled else None
+        if not page.enabled:
+            return None
+        if self._home is None:
+            from edge_agent.page.home import PageHome
 
-    def _app(self) -> ASGIApp:
+            self._home = PageHome(self.state)
+            self._home.meet(self._archive)
+        home = self._home
+        return PageServer(page.port, lambda: self._app(home))
+
+    def _app(self, home: PageHome) -> ASGIApp:
         from edge_agent.live_page.application import application
 
-        return application(self.state)
+        return application(home)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -18,6 +18,7 @@ from edge_agent.live_page.connections import MOST_CONNECTIONS
 from edge_agent.live_page.gate import HEADERS
 from edge_agent.live_page.page_server import PageServer
 from edge_agent.live_page.pulse import MonitorState
+from edge_agent.page.home import PageHome
 
 WAIT_SECONDS = 20
 
@@ -50,7 +51,7 @@ def page():
     """A page that nothing is changed of, for all that is only asked; the agent behind it speaks for ever."""
     state = well()
     state._clock = lambda: state._heard
-    with serving(lambda: application(state)) as server:
+    with serving(lambda: application(PageHome(state))) as server:
         yield server
 
 
@@ -132,7 +133,7 @@ def test_every_answer_is_strict(page, path, method, headers, status):
 
 def test_it_says_why_it_is_not_ready_and_when_it_is_dead(state):
     state.note_status(numbers(paused="other programs use 90 %"))
-    with serving(lambda: application(state)) as page:
+    with serving(lambda: application(PageHome(state))) as page:
         answer, body = get(page, "/readyz")
         assert answer.status == 503
         assert json.loads(body) == {"ready": False, "reasons": ["paused: other programs use 90 %"]}
@@ -237,7 +238,7 @@ def test_a_body_is_not_read(page):
 def test_a_client_that_takes_its_time_is_dropped(state, monkeypatch, sent):
     monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.2)
     with (
-        serving(lambda: application(state)) as page,
+        serving(lambda: application(PageHome(state))) as page,
         socket.create_connection(("127.0.0.1", port_of(page)), timeout=WAIT_SECONDS) as client,
     ):
         client.sendall(sent)
@@ -247,7 +248,7 @@ def test_a_client_that_takes_its_time_is_dropped(state, monkeypatch, sent):
 def test_bytes_that_drip_win_no_time(state, monkeypatch):
     monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.3)
     with (
-        serving(lambda: application(state)) as page,
+        serving(lambda: application(PageHome(state))) as page,
         socket.create_connection(("127.0.0.1", port_of(page)), timeout=0.05) as client,
     ):
         for _ in range(1000):
@@ -322,7 +323,7 @@ def test_a_taken_port_is_a_word_and_is_taken_up_once_it_is_free(state, caplog):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with serving(lambda: application(state), port, retry_seconds=0.1) as page:
+        with serving(lambda: application(PageHome(state)), port, retry_seconds=0.1) as page:
             assert page.word == (
                 f"none: port {port} of 127.0.0.1 is taken by another program (page.port); tried again every 0 s"
             )
@@ -342,7 +343,7 @@ def test_a_server_that_breaks_is_started_again(state):
         tries.append(1)
         if len(tries) == 1:
             raise RuntimeError("cannot import it")
-        return application(state)
+        return application(PageHome(state))
 
     with serving(make_app, retry_seconds=0.1) as page:
         until(lambda: len(tries) > 1 and page.word.startswith("http"))
@@ -350,7 +351,7 @@ def test_a_server_that_breaks_is_started_again(state):
 
 
 def test_it_stops_at_once_whoever_is_connected(state):
-    with serving(lambda: application(state)) as page, ExitStack() as clients:
+    with serving(lambda: application(PageHome(state))) as page, ExitStack() as clients:
         assert get(page, "/healthz")[0].status == 200
         address = ("127.0.0.1", port_of(page))
         idle, slow = (
@@ -368,17 +369,17 @@ def test_it_stops_at_once_whoever_is_connected(state):
 
 def test_it_stops_before_it_has_started(state):
     for _ in range(20):
-        with serving(lambda: application(state)) as page:
+        with serving(lambda: application(PageHome(state))) as page:
             pass
         assert page.word == "closed"
 
 
 def test_a_restart_gets_its_port_back_at_once(state):
-    with serving(lambda: application(state)) as page:
+    with serving(lambda: application(PageHome(state))) as page:
         port = port_of(page)
         with socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS):
             assert get(page, "/healthz")[0].status == 200
-    with serving(lambda: application(state), port) as page:
+    with serving(lambda: application(PageHome(state)), port) as page:
         assert page.word == f"http://127.0.0.1:{port}/"
 
 

@@ -1,0 +1,1 @@
+"""What people say of micrographs: events, the file they stand in, who said what last."""
