@@ -12,6 +12,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from edge_agent.journaling.journal_queries import microseconds_of
+
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
@@ -23,7 +25,11 @@ Deed = Literal["confirm", "correct", "not_in_list", "undo", "redo"]
 GivenWord = tuple[int, str | None, str | None, str | None, int | None]
 """An entry's id and what was said of it last: action, label, by, when (microseconds); four times None: nothing."""
 _COUNTS: Final = "void = 0 AND action <> 'undo'"
-_EFFECTIVE: Final = "batch NOT IN (SELECT batch FROM label_batches WHERE state = 'staged')"
+# The first condition only lets SQLite see that a small index holds them all.
+_EFFECTIVE: Final = (
+    "batch NOT IN (SELECT batch FROM label_batches WHERE state <> 'applied' AND state = 'staged')"
+)
+_BATCH: Final = 'SELECT batch, at_us, "by", deed, label, count, skipped, of_batch, state FROM label_batches'
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +114,6 @@ def read_batch(connection: sqlite3.Connection, batch: str) -> tuple[Batch, str] 
     """Return a batch and its state."""
     row = connection.execute(f"{_BATCH} WHERE batch = ?", (batch,)).fetchone()  # noqa: S608
     return None if row is None else (Batch(*row[:-1]), row[-1])
-
-
-_BATCH: Final = 'SELECT batch, at_us, "by", deed, label, count, skipped, of_batch, state FROM label_batches'
 
 
 def read_unfinished(connection: sqlite3.Connection) -> list[tuple[Batch, str]]:
@@ -246,12 +249,12 @@ def refresh_given(connection: sqlite3.Connection, contents: str, values: Sequenc
     )
 
 
-def read_given(connection: sqlite3.Connection, batch: str) -> list[GivenWord]:
-    """Return what is said now of all entries that a batch is about."""
+def read_given(connection: sqlite3.Connection, batch: str, limit: int) -> list[GivenWord]:
+    """Return what is said now of up to `limit` entries that a batch is about."""
     return connection.execute(
         "SELECT id, given_action, given_label, given_by, given_at_us FROM entries "
-        "WHERE content IN (SELECT content FROM labels WHERE batch = ?) ORDER BY id",
-        (batch,),
+        "WHERE content IN (SELECT content FROM labels WHERE batch = ?) ORDER BY id LIMIT ?",
+        (batch, limit),
     ).fetchall()
 
 
