@@ -282,6 +282,6 @@ def test_real_micrographs(shared_data, classifier, tmp_path):
         rows, columns = record.micrograph.shape
         assert max(image.size) == min(1024, max(rows, columns))
         assert image.size[0] / image.size[1] == pytest.approx(columns / rows, rel=0.01)
-        assert np.asarray(image).std() > 5
+        assert (np.asarray(image).std() > 5) != record.micrograph.field.blank
         drawn += 1
-    assert drawn >= 5
+    assert drawn >= 4
