@@ -6,8 +6,6 @@ outcome.
 
 from __future__ import annotations
 
-import errno
-import shutil
 import time
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -24,6 +22,7 @@ from edge_agent.files import (
     identify,
     make_folders,
     remove_durably,
+    require_room,
     stamp_of,
     write_durably,
 )
@@ -317,11 +316,12 @@ def _require_same(path: Path, stamp: FileStamp) -> None:
 
 def _commit(seen: _Seen, job: _Job) -> Sidecar:
     """Write the heatmap, or take an earlier one away, and then the sidecar: with it the file is done."""
-    place, layer, times = job.place, job.request.layer, seen.times
+    place, request, times = job.place, job.request, seen.times
+    layer = request.layer
     try:
-        if job.request.plan.output is not None:
+        if request.plan.output is not None:
             make_folders(place.sidecar.parent, layer)
-        _require_room(place.sidecar.parent, seen.picture, job.request.free_space_floor_mib)
+        require_room(place.sidecar.parent, len(seen.picture or b"") + _ROOM_FOR_RECORD, request.free_space_floor_mib)
         started = time.perf_counter()
         _withdraw_record_of_another_picture(seen, place, layer)
         if seen.picture is None:
