@@ -164,6 +164,7 @@ def _request(job: Job, settings: WorkerSettings) -> Request:
         layer=FileLayer(settings.owner),
         instrument=settings.instrument,
         heatmaps_since=heatmaps_kept_since(settings.heatmap_days),
+        previews=settings.previews,
     )
 
 
