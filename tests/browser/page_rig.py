@@ -51,6 +51,7 @@ SWITCHES: Final = (
 )  # fmt: skip
 SHIPPED_MODEL: Final = REPOSITORY / "models" / "particle-shape-1.2"
 LABELS: Final = ("faceted", "rod", "round")
+AXE_RULES: Final = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 WAIT_SECONDS: Final = 30.0
 START: Final = datetime(2026, 5, 4, 8, tzinfo=UTC)
 
@@ -121,6 +122,18 @@ class Visit:
     def _hear(self, response: Any) -> None:
         if response.status >= 400:
             self.complaints.append(f"{response.status}: {response.request.method} {response.url}")
+
+
+def accessible(tab: Any) -> list[str]:
+    """What axe finds against WCAG 2.2 AA (and its own best practice), a line each; none is what is wanted."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(tab, options={"runOnly": list(AXE_RULES), "resultTypes": ["violations"]})
+    return [
+        f"{rule['id']}: {node['target']} {node['failureSummary']}"
+        for rule in found.response["violations"]
+        for node in rule["nodes"]
+    ]
 
 
 @contextmanager
@@ -299,10 +312,9 @@ def peak_at(row: int, column: int, rows: int) -> float:
 
 
 def token_of(state: Path) -> str:
-    """The token of the page of the agent with this state folder."""
-    from edge_agent.page.access import TOKEN_NAME
-
-    return (state / TOKEN_NAME).read_text().strip()
+    """The key of the page of the agent with this state folder; waits until it is made."""
+    file = state / "page.token"
+    return str(until(lambda: file.exists() and file.read_text().strip(), f"{file} is there"))
 
 
 # --- the page of a real agent -----------------------------------------------------------------------------------
