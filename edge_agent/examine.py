@@ -321,7 +321,8 @@ def _commit(seen: _Seen, job: _Job) -> Sidecar:
     try:
         if request.plan.output is not None:
             make_folders(place.sidecar.parent, layer)
-        require_room(place.sidecar.parent, len(seen.picture or b"") + _ROOM_FOR_RECORD, request.free_space_floor_mib)
+        needed = len(seen.picture or b"") + _ROOM_FOR_RECORD
+        require_room(place.sidecar.parent, needed, request.free_space_floor_mib)
         started = time.perf_counter()
         _withdraw_record_of_another_picture(seen, place, layer)
         if seen.picture is None:
@@ -343,19 +344,6 @@ def _keep_previews(seen: _Seen, request: Request) -> None:
     content = seen.source.sha256 or seen.source.fingerprint
     if request.previews is not None and seen.shown is not None and content is not None:
         keep_drawn(request.previews, content, *seen.shown, request.free_space_floor_mib)
-
-
-def _require_room(folder: Path, picture: bytes | None, floor_mib: int) -> None:
-    """Look at the very moment: whoever hands out the files looks at the disk every few seconds only."""
-    if floor_mib == 0:
-        return
-    needed = len(picture or b"") + _ROOM_FOR_RECORD
-    free = shutil.disk_usage(folder).free
-    if free - needed < floor_mib * 2**20:
-        raise OSError(
-            errno.ENOSPC,
-            f"{free // 2**20} MiB are free, and {floor_mib} MiB are left to the instrument (free_space_floor_mib)",
-        )
 
 
 def _withdraw_record_of_another_picture(seen: _Seen, place: Place, layer: FileLayer) -> None:
