@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from edge_agent.live_page.pulse import SILENT_SECONDS
 from edge_agent.page.access import Access
+from edge_agent.page.history import History
 from edge_agent.page.news import News
 from edge_agent.page.no_archive import NoArchive
 from edge_agent.page.stream import Hub
@@ -45,6 +46,7 @@ class PageHome:
         self.news = News(self.hub, monitor, self._rows_of)
         self.access.on_new_key = self.hub.end_streams
         self._archive: Archive | None = None
+        self._history: History | None = None
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="page-disk")
 
     @property
@@ -55,9 +57,18 @@ class PageHome:
             raise NoArchive("the agent is starting or changing over")
         return archive
 
+    @property
+    def history(self) -> History:
+        """The files that were examined. Raises NoArchive."""
+        history = self._history
+        if history is None:
+            raise NoArchive("the agent is starting or changing over")
+        return history
+
     def meet(self, archive: Archive | None) -> None:
         """Learn what the service that runs now keeps; None: it is about to be closed."""
         self._archive = archive
+        self._history = None if archive is None else History(archive)
         if archive is not None:
             state = archive.state
             self._pool.submit(self.access.meet, state)
@@ -76,7 +87,10 @@ class PageHome:
 
         Raises NoArchive.
         """
-        raise NoArchive("nothing is kept")
+        history = self.history
+        recent = [history.json_of(row) for row in history.newest(rows)]
+        last = recent[0] if recent else None
+        return {"last": last, "recent": recent, "undo": None, "redo": None, "waiting_labels": None}
 
     async def in_pool(self, work: Callable[[], _T]) -> _T:
         """Return what `work` returns, done in another thread. Raises NoArchive when that takes too long."""
@@ -96,4 +110,5 @@ class PageHome:
         return self.monitor.pulse().silent_seconds <= SILENT_SECONDS
 
     def _rows_of(self, paths: Sequence[Path]) -> list[dict[str, Any]]:
-        return []
+        history = self._history
+        return [] if history is None else [history.json_of(row) for row in history.rows_of(paths)]
