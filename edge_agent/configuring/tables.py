@@ -107,6 +107,9 @@ class PageConfig(_Table):
     """Whether to listen at all."""
     port: int = Field(default=8747, ge=0, le=65535)
     """The port; 0 is any free one, which `status` then names. When it is taken the agent works without."""
+    pictures_mib: int = Field(default=512, ge=0, le=2**20)
+    """Grey pictures of micrographs may take so much of the state folder; the oldest go first, and are made again
+    when somebody looks at them. 0 keeps none."""
     listen: str | None = Field(default=None, examples=["192.168.1.5"])
     """One more address of this PC, on which other PCs reach the page: by TLS, and only with the page's key, for
     health and metrics too. Not given, there is none."""

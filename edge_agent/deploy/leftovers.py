@@ -18,6 +18,7 @@ from edge_agent.hosting.vital_signs import HEARTBEAT_NAME
 from edge_agent.journaling.journal_file import JOURNAL_NAME
 from edge_agent.keeping.model_store import STORE_NAME, ModelStore
 from edge_agent.logs import LOG_NAME
+from edge_agent.page.opening import LEAD_NAME
 from edge_agent.page.page_key import KEY_NAME
 from edge_agent.status import LOCK_NAME, STATUS_NAME
 
