@@ -6,8 +6,6 @@ outcome.
 
 from __future__ import annotations
 
-import errno
-import shutil
 import time
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -24,6 +22,7 @@ from edge_agent.files import (
     identify,
     make_folders,
     remove_durably,
+    require_room,
     stamp_of,
     write_durably,
 )
@@ -317,11 +316,13 @@ def _require_same(path: Path, stamp: FileStamp) -> None:
 
 def _commit(seen: _Seen, job: _Job) -> Sidecar:
     """Write the heatmap, or take an earlier one away, and then the sidecar: with it the file is done."""
-    place, layer, times = job.place, job.request.layer, seen.times
+    place, request, times = job.place, job.request, seen.times
+    layer = request.layer
     try:
-        if job.request.plan.output is not None:
+        if request.plan.output is not None:
             make_folders(place.sidecar.parent, layer)
-        _require_room(place.sidecar.parent, seen.picture, job.request.free_space_floor_mib)
+        needed = len(seen.picture or b"") + _ROOM_FOR_RECORD
+        require_room(place.sidecar.parent, needed, request.free_space_floor_mib)
         started = time.perf_counter()
         _withdraw_record_of_another_picture(seen, place, layer)
         if seen.picture is None:
@@ -343,19 +344,6 @@ def _keep_previews(seen: _Seen, request: Request) -> None:
     content = seen.source.sha256 or seen.source.fingerprint
     if request.previews is not None and seen.shown is not None and content is not None:
         keep_drawn(request.previews, content, *seen.shown, request.free_space_floor_mib)
-
-
-def _require_room(folder: Path, picture: bytes | None, floor_mib: int) -> None:
-    """Look at the very moment: whoever hands out the files looks at the disk every few seconds only."""
-    if floor_mib == 0:
-        return
-    needed = len(picture or b"") + _ROOM_FOR_RECORD
-    free = shutil.disk_usage(folder).free
-    if free - needed < floor_mib * 2**20:
-        raise OSError(
-            errno.ENOSPC,
-            f"{free // 2**20} MiB are free, and {floor_mib} MiB are left to the instrument (free_space_floor_mib)",
-        )
 
 
 def _withdraw_record_of_another_picture(seen: _Seen, place: Place, layer: FileLayer) -> None:
