@@ -1,7 +1,7 @@
 """Reads from a disk or share that may hang, put so that neither the page nor its pool hangs with them.
 
-A thread that waits for a dead share cannot be ended. So each read has a thread of its own, whoever asked waits for a
-moment only, and at a place that hangs nothing more is asked until it answers again.
+A thread that waits for a dead share cannot be ended. So each read has a thread of its own, whoever asked waits for
+a moment only, and at a place that hangs nothing more is asked until it answers again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import threading
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from edge_agent.page.no_archive import NoArchive
@@ -40,9 +41,7 @@ class BoundedReads:
         answer: asyncio.Future[_T] = loop.create_future()
         self._running[place] += 1
         answer.add_done_callback(lambda _: self._count_back(place))
-        threading.Thread(
-            target=_work, args=(work, loop, answer), name="page-read", daemon=True
-        ).start()
+        threading.Thread(target=_work, args=(work, loop, answer), name="page-read", daemon=True).start()
         waiting = asyncio.shield(answer)
         try:
             return await asyncio.wait_for(waiting, self._seconds)
@@ -61,9 +60,9 @@ def _work(work: Callable[[], _T], loop: asyncio.AbstractEventLoop, answer: async
     try:
         found = work()
     except Exception as error:
-        _tell(loop, lambda: answer.set_exception(error), answer)
-        return
-    _tell(loop, lambda: answer.set_result(found), answer)
+        _tell(loop, partial(answer.set_exception, error), answer)
+    else:
+        _tell(loop, partial(answer.set_result, found), answer)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None], answer: asyncio.Future[_T]) -> None:

@@ -84,7 +84,7 @@ def _cam_json(cam: CamRecord) -> dict[str, Any]:
     }
 
 
-def _event(record: str, void: bool) -> list[dict[str, Any]]:  # noqa: FBT001
+def _event(record: str, void: bool) -> list[dict[str, Any]]:
     """Return the event with whether it still counts; none where the journal holds something else."""
     try:
         return [{**json.loads(record), "void": void}]

@@ -139,4 +139,5 @@ def _shown(record: str) -> tuple[str | None, str | None]:
 
 
 def _pair(flips: Flips) -> tuple[str | None, str | None]:
-    return flips.before and flips.before.sha256, flips.after and flips.after.sha256
+    before, after = flips.before, flips.after
+    return before.sha256 if before else None, after.sha256 if after else None

@@ -32,6 +32,7 @@ USUAL_BYTES: Final = 200_000
 """Of a picture with its thumbnail, before any was counted."""
 _MIB: Final = 2**20
 _SIZE_BITS: Final = 32
+_SIZE_MASK: Final[int] = 2**32 - 1
 _log = logging.getLogger(__name__)
 
 
@@ -146,7 +147,7 @@ def _moment(kept: Kept) -> int:
 
 
 def _size_of(packed: int) -> int:
-    return packed & (2**_SIZE_BITS - 1)
+    return packed & _SIZE_MASK
 
 
 def _remove(kept: Kept) -> bool:

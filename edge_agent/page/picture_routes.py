@@ -59,8 +59,9 @@ def routes(home: PageHome) -> list[Route]:
             record = await reads.read(place, lambda: record_of(row, archive.plan))
             told = record_json(record)
             details.keep(row, told)
+        nothing: list[dict[str, Any]] = []
         events = await home.in_pool(
-            lambda: archive.journal.look(lambda connection: read_events(connection, row.content), [])
+            lambda: archive.journal.look(lambda connection: read_events(connection, row.content), nothing)
         )
         return answer_of({"row": home.history.json_of(row), **told, "labels": events})
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from edge_agent.archive import Archive
     from edge_agent.finding import Finding
     from edge_agent.processes.job_object import WorkerJob
+    from edge_agent.protocol import WorkerSettings
 
 MOST_LOOKED_AT: Final = 500
 """The newest; at 50 ms a file that is half a minute of the processor."""
@@ -82,13 +83,16 @@ class SecondLook:
 
     def start(self) -> None:
         """Begin a look, unless one is running. Raises NoArchive where the service has no worker to copy."""
-        if self._archive.settings is None:
+        settings = self._archive.settings
+        if settings is None:
             raise NoArchive("the agent is starting or changing over")
         with self._lock:
             if self._stop.is_set() or (self._thread is not None and self._thread.is_alive()):
                 return
             self._now, self._error = None, None
-            self._thread = threading.Thread(target=self._run, name="page-second-look", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, args=(settings,), name="page-second-look", daemon=True
+            )
             self._thread.start()
 
     def told(self) -> dict[str, Any]:
@@ -117,9 +121,9 @@ class SecondLook:
     def _ids(self, contents: tuple[str, ...]) -> list[int]:
         return self._archive.journal.look(lambda connection: read_ids(connection, contents), [])
 
-    def _run(self) -> None:
+    def _run(self, settings: WorkerSettings) -> None:
         try:
-            with _Looker(self._archive, self._command, self._stop) as looker:
+            with _Looker(self._archive, settings, self._command, self._stop) as looker:
                 self._look(looker)
         except _Ended as error:
             self._error = str(error)
@@ -132,8 +136,9 @@ class SecondLook:
     def _look(self, looker: _Looker) -> None:
         self._await_leave()
         after = looker.model()
+        nothing: tuple[Labelled, ...] = ()
         wanted = self._archive.journal.look(
-            lambda connection: read_labelled(connection, after.sha256, MOST_LOOKED_AT), ()
+            lambda connection: read_labelled(connection, after.sha256, MOST_LOOKED_AT), nothing
         )
         before = _model_before(wanted, self._archive.plan)
         flips = self._now = Flips(total=len(wanted), before=before, after=after)
@@ -154,11 +159,12 @@ class SecondLook:
 class _Looker:
     """A worker of its own with the agent's model; leaves nothing behind. Belongs to one thread."""
 
-    def __init__(self, archive: Archive, command: tuple[str, ...], stop: threading.Event) -> None:
-        assert archive.settings is not None
+    def __init__(
+        self, archive: Archive, settings: WorkerSettings, command: tuple[str, ...], stop: threading.Event
+    ) -> None:
         self._outputs = archive.state / _OUTPUTS
         self._settings = replace(
-            archive.settings,
+            settings,
             plan=OutputPlan(self._outputs, archive.folders),
             heatmap=False,
             low_priority=True,
