@@ -18,7 +18,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from edge_agent.journaling.attempts import Attempts, Key
-from edge_agent.journaling.journal_file import UNUSABLE, JournalFile, JournalState, Unbelievable, is_damage
+from edge_agent.journaling.journal_file import UNUSABLE, JournalFile, JournalState, is_damage
 from edge_agent.journaling.journal_queries import (
     Row,
     Seen,
@@ -33,9 +33,11 @@ from edge_agent.journaling.journal_queries import (
     read_state,
     read_trials,
     read_twins,
+    row_of,
     write_rows,
     write_trials,
 )
+from edge_agent.journaling.journal_tables import Unbelievable
 from edge_agent.sidecar import RECORDED, Finding, Twin
 
 if TYPE_CHECKING:
@@ -200,14 +202,7 @@ class Journal:
         if finding.outcome not in JOURNALED or stamp is None:
             raise ValueError(f"{finding.path}: {finding.outcome} is no outcome to be kept in the journal")
         key = key_of(finding.path)
-        row = Row(
-            stamp.size_bytes,
-            stamp.modified_ns,
-            finding.outcome,
-            finding.model_sha256,
-            finding.sha256,
-            finding.to_json(times=False),
-        )
+        row = row_of(finding, stamp)
         with self._lock:
             if self._closed:
                 return

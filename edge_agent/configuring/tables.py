@@ -85,6 +85,9 @@ class PageConfig(_Table):
     """Whether to listen at all."""
     port: int = Field(default=8747, ge=0, le=65535)
     """The port; 0 is any free one, which `status` then names. When it is taken the agent works without."""
+    pictures_mib: int = Field(default=512, ge=0, le=2**20)
+    """Grey pictures of micrographs may take so much of the state folder; the oldest go first, and are made again
+    when somebody looks at them. 0 keeps none."""
 
 
 class EventsConfig(_Table):

@@ -237,7 +237,8 @@ class Succession:
         """Change over to an edited configuration; where only page and events differ, without another service."""
         now, old = datetime.now(UTC), self._plan
         self._edits.refused = None
-        if config.model_copy(update={"page": old.config.page, "events": old.config.events}) == old.config:
+        page = old.config.page.model_copy(update={"pictures_mib": config.page.pictures_mib})
+        if config.model_copy(update={"page": page, "events": old.config.events}) == old.config:
             self._plan = replace(old, config=config, since=now)
             self._apply(config)
             self._tell(f"the configuration of {self._edits.file} is taken up", "config taken up")

@@ -16,12 +16,11 @@ from edge_agent.live_page.pulse import MonitorState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.types import ASGIApp
-
     from edge_agent.announcing.announcer import Announcer
     from edge_agent.archive import Archive
     from edge_agent.config import EventsConfig, PageConfig
     from edge_agent.finding import Finding
+    from edge_agent.live_page.gate import Site
     from edge_agent.page.home import PageHome
     from edge_agent.status import AgentStatus
 
@@ -109,12 +108,12 @@ class Monitor:
             self._home = PageHome(self.state)
             self._home.meet(self._archive)
         home = self._home
-        return PageServer(page.port, lambda: self._app(home))
+        return PageServer(page.port, lambda: self._site(home))
 
-    def _app(self, home: PageHome) -> ASGIApp:
-        from edge_agent.live_page.application import application
+    def _site(self, home: PageHome) -> Site:
+        from edge_agent.live_page.application import site_of
 
-        return application(home)
+        return site_of(home)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.types import ASGIApp
+    from edge_agent.live_page.gate import Site
 
 RETRY_SECONDS: Final = 30.0
 CLOSE_SECONDS: Final = 1.0
@@ -32,16 +32,16 @@ _log = logging.getLogger(__name__)
 
 
 class PageServer:
-    """Serve `make_app()` on `port` of this PC, from `start` to `close`; 0 is any free port.
+    """Serve `make_site()` on `port` of this PC, from `start` to `close`; 0 is any free port.
 
-    `make_app` is called in the server's thread: what it imports keeps nobody waiting.
+    `make_site` is called in the server's thread: what it imports keeps nobody waiting.
     """
 
     def __init__(
-        self, port: int, make_app: Callable[[], ASGIApp], *, retry_seconds: float = RETRY_SECONDS
+        self, port: int, make_site: Callable[[], Site], *, retry_seconds: float = RETRY_SECONDS
     ) -> None:
         self._port = port
-        self._make_app = make_app
+        self._make_site = make_site
         self._retry_seconds = retry_seconds
         self._stop = threading.Event()
         self._running: _Running | None = None
@@ -95,7 +95,7 @@ class PageServer:
     def _serve(self, sockets: list[socket.socket]) -> None:
         try:
             port = sockets[0].getsockname()[1]
-            self._running = _Running(self._make_app(), port)
+            self._running = _Running(self._make_site(), port)
             if self._stop.is_set():
                 return
             self._running.run(sockets)
@@ -113,11 +113,11 @@ class PageServer:
 class _Running:
     """One run of uvicorn, without its ticks: it waits for `end` and nothing else."""
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
+    def __init__(self, site: Site, port: int) -> None:
         import uvicorn
 
         from edge_agent.live_page.connections import MOST_HEADER_BYTES, BoundedProtocol
-        from edge_agent.live_page.gate import Gate, hosts_of
+        from edge_agent.live_page.gate import Gate, door_of
 
         running = self
 
@@ -138,7 +138,7 @@ class _Running:
         self._ended = asyncio.Event()
         self._server = Server(
             uvicorn.Config(
-                Gate(app, hosts_of(port)),
+                Gate(site, door_of(port)),
                 http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
