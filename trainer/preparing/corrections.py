@@ -100,14 +100,16 @@ def read_corrections(
                 f"{root}: there is no such folder; name one that holds label files (--corrections)"
             )
         found = [
-            path for path in files_below(root, out, faults) if path.name.casefold().endswith(LABEL_SUFFIX)
+            path
+            for path in files_below(root.resolve(), out, faults)
+            if path.name.casefold().endswith(LABEL_SUFFIX)
         ]
         if not found:
             raise PrepareError(
                 f"{root}: holds no label file (*{LABEL_SUFFIX}); the agent writes them beside the micrographs, or "
                 "below its output folder, once somebody has corrected or confirmed one on its page"
             )
-        paths |= dict.fromkeys(path.resolve() for path in found)
+        paths |= dict.fromkeys(found)
     told = [_Told(path) for path in paths]
     for done, one in enumerate(told, start=1):
         if fault := one.read():

@@ -1,10 +1,10 @@
 """Labels that people gave join a data set whose parts are dealt already, and nothing in it moves to another part.
 
 Only this module knows what a label may do. In training it goes before the class folder. Validation and test take
-labels given blind only: whoever had seen the answer was led by it, so a held-out micrograph is then left out instead
-of being relabelled. A micrograph from outside the class folders trains, unless its label was given
-blind: then it is dealt like a group of its own, by a lot that no other micrograph changes. Where it belongs to a
-group that is dealt, it goes where that group is, or nowhere.
+labels given blind only: whoever had seen the answer was led by it, so a held-out micrograph is left out then, not
+relabelled. A micrograph from outside the class folders trains, unless its label was given blind: then it is dealt
+like a group of its own, by a lot that no other micrograph changes. Where it belongs to a group that is dealt, it
+goes where that group is, or nowhere.
 """
 
 from __future__ import annotations
