@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 import time
 from contextlib import contextmanager
@@ -353,6 +354,13 @@ class LivePage(Page):
         ]
         self.agent.wait_for(before + files, 120)
         return saved
+
+
+def free_port() -> int:
+    """A port that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @cache
