@@ -153,7 +153,7 @@ def trained(work: Path) -> list[str]:
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode:
         return [f"prepare ends with {done.returncode}: {done.stderr[-2000:]}"]
-    with (out / "crops.csv").open(newline="") as file:
+    with (out / "dataset.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["correction"]]
     parts, sources = Counter(row["part"] for row in rows), Counter(row["source"] for row in rows)
     print(f"in training: {len(sources)} corrected micrographs, by part {dict(parts)}")
