@@ -1,0 +1,59 @@
+// What is asked of the agent. Only this module knows the token that every change carries.
+
+const PATIENCE_MS = 15000;
+let csrf = "";
+
+/** An answer that is none: `status` (0: no answer at all), `text` in one sentence, `body` as the agent sent it. */
+export class ApiError extends Error {
+  constructor(status, text, body) {
+    super(text);
+    Object.assign(this, { status, text, body });
+  }
+}
+
+/** Read JSON below /api. Raises ApiError. */
+export const get = async (path, options) => (await ask(path, options)).json();
+
+/** Change something. Raises ApiError. The token is fetched again when the agent was started anew. */
+export async function post(path, body = {}) {
+  try {
+    return await send(path, body);
+  } catch (error) {
+    if (error.status !== 403) throw error;
+    await state();
+    return send(path, body);
+  }
+}
+
+/** Fetch what the page starts from, with the token for changes. Raises ApiError. */
+export async function state() {
+  const found = await get("/api/state");
+  csrf = found.csrf;
+  return found;
+}
+
+/** Fetch a picture as a bitmap, to be closed by who draws it. Raises ApiError. */
+export async function bitmap(path, options) {
+  return createImageBitmap(await (await ask(path, options)).blob());
+}
+
+async function send(path, body) {
+  const headers = { "Content-Type": "application/json", "X-Scopewatch-Token": csrf };
+  const answer = await ask(path, { method: "POST", headers, body: JSON.stringify(body) });
+  return answer.status === 204 ? null : answer.json();
+}
+
+async function ask(path, { signal, ...options } = {}) {
+  const patience = AbortSignal.timeout(PATIENCE_MS);
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, signal: signal ? AbortSignal.any([signal, patience]) : patience });
+  } catch (error) {
+    throw new ApiError(0, error.name === "AbortError" ? "not needed any more" : "the agent does not answer", null);
+  }
+  if (answer.ok) return answer;
+  const body = await answer.json().catch(() => null);
+  throw new ApiError(answer.status, body?.error ?? `the agent answered ${answer.status}`, body);
+}
+
+export const api = { get, post, state, bitmap };

@@ -1,0 +1,2 @@
+// Stand-in until the table of all keys is there.
+export const keys = { add() {} };
