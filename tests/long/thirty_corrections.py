@@ -154,7 +154,7 @@ def trained(work: Path) -> list[str]:
     if done.returncode:
         return [f"prepare ends with {done.returncode}: {done.stderr[-2000:]}"]
     with (out / "dataset.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["correction"]]
+        rows = [row for row in csv.DictReader(file) if row["correction"] and row["kept"] == "yes"]
     parts, sources = Counter(row["part"] for row in rows), Counter(row["source"] for row in rows)
     print(f"in training: {len(sources)} corrected micrographs, by part {dict(parts)}")
     wrong = [f"{source} stands {count} times" for source, count in sources.items() if count > 1]
