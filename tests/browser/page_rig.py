@@ -237,6 +237,10 @@ class QuietPage(Page):
         }  # fmt: skip
         self.monitor.note_status(numbers(**(well | self._said)))
 
+    def hang(self) -> None:
+        """Let the main loop have said nothing for a minute."""
+        self.monitor.state._heard -= 60.0
+
     def well(self) -> None:
         """Let it say that all is well again."""
         self._said = {}

@@ -33,7 +33,7 @@ def tab(chromium: Any, page: QuietPage) -> Iterator[Any]:
 STATES = [
     pytest.param(
         {"model": None, "worker": WORKER.model_copy(update={"pid": None, "trouble": "manifest: hash differs"})},
-        ["hash differs", "edge-agent check"],
+        ["hash differs", "edge-agent models"],
         id="model_refused",
     ),
     pytest.param(
