@@ -8,30 +8,30 @@ const LOOK_MS = 300000;
 let sitting = null;
 
 /** Make the button that offers the check; hidden while nothing waits. */
-export function offer({ store, api, stream }) {
+export function offer(context) {
   const button = el("button", { type: "button", hidden: true });
   let looked = 0;
   async function look() {
     looked = Date.now();
-    const { left } = await next(api, []).catch(() => ({ left: 0 }));
+    const { left } = await next(context, []).catch(() => ({ left: 0 }));
     button.hidden = !left;
     put(button, `Blind check (${left} waiting)`);
   }
-  button.addEventListener("click", () => (sitting = new Sitting(store, api, look)));
-  stream.onEvent("entry", () => Date.now() - looked > LOOK_MS && look());
+  button.addEventListener("click", () => (sitting = new Sitting(context, look)));
+  context.stream.onEvent("entry", () => Date.now() - looked > LOOK_MS && look());
   look();
   return button;
 }
 
-function next(api, skipped) {
-  const query = new URLSearchParams({ by: corrections.person });
+function next({ api, store }, skipped) {
+  const query = new URLSearchParams({ by: corrections?.person ?? store.state.person });
   if (skipped.length) query.set("skip", skipped.slice(-50).join());
   return api.get(`/api/audit/next?${query}`);
 }
 
 class Sitting {
-  constructor(store, api, ended) {
-    Object.assign(this, { api, given: 0, skipped: [], ended, labels: store.state.model?.labels ?? [] });
+  constructor(context, ended) {
+    Object.assign(this, { context, given: 0, skipped: [], labels: context.store.state.model?.labels ?? [] });
     const button = (key, words, run) => el("button", { type: "button", onclick: run }, words, el("kbd", {}, key));
     this.picture = el("img", { alt: "A micrograph drawn at random" });
     this.words = el("p", { role: "status" });
@@ -55,7 +55,7 @@ class Sitting {
     this.entry = null;
     let found;
     try {
-      found = await next(this.api, this.skipped);
+      found = await next(this.context, this.skipped);
     } catch (error) {
       return put(this.words, `No picture: ${error.message}`);
     }
@@ -85,7 +85,7 @@ class Sitting {
 
   async finish() {
     this.picture.hidden = this.choices.hidden = true;
-    const learning = await this.api.get("/api/learning").catch(() => null);
+    const learning = await this.context.api.get("/api/learning").catch(() => null);
     const live = learning ? ` ${accuracyWords(learning.audit)}` : "";
     put(this.words, `${this.given} labelled blind, nothing else waits.${live}`);
   }

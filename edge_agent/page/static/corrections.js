@@ -90,7 +90,12 @@ class Corrections {
 
   makeToast() {
     this.words = el("p", { role: "status" });
-    this.back = el("button", { type: "button", onclick: () => this.undo("undo") }, "Undo");
+    const back = () => {
+      this.undo("undo");
+      this.lastPlace?.focus(); // the button goes
+    };
+    document.addEventListener("focusin", ({ target }) => target.closest("#latest, #history") && (this.lastPlace = target));
+    this.back = el("button", { type: "button", onclick: back }, "Undo");
     this.toast = el("div", { class: "toast", hidden: true }, this.back);
     document.body.append(el("div", { class: "toasts" }, this.words, this.toast));
   }
@@ -220,7 +225,8 @@ class Corrections {
   }
 
   undo(which) {
-    this.post({ path: `/api/${which}`, body: { by: this.person }, words: which === "undo" ? "Undone" : "Done again" });
+    const body = { by: this.person, request: crypto.randomUUID() };
+    this.post({ path: `/api/${which}`, body, words: which === "undo" ? "Undone" : "Done again" });
   }
 
   // Asked once where the agent runs as a service and knows nobody.
