@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_agent.commands.options import ConfigOption
+from edge_agent.commands.options import ConfigOption  # noqa: TC001 - Typer reads the annotations
 from edge_agent.terminal import say
 from edge_agent.verdicts import CommandFailed
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MADE_BY_THE_AGENT: Final = frozenset(
-    {LOCK_NAME, STATUS_NAME, HEARTBEAT_NAME, DRIFT_NAME, KEY_NAME, "models"}
+    {LOCK_NAME, STATUS_NAME, HEARTBEAT_NAME, DRIFT_NAME, KEY_NAME, LEAD_NAME, "models"}
 )
 _ALSO_WITH_MORE_BEHIND: Final = (LOG_NAME, JOURNAL_NAME)
 """Older logs, and what SQLite keeps beside a journal."""

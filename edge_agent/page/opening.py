@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeGuard
 
 from edge_agent.page.page_key import key_in, write_private
 
@@ -37,7 +37,7 @@ def plain_address(word: str) -> str:
     return word.partition(",")[0]
 
 
-def is_up(word: str | None) -> bool:
+def is_up(word: str | None) -> TypeGuard[str]:
     """Whether there is a page on this PC at this moment."""
     return word is not None and word.startswith("http")
 
