@@ -148,7 +148,7 @@ def visiting(browser: Any, page: Page, **settings: Any) -> Iterator[Visit]:
         yield visit
     finally:
         context.close()
-    assert visit.unexpected() == []
+    assert not visit.unexpected(), "\n".join(visit.unexpected())
 
 
 def until(wanted: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
