@@ -241,8 +241,9 @@ class LabelDesk:
         return _counted(batch, count)
 
     def _apply(self, batch: Batch) -> None:
-        while self._change_in_passing(partial(apply_some, batch=batch, limit=PIECE)) is not None:
-            pass
+        after: int | None = 0
+        while after is not None:
+            after = self._change_in_passing(partial(apply_some, batch=batch, after=after, limit=PIECE))
 
     def _change_in_passing(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """A step of several, with room for others before the next; the last one makes all of them durable."""
@@ -341,8 +342,8 @@ def _all_at_once(connection: sqlite3.Connection, batch: Batch, rows: list[LabelR
     stage_batch(connection, batch)
     stage_rows(connection, rows)
     complete_batch(connection, batch)
-    while apply_some(connection, batch, PIECE) is not None:
-        pass
+    last = apply_some(connection, batch, 0, PIECE)
+    apply_some(connection, batch, last or 0, PIECE)
 
 
 def _word(order: Order, subject: Subject, name: str, at: datetime) -> LabelEvent | None:

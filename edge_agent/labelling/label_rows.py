@@ -210,13 +210,17 @@ def complete_batch(connection: sqlite3.Connection, batch: Batch) -> None:
         connection.execute("UPDATE label_batches SET standing = ? WHERE batch = ?", (standing, batch.of))
 
 
-def apply_some(connection: sqlite3.Connection, batch: Batch, limit: int) -> tuple[int, int] | None:
-    """Make up to `limit` events of a complete batch effective; return their first and last number, or None."""
+def apply_some(connection: sqlite3.Connection, batch: Batch, after: int, limit: int) -> int | None:
+    """Make up to `limit` events of a complete batch effective, of those with a number above `after`.
+
+    Returns the last one's number, None where there are no more: then the batch is applied.
+    """
     numbers = [
         number
         for (number,) in connection.execute(
-            "SELECT number FROM labels WHERE batch = ? AND void = 1 AND written = 1 ORDER BY number LIMIT ?",
-            (batch.batch, limit),
+            "SELECT number FROM labels WHERE batch = ? AND number > ? AND void = 1 AND written = 1 "
+            "ORDER BY number LIMIT ?",
+            (batch.batch, after, limit),
         )
     ]
     if not numbers:
@@ -235,7 +239,7 @@ def apply_some(connection: sqlite3.Connection, batch: Batch, limit: int) -> tupl
             span,
         )
     refresh_given(connection, f"SELECT content FROM labels WHERE {inside}", span)  # noqa: S608
-    return numbers[0], numbers[-1]
+    return numbers[-1]
 
 
 def refresh_given(connection: sqlite3.Connection, contents: str, values: Sequence[object]) -> None:
