@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -57,6 +58,8 @@ MOST_TOLD: Final = 500
 NOT_IN_LIST: Final = "not_in_list"
 _BREATH_SECONDS: Final = 0.002
 _CLOSE_SECONDS: Final = 0.5
+_TURN_SECONDS: Final = 3.0
+"""So long somebody waits for an action of another, of 100,000 labels for example."""
 _DAY_US: Final = 86_400_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _T = TypeVar("_T")
@@ -151,7 +154,7 @@ class LabelDesk:
 
     def give(self, order: Order) -> Done:
         """Say it. Raises JournalBusy."""
-        with self._turn:
+        with self._own_turn():
             if (done := self._before(order.batch)) is not None:
                 return done
             asked = len(set(order.ids))
@@ -159,6 +162,11 @@ class LabelDesk:
             corrected: Counter[str] = Counter()
             given = self._carry_out(batch, partial(self._words, order, corrected))
             return replace(_done(given), corrected=corrected)
+
+    def earlier(self, batch: str) -> Done | None:
+        """Return what an earlier call with this batch did, None where there was none. Raises JournalBusy."""
+        with self._own_turn():
+            return self._before(batch)
 
     def undo(self, by: str, batch: str | None = None) -> Done:
         """Take back the last of a person's actions that counts. Raises NothingToDo, JournalBusy."""
@@ -183,14 +191,25 @@ class LabelDesk:
         self._wake.set()
         self._thread.join(_CLOSE_SECONDS)
 
+    @contextmanager
+    def _own_turn(self) -> Iterator[None]:
+        if not self._turn.acquire(timeout=_TURN_SECONDS):
+            raise JournalBusy("another action is still being kept")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
     def _turn_over(self, by: str, name: str | None, deed: Literal["undo", "redo"]) -> Done:
-        with self._turn:
+        with self._own_turn():
             if name is not None and (done := self._before(name)) is not None:
                 return done
             self._finish_earlier()
             of = self._ask(partial(read_undoable if deed == "undo" else read_redoable, by=by))
-            source = of and (of.batch if deed == "undo" else self._ask(partial(read_last_undo, of=of.batch)))
-            if of is None or source is None:
+            if of is None:
+                raise NothingToDo(f"there is nothing to {deed}")
+            source = of.batch if deed == "undo" else self._ask(partial(read_last_undo, of=of.batch))
+            if source is None:
                 raise NothingToDo(f"there is nothing to {deed}")
             batch = Batch(name or secrets.token_hex(16), 0, by, deed, of.label, 0, of.count, of=of.batch)
             turned = self._carry_out(batch, partial(self._turned, by, source))
@@ -210,7 +229,9 @@ class LabelDesk:
     def _carry_out(self, batch: Batch, rows_of: Callable[[str, datetime], Iterator[list[LabelRow]]]) -> Batch:
         """Do it; until then all that was asked for counts as `skipped`."""
         if self._journal.state == "temporary":
-            raise JournalBusy("the journal cannot be written and a temporary one is in use; labels would be lost")
+            raise JournalBusy(
+                "the journal cannot be written and a temporary one is in use; labels would be lost"
+            )
         at = self._moment()
         batch = replace(batch, at_us=microseconds_of(at))
         pieces = rows_of(batch.batch, at)

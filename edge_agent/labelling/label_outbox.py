@@ -90,9 +90,7 @@ class LabelOutbox:
         if any(rest.due <= self._clock() for rest in self._rests.values()):
             self._seen = 0
         while not stop.is_set():
-            page = self._archive.journal.look(
-                partial(read_waiting, after=self._seen, limit=_AT_A_TIME), None
-            )
+            page = self._archive.journal.look(partial(read_waiting, after=self._seen, limit=_AT_A_TIME), None)
             if page is None or not self._deliver(page, stop):
                 return RETRY_SECONDS
             if len(page) < _AT_A_TIME:
@@ -158,7 +156,11 @@ class LabelOutbox:
         before, now = self._rests.get(folder), self._clock()
         failures = 1 if before is None else before.failures + 1
         pause = _PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS)) - 1]
-        why = (error.strerror or str(error)) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        why = (
+            (error.strerror or str(error))
+            if isinstance(error, OSError)
+            else f"{type(error).__name__}: {error}"
+        )
         self._rests[folder] = _Rest(now + pause, failures, f"{_readable(folder)} takes no labels: {why}")
         if now >= self._complaint_due:
             self._complaint_due = now + _COMPLAINT_SECONDS
