@@ -16,6 +16,7 @@ from edge_agent.page.access import Access
 from edge_agent.page.history import History
 from edge_agent.page.news import News
 from edge_agent.page.no_archive import NoArchive
+from edge_agent.page.sessions import Sessions
 from edge_agent.page.stream import Hub
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class PageHome:
         self.access.on_new_key = self.hub.end_streams
         self._archive: Archive | None = None
         self._history: History | None = None
+        self._sessions: Sessions | None = None
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="page-disk")
 
     @property
@@ -65,10 +67,19 @@ class PageHome:
             raise NoArchive("the agent is starting or changing over")
         return history
 
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions they belong to. Raises NoArchive."""
+        sessions = self._sessions
+        if sessions is None:
+            raise NoArchive("the agent is starting or changing over")
+        return sessions
+
     def meet(self, archive: Archive | None) -> None:
         """Learn what the service that runs now keeps; None: it is about to be closed."""
         self._archive = archive
         self._history = None if archive is None else History(archive)
+        self._sessions = None if archive is None else Sessions(archive)
         if archive is not None:
             state = archive.state
             self._pool.submit(self.access.meet, state)
