@@ -16,9 +16,9 @@ from edge_agent.page.access import Access
 from edge_agent.page.history import History
 from edge_agent.page.news import News
 from edge_agent.page.no_archive import NoArchive
-from edge_agent.page.sessions import Sessions
 from edge_agent.page.pictures import Pictures
 from edge_agent.page.second_look import SecondLook
+from edge_agent.page.sessions import Sessions
 from edge_agent.page.stream import Hub
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What a session's summary says beside numbers: which models and instrument, why it abstained, what people said.
 
-Models and instrument are taken from sidecars of the session itself, one a model: what answers now may be another.
+Models and instrument are told by sidecars of the session itself, one a model: what answers now may be another.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.output_places import NameTooLong
 from edge_agent.page.entry_row import read_entries
 from edge_agent.page.no_archive import NoArchive
-from edge_agent.sidecar import as_text, read_record
+from edge_agent.sidecar import as_text
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterable
 
     from edge_agent.archive import Archive
     from edge_agent.page.entry_filter import Span
@@ -47,14 +47,13 @@ WHERE {_INSIDE} AND given_action IS NOT NULL AND entries.label IS NOT NULL
 
 @dataclass(frozen=True, slots=True)
 class SessionFacts:
-    """What stands in a summary beside the numbers; `abstentions` and `models` the most frequent first.
+    """What the journal says beside the numbers; `abstentions` the most frequent first.
 
-    `models` are (name and version, files); `instruments` what the configuration, or else the files, say of it.
-    `blind_right` of `blind` labels that people gave without having seen the answer agree with it.
+    `answered` is a file of each model and how many that one answered. `blind_right` of `blind` labels that people
+    gave without having seen the answer agree with it.
     """
 
-    models: tuple[tuple[str, int], ...]
-    instruments: tuple[str, ...]
+    answered: tuple[tuple[EntryRow, int], ...]
     abstentions: tuple[tuple[str, int], ...]
     confirmed: int
     corrected: int
@@ -63,43 +62,48 @@ class SessionFacts:
     blind_right: int
 
 
-def facts_of(archive: Archive, span: Span) -> SessionFacts:
-    """Return what there is to say of a session. Reads a few sidecars. Raises NoArchive."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who answered and what took the pictures: models by name with their files, instruments by name."""
 
-    def look(connection: sqlite3.Connection) -> _Kept:
+    models: tuple[tuple[str, int], ...]
+    instruments: tuple[str, ...]
+
+
+def facts_of(archive: Archive, span: Span) -> SessionFacts:
+    """Return what the journal says of a session. Raises NoArchive."""
+
+    def look(connection: sqlite3.Connection) -> SessionFacts:
         models = connection.execute(_MODELS, span).fetchall()[:MOST_MODELS]
-        examples = [(row, count) for number, _, count in models for row in read_entries(connection, [number])]
+        answered = ((row, count) for number, _, count in models for row in read_entries(connection, [number]))
         findings = connection.execute(_ABSTAINED, span)
         abstentions = Counter(reason for (text,) in findings for reason in _reasons(text))
         words = dict(connection.execute(_WORDS, span).fetchall())
-        return _Kept(examples, abstentions, words, *connection.execute(_BLIND, span).fetchone())
+        blind, blind_right = connection.execute(_BLIND, span).fetchone()
+        return SessionFacts(
+            answered=tuple(answered),
+            abstentions=tuple(sorted(abstentions.items(), key=lambda pair: (-pair[1], pair[0]))),
+            confirmed=words.get("confirm", 0),
+            corrected=words.get("correct", 0),
+            not_in_list=words.get("not_in_list", 0),
+            blind=blind,
+            blind_right=blind_right or 0,
+        )
 
-    kept = archive.journal.look(look, None)
-    if kept is None:
+    found = archive.journal.look(look, None)
+    if found is None:
         raise NoArchive("the journal cannot be read at the moment")
-    records = [(row, count, _record(archive, row)) for row, count in kept.examples]
-    instruments = (_instrument(record) for *_, record in records if record is not None)
-    return SessionFacts(
-        models=tuple((_model(row, record), count) for row, count, record in records),
-        instruments=tuple(dict.fromkeys(name for name in instruments if name is not None)),
-        abstentions=tuple(sorted(kept.abstentions.items(), key=lambda pair: (-pair[1], pair[0]))),
-        confirmed=kept.words.get("confirm", 0),
-        corrected=kept.words.get("correct", 0),
-        not_in_list=kept.words.get("not_in_list", 0),
-        blind=kept.blind,
-        blind_right=kept.blind_right or 0,
-    )
+    return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What the journal keeps of a session: an entry a model, and counts."""
-
-    examples: list[tuple[EntryRow, int]]
-    abstentions: Counter[str]
-    words: dict[str, int]
-    blind: int
-    blind_right: int | None
+def origin_of(answered: Iterable[tuple[EntryRow, int, Sidecar | None]]) -> Origin:
+    """Return who answered, from a file of each model with its sidecar, as far as that can be read."""
+    models, instruments = [], []
+    for row, count, record in answered:
+        short = f"model {(row.model_sha256 or '')[:12]}"
+        models.append((short if record is None else f"{record.model.name} {record.model.version}", count))
+        instruments += [] if record is None else _instrument(record)
+    return Origin(tuple(models), tuple(dict.fromkeys(instruments)))
 
 
 def _reasons(finding: str) -> tuple[str, ...]:
@@ -110,26 +114,11 @@ def _reasons(finding: str) -> tuple[str, ...]:
         return (_NO_REASON,)
 
 
-def _record(archive: Archive, row: EntryRow) -> Sidecar | None:
-    try:
-        return read_record(archive.plan.place(row.path).sidecar)
-    except NameTooLong:
-        return None
-
-
-def _model(row: EntryRow, record: Sidecar | None) -> str:
-    if record is not None and record.model.sha256 == row.model_sha256:
-        return f"{record.model.name} {record.model.version}"
-    return f"model {(row.model_sha256 or '')[:12]}"
-
-
-def _instrument(record: Sidecar) -> str | None:
+def _instrument(record: Sidecar) -> list[str]:
+    """What the configuration says of it, else the file: one name, or none."""
     profile = record.agent.instrument
-    told = (
-        []
-        if profile is None
-        else [text for text in (profile.name, profile.microscope, profile.camera) if text]
-    )
-    if not told and record.micrograph is not None and record.micrograph.instrument.device:
+    told = [] if profile is None else [profile.name, profile.microscope, profile.camera]
+    if not any(told) and record.micrograph is not None:
         told = [record.micrograph.instrument.device]
-    return ", ".join(dict.fromkeys(told)) or None
+    named = ", ".join(dict.fromkeys(text for text in told if text))
+    return [named] if named else []

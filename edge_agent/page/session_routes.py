@@ -10,9 +10,12 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from edge_agent.page import session_table
+from edge_agent.page.bounded_reads import BoundedReads
+from edge_agent.page.entry_detail import record_of
 from edge_agent.page.entry_row import iso, local_minute, moment_of
 from edge_agent.page.json_body import answer_of
-from edge_agent.page.session_facts import facts_of
+from edge_agent.page.no_archive import NoArchive
+from edge_agent.page.session_facts import facts_of, origin_of
 from edge_agent.page.session_summary import POLICY, summary_html
 
 if TYPE_CHECKING:
@@ -20,8 +23,11 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from edge_agent.archive import Archive
+    from edge_agent.page.entry_row import EntryRow
     from edge_agent.page.home import PageHome
     from edge_agent.page.sessions import SessionNumbers
+    from edge_agent.sidecar import Sidecar
 
 _ID: Final = re.compile(r"-?\d{1,18}", re.ASCII)
 _LATEST: Final = "latest"
@@ -31,6 +37,7 @@ _ROWS_AT_ONCE: Final = 500
 
 def routes(home: PageHome) -> list[Route]:
     """Return the routes of sessions."""
+    reads = BoundedReads()
 
     async def end(request: Request) -> Response:
         ended = await home.in_pool(lambda: home.sessions.end())
@@ -44,7 +51,9 @@ def routes(home: PageHome) -> list[Route]:
     async def summary(request: Request) -> Response:
         numbers = await _numbers(home, request)
         archive = home.archive
-        text = await home.in_pool(lambda: summary_html(numbers, facts_of(archive, numbers.span)))
+        facts = await home.in_pool(lambda: facts_of(archive, numbers.span))
+        records = [(row, count, await _record(reads, archive, row)) for row, count in facts.answered]
+        text = await home.in_pool(lambda: summary_html(numbers, facts, origin_of(records)))
         return HTMLResponse(text, headers={"content-security-policy": POLICY})
 
     async def entries(request: Request) -> Response:
@@ -76,6 +85,15 @@ async def _numbers(home: PageHome, request: Request) -> SessionNumbers:
     if found is None:
         raise HTTPException(404, "there is no such session")
     return found
+
+
+async def _record(reads: BoundedReads, archive: Archive, row: EntryRow) -> Sidecar | None:
+    """Return a sidecar; a disk that does not answer costs the summary a name and no more."""
+    root = next((root for root in archive.folders if row.path.is_relative_to(root)), None)
+    try:
+        return await reads.read(archive.plan.output or root, lambda: record_of(row, archive.plan))
+    except NoArchive:
+        return None
 
 
 async def _table(home: PageHome, numbers: SessionNumbers) -> AsyncIterator[bytes]:

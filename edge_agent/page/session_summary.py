@@ -18,7 +18,7 @@ from edge_agent.page.entry_row import local_minute
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from edge_agent.page.session_facts import SessionFacts
+    from edge_agent.page.session_facts import Origin, SessionFacts
     from edge_agent.page.sessions import Bins, ClassCounts, SessionNumbers
 
 MOST_CLASSES: Final = 12
@@ -62,13 +62,13 @@ class _Key:
     colour: str
 
 
-def summary_html(numbers: SessionNumbers, facts: SessionFacts) -> str:
+def summary_html(numbers: SessionNumbers, facts: SessionFacts, origin: Origin) -> str:
     """Return the document."""
     title = f"Session of {_span_text(numbers)}"
     keys = {label: _key(place) for place, label in enumerate(numbers.bins.labels)}
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>scopewatch: {escape(title)}</title>\n'
-        f"<style>{_STYLE}</style>\n<body>\n<h1>{escape(title)}</h1>\n{_origin(facts)}{_figures(numbers)}"
+        f"<style>{_STYLE}</style>\n<body>\n<h1>{escape(title)}</h1>\n{_origin(origin)}{_figures(numbers)}"
         f"<h2>Classes</h2>\n{_class_table(numbers.classes, keys)}"
         f"<h2>Files over time, {_shown_bins(numbers.bins).minutes} minutes a bar</h2>\n{_bars(numbers.bins, keys)}"
         f'<div class="columns">\n<section><h2>Why it abstained</h2>\n{_reasons(facts)}</section>\n'
@@ -85,9 +85,9 @@ def _span_text(numbers: SessionNumbers) -> str:
     return f"{day}, {time} to {end}" + (" (still open)" if numbers.is_open else "")
 
 
-def _origin(facts: SessionFacts) -> str:
-    instruments = "; ".join(map(_cut, facts.instruments[:3])) or "instrument not named"
-    models = "; ".join(f"{_cut(name)} ({_files(count)})" for name, count in facts.models) or "no answers"
+def _origin(origin: Origin) -> str:
+    instruments = "; ".join(map(_cut, origin.instruments[:3])) or "instrument not named"
+    models = "; ".join(f"{_cut(name)} ({_files(count)})" for name, count in origin.models) or "no answers"
     return f"<p>{escape(instruments)}</p>\n<p>{escape(models)}</p>\n"
 
 
