@@ -27,24 +27,28 @@ _LONGEST_TEXT: Final = 60
 _MOST_BARS: Final = 144
 """On paper; where there are more, neighbours are added up."""
 _WIDTH: Final = 720
-_HEIGHT: Final = 150
-_COLOURS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
-"""Okabe-Ito; classes beyond it share the last one. A letter stands beside each colour."""
+_HEIGHT: Final = 170
+_COLOURS: Final = ("#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#e69f00")
+"""Okabe-Ito in the page's own order (`static/colours.js`); each class has a letter as well."""
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LEGENDS_IN_A_LINE: Final = 6
 _STYLE: Final = """
 @page { size: A4; margin: 14mm }
 * { box-sizing: border-box }
 body { font: 10pt/1.35 sans-serif; color: #000; background: #fff; max-width: 182mm; margin: 0 auto }
 h1 { font-size: 16pt; margin: 0 0 1mm } h2 { font-size: 11pt; margin: 4mm 0 1mm }
-p { margin: 0 0 1mm } .dim { color: #444 }
-table { border-collapse: collapse; width: 100% }
+p { margin: 0 0 1mm; overflow: hidden; text-overflow: ellipsis }
+.origin { white-space: nowrap } .dim { color: #444 }
+table { border-collapse: collapse; width: 100%; table-layout: fixed }
 th, td { text-align: right; padding: .4mm 2mm; border-bottom: 1px solid #bbb; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
+th:first-child, td:first-child { text-align: left; overflow: hidden; text-overflow: ellipsis; padding-left: 0 }
+.classes th:first-child { width: 45% } section td:first-child { width: 75% }
 .columns { display: flex; gap: 8mm } .columns > * { flex: 1; min-width: 0 }
 .figures { display: flex; gap: 6mm; margin: 2mm 0 } .figures b { font-size: 15pt; display: block }
-svg { width: 100%; height: auto; display: block } svg text { font: 9px sans-serif }
+svg { width: 100%; height: auto; display: block } svg text { font: 12px sans-serif }
+.foot { margin-top: 4mm }
 @media screen { body { padding: 14mm } }
-@media print { body { break-inside: avoid } }
+@media print { html, body { height: 268mm; overflow: hidden } }
 """
 _HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 POLICY: Final = (
@@ -65,7 +69,7 @@ class _Key:
 def summary_html(numbers: SessionNumbers, facts: SessionFacts, origin: Origin) -> str:
     """Return the document."""
     title = f"Session of {_span_text(numbers)}"
-    keys = {label: _key(place) for place, label in enumerate(numbers.bins.labels)}
+    keys = _keys(numbers.bins.labels)
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>scopewatch: {escape(title)}</title>\n'
         f"<style>{_STYLE}</style>\n<body>\n<h1>{escape(title)}</h1>\n{_origin(origin)}{_figures(numbers)}"
@@ -73,7 +77,7 @@ def summary_html(numbers: SessionNumbers, facts: SessionFacts, origin: Origin) -
         f"<h2>Files over time, {_shown_bins(numbers.bins).minutes} minutes a bar</h2>\n{_bars(numbers.bins, keys)}"
         f'<div class="columns">\n<section><h2>Why it abstained</h2>\n{_reasons(facts)}</section>\n'
         f"<section><h2>What people said</h2>\n{_people(facts)}</section>\n</div>\n"
-        f"<p class=\"dim\">scopewatch {__version__}. Labels are the network's; times are this PC's.</p>\n"
+        f"<p class=\"dim foot\">scopewatch {__version__}. Labels are the network's; times are this PC's.</p>\n"
         "</body>\n</html>\n"
     )
 
@@ -88,7 +92,7 @@ def _span_text(numbers: SessionNumbers) -> str:
 def _origin(origin: Origin) -> str:
     instruments = "; ".join(map(_cut, origin.instruments[:3])) or "instrument not named"
     models = "; ".join(f"{_cut(name)} ({_files(count)})" for name, count in origin.models) or "no answers"
-    return f"<p>{escape(instruments)}</p>\n<p>{escape(models)}</p>\n"
+    return "".join(f'<p class="origin">{escape(line)}</p>\n' for line in (instruments, models))
 
 
 def _figures(numbers: SessionNumbers) -> str:
@@ -121,7 +125,7 @@ def _class_table(classes: Sequence[ClassCounts], keys: dict[str, _Key]) -> str:
         rows.append((f"{len(rest)} more", *sums))
     head = ("class", "accepted", "abstained", "not gated", "corrected")
     lines = [_line("th", head), *(_line("td", row) for row in rows)]
-    return f"<table>\n{''.join(lines)}</table>\n"
+    return f'<table class="classes">\n{"".join(lines)}</table>\n'
 
 
 def _line(tag: str, cells: Iterable[object]) -> str:
@@ -142,11 +146,11 @@ def _bars(bins: Bins, keys: dict[str, _Key]) -> str:
         local_minute(bins.start_us + place * bins.minutes * 60_000_000) for place in (0, len(bins.counts))
     )
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + 26}" role="img" aria-label="Files over time, by class">'
-        f'{shapes}<path d="M0 {_HEIGHT}H{_WIDTH}" stroke="#000"/>'
-        f'<text x="0" y="{_HEIGHT + 11}">{start}</text>'
-        f'<text x="{_WIDTH}" y="{_HEIGHT + 11}" text-anchor="end">{end}</text>'
-        f'<text x="{_WIDTH / 2}" y="{_HEIGHT + 11}" text-anchor="middle">highest bar: {_files(most)}</text>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + 54}" role="img" aria-label="Files over time, by class">'
+        f'<g stroke="#fff" stroke-width=".4">{shapes}</g><path d="M0 {_HEIGHT}H{_WIDTH}" stroke="#000"/>'
+        f'<text x="0" y="{_HEIGHT + 14}">{start}</text>'
+        f'<text x="{_WIDTH}" y="{_HEIGHT + 14}" text-anchor="end">{end}</text>'
+        f'<text x="{_WIDTH / 2}" y="{_HEIGHT + 14}" text-anchor="middle">highest bar: {_files(most)}</text>'
         f"{''.join(_legend(bins.labels, keys))}</svg>\n"
     )
 
@@ -163,13 +167,13 @@ def _bar(x: float, width: float, counts: Sequence[int], most: int, colours: Sequ
 
 
 def _legend(labels: Sequence[str], keys: dict[str, _Key]) -> Iterator[str]:
-    shown = labels[: len(_COLOURS)]
-    step = _WIDTH / max(1, len(shown))
-    for place, label in enumerate(shown):
-        key = keys[label]
-        text = f"{key.letter} {_cut(label, max(4, 100 // len(shown)))}"
-        yield f'<rect x="{place * step:.1f}" y="{_HEIGHT + 16}" width="8" height="8" fill="{key.colour}"/>'
-        yield f'<text x="{place * step + 11:.1f}" y="{_HEIGHT + 24}">{escape(text)}</text>'
+    step = _WIDTH / min(max(1, len(labels)), _LEGENDS_IN_A_LINE)
+    for place, label in enumerate(labels[:MOST_CLASSES]):
+        line, column = divmod(place, _LEGENDS_IN_A_LINE)
+        x, y = column * step, _HEIGHT + 32 + 16 * line
+        text = f"{keys[label].letter} {_cut(label, int(step / 9))}"
+        yield f'<rect x="{x:.1f}" y="{y - 9}" width="10" height="10" fill="{keys[label].colour}"/>'
+        yield f'<text x="{x + 13:.1f}" y="{y}">{escape(text)}</text>'
 
 
 def _shown_bins(bins: Bins) -> Bins:
@@ -203,8 +207,16 @@ def _people(facts: SessionFacts) -> str:
     return f"<table>\n{''.join(_line('td', row) for row in rows)}</table>\n"
 
 
-def _key(place: int) -> _Key:
-    return _Key(_LETTERS[min(place, len(_LETTERS) - 1)], _COLOURS[min(place, len(_COLOURS) - 1)])
+def _keys(labels: Sequence[str]) -> dict[str, _Key]:
+    """As the page does: the first letter of the label that no class before it has."""
+    taken: set[str] = set()
+    keys = {}
+    for place, label in enumerate(labels):
+        letters = (sign for sign in f"{label}{_LETTERS}".upper() if sign.isalnum())
+        letter = next((sign for sign in letters if sign not in taken), "+")
+        taken.add(letter)
+        keys[label] = _Key(letter, _COLOURS[place % len(_COLOURS)])
+    return keys
 
 
 def _words(word: str) -> str:

@@ -25,6 +25,7 @@ _MOST_BINS: Final = 1008
 """A week of ten minutes; a longer session has wider ones."""
 _WIDER: Final = (3, 2, 3, 8, 7)
 """Ten minutes, half an hour, an hour, three hours, a day, a week."""
+_COUNTED: Final = ("accept", "abstain", "ungated", "corrected")
 _MINUTE_US: Final = 60_000_000
 _SHORTEST_HOURS: Final = 1 / 60
 """Below a minute, files an hour say nothing."""
@@ -113,7 +114,8 @@ class Sessions:
     def of(self, session: int, labels: Sequence[str] = ()) -> SessionNumbers | None:
         """Return the session with this id, or the next one after it; None where there is none.
 
-        `labels` are the model's, in the manifest's order, which the session's then have too.
+        `labels` are the model's; the session has all of them, in the manifest's order, and then those of earlier
+        models that it met.
         """
         return self._ask(lambda line, connection: _numbers(connection, line, line.of(session), labels))
 
@@ -149,15 +151,13 @@ def _numbers(
         return None
     before, after = line.before(span), line.after(span)
     outcomes: dict[str, int] = {}
-    classes: dict[str, dict[str, int]] = {}
+    classes = {label: dict.fromkeys(_COUNTED, 0) for label in labels}
     files = given = 0
     for outcome, label, decision, disagrees, is_given, count in connection.execute(_GROUPS, span):
         files, given = files + count, given + is_given * count
         outcomes[outcome] = outcomes.get(outcome, 0) + count
         if label is not None and decision is not None:
-            counts = classes.setdefault(
-                label, dict.fromkeys(("accept", "abstain", "ungated", "corrected"), 0)
-            )
+            counts = classes.setdefault(label, dict.fromkeys(_COUNTED, 0))
             counts[decision] += count
             counts["corrected"] += disagrees * count
     order = _in_order(classes, labels)
