@@ -42,7 +42,7 @@ class PageHome:
         self.monitor = monitor
         self.access = Access()
         self.hub = Hub(self._agent_speaks)
-        self.news = News(self.hub, monitor, self._rows_of)
+        self.news = News(self.hub, monitor, self._rows_of, self.access.look)
         self.access.on_new_key = self.hub.end_streams
         self._archive: Archive | None = None
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="page-disk")
