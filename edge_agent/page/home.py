@@ -85,14 +85,14 @@ class PageHome:
 
     def meet(self, archive: Archive | None) -> None:
         """Learn what the service that runs now keeps; None: it is about to be closed."""
+        if archive is not None:
+            self._pool.submit(self.access.meet, archive.state)
         self._archive = archive
         self._history = None if archive is None else History(archive)
         self._close_processes()
         self._pictures = None if archive is None else Pictures(archive)
         self._second_look = None if archive is None else SecondLook(archive, self._nothing_waits)
         if archive is not None:
-            state = archive.state
-            self._pool.submit(self.access.meet, state)
             self.hub.publish("resync", {})
 
     def note_status(self, status: AgentStatus) -> None:

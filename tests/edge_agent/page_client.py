@@ -128,6 +128,7 @@ def page_on(folder: Path, *, speaks_for_ever: bool = True, port: int = 0) -> Ite
         server.start()
         try:
             state.note_status(numbers())
+            home.note_status(numbers())
             home.meet(archive)
             home.access.meet(archive.state)  # at once: a test does not wait for the pool
             yield Page(home, server, archive, int(server.word.rsplit(":", 1)[1].strip("/")))
