@@ -48,7 +48,7 @@ class PageHome:
         self.monitor = monitor
         self.access = Access()
         self.hub = Hub(self._agent_speaks)
-        self.news = News(self.hub, monitor, self._rows_of)
+        self.news = News(self.hub, monitor, self._rows_of, self.access.look)
         self.access.on_new_key = self.hub.end_streams
         self._archive: Archive | None = None
         self._history: History | None = None
@@ -103,6 +103,8 @@ class PageHome:
 
     def meet(self, archive: Archive | None) -> None:
         """Learn what the service that runs now keeps; None: it is about to be closed."""
+        if archive is not None:
+            self._pool.submit(self.access.meet, archive.state)
         self._archive = archive
         self._history = None if archive is None else History(archive)
         self._sessions = None if archive is None else Sessions(archive)
@@ -111,8 +113,6 @@ class PageHome:
         self._pictures = None if archive is None else Pictures(archive)
         self._second_look = None if archive is None else SecondLook(archive, self._nothing_waits)
         if archive is not None:
-            state = archive.state
-            self._pool.submit(self.access.meet, state)
             self.hub.publish("resync", {})
 
     def note_status(self, status: AgentStatus) -> None:
