@@ -3,7 +3,7 @@
 import { bitmap, get } from "./api.js";
 import { classMark } from "./colours.js";
 import { el, fill, put } from "./dom.js";
-import { factsOf } from "./facts.js";
+import { factsOf, recordOf } from "./facts.js";
 import { follow } from "./live.js";
 import { Picture } from "./picture.js";
 import { store } from "./store.js";
@@ -23,6 +23,7 @@ export function start(root, corrections) {
     without: el("p", { id: "no-picture" }),
     pill: el("button", { id: "pill", onclick: follow, hidden: true }),
     facts: el("div", { id: "facts" }),
+    record: el("dl"),
     legend: el("p", { class: "small" }),
     box: el("input", { id: "overlay", type: "checkbox", onchange: ({ target }) => store.set({ overlay: target.checked }) }),
     slider: el("input", { id: "opacity", type: "range", min: 0, max: 100, step: 10, oninput: slide }),
@@ -30,7 +31,7 @@ export function start(root, corrections) {
   stage.append(parts.without, parts.pill);
   const map = el("div", { id: "map" }, el("label", {}, parts.box, "Map"), el("label", {}, "Colours", parts.slider), parts.legend);
   const title = el("h2", { class: "unseen" }, "Latest micrograph");
-  root.append(title, parts.answer, stage, el("div", { id: "beside" }, parts.facts, map), corrections);
+  root.append(title, parts.answer, stage, el("div", { id: "beside" }, parts.facts, map, parts.record), corrections);
   drawOverlay(store.state);
   store.subscribe(draw);
   document.addEventListener("visibilitychange", turn);
@@ -99,20 +100,21 @@ async function loadPicture(shown, signal) {
 }
 
 async function loadDetail(shown, signal) {
-  let nodes = [];
+  let [facts, record] = [[], []];
   if (shown && !shown.blind) {
     try {
       const detail = await get(`/api/entries/${shown.id}`, { signal });
       if (signal.aborted) return;
       if (!shown.row) drawAnswer({ ...shown, row: detail.row });
       put(parts.legend, parts.picture.explain(detail));
-      nodes = factsOf(detail);
+      [facts, record] = [factsOf(detail), recordOf(detail)];
     } catch (error) {
       if (signal.aborted) return;
-      nodes = [`No record: ${error.message}`];
+      facts = [`No record: ${error.message}`];
     }
   }
-  fill(parts.facts, ...nodes);
+  fill(parts.facts, ...facts);
+  fill(parts.record, ...record);
 }
 
 function drawAnswer(shown) {
