@@ -72,7 +72,7 @@ async function turn() {
 
 async function load(shown, signal) {
   const id = String(shown?.id ?? "");
-  const isSame = parts.root.dataset.entry === id;
+  const isSame = parts.root.dataset.id === id;
   if (!isSame) {
     parts.picture.outdate();
     parts.root.classList.add("loading"); // the old picture goes, lest it pass for that of the new answer
@@ -80,7 +80,7 @@ async function load(shown, signal) {
   drawAnswer(shown);
   await Promise.all([isSame || loadPicture(shown, signal), loadDetail(shown, signal)]);
   // What was given up is loaded whole when it is wanted again.
-  if (signal.aborted) parts.root.dataset.entry = "";
+  if (signal.aborted) parts.root.dataset.id = "";
 }
 
 async function loadPicture(shown, signal) {
@@ -127,7 +127,7 @@ function drawAnswer(shown) {
   else if (!row) fill(answer, word(shown ? "Loading" : nothing));
   else if (row.outcome !== "classified") fill(answer, word(outcomeWords(row.outcome)));
   else fill(answer, ...(row.decision === "abstain" ? abstention(row) : label(row)));
-  root.dataset.entry = id ?? "";
+  root.dataset.id = id ?? "";
   store.set({ selected: id ?? null });
 }
 
