@@ -10,6 +10,7 @@ import { store } from "./store.js";
 import { abstentionWords, decisionWords, givenWords, outcomeWords, percent, reasonWords, rowWords } from "./words.js";
 
 const SLOW_MS = 800; // a load that took so long gives way to a newer entry
+const LONG_LABEL = 15; // characters; a longer one has no room in large letters
 const parts = {};
 
 /** Draw into `root` what is wanted, from now on; what corrects it goes into `corrections`. Returns the picture. */
@@ -146,7 +147,7 @@ function label(row) {
   const { letter, colour, ink } = classMark(store.state.model?.labels, row.label);
   return [
     el("span", { class: "chip", "aria-hidden": "true", style: { background: colour, color: ink } }, letter),
-    el("p", { class: "label" }, row.label),
+    el("p", { class: row.label.length > LONG_LABEL ? "label long" : "label" }, row.label),
     el("div", {}, el("p", { class: "probability" }, percent(row.probability)), el("p", { class: "decision" }, decisionWords(row.decision)), given(row)),
   ];
 }
