@@ -58,6 +58,7 @@ class Ears:
     on_ready: Callable[[Ready], None] = lambda model: None
     say: Callable[[str], None] = lambda text: None
     on_state: Callable[[str], None] = lambda state: None
+    on_page: Callable[[str, Path], None] = lambda word, state: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,9 @@ class Succession:
         _log.info(text, extra={"event": "started", "model": f"{model.name} {model.version}"})
         self._ears.say(text)
         self._ears.on_ready(model)
+        page = self._onlooker.word
+        if page is not None and not self._was_ever_ready:
+            self._ears.on_page(page, self._plan.config.state)
         self._greeted.set()
 
     def _note_ready(self) -> None:

@@ -30,6 +30,11 @@ class BoundedProtocol(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
 
     @property
+    def is_made(self) -> bool:
+        """Whether the connection stands: over TLS, once both sides have agreed."""
+        return self.since > 0.0
+
+    @property
     def is_answering(self) -> bool:
         """Whether a request has arrived whole whose answer has not gone out yet."""
         # mypy sees a protocol without its state before the first request; it is None then. `more_body` holds until

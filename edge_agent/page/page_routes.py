@@ -21,6 +21,7 @@ from edge_agent.page.news import model_told
 from edge_agent.page.no_archive import NoArchive
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from importlib.resources.abc import Traversable
 
     from starlette.requests import Request
@@ -89,7 +90,7 @@ def routes(home: PageHome) -> list[Route]:
     return [
         Route("/", shell),
         Route("/favicon.ico", icon),
-        Route("/static/{name}", static),
+        Route("/static/{name:path}", static),
         Route(SIGN_IN, sign_in, methods=["POST"]),
         Route("/api/state", state),
     ]
@@ -140,7 +141,15 @@ def _answer(kept: _Kept, request: Request) -> Response:
 
 def _static_files() -> dict[str, _Kept]:
     folder = files("edge_agent.page") / "static"
-    return {file.name: _kept(file) for file in folder.iterdir() if file.is_file()} if folder.is_dir() else {}
+    return dict(_below(folder, "")) if folder.is_dir() else {}
+
+
+def _below(folder: Traversable, path: str) -> Iterator[tuple[str, _Kept]]:
+    for item in folder.iterdir():
+        if item.is_dir():
+            yield from _below(item, f"{path}{item.name}/")
+        else:
+            yield f"{path}{item.name}", _kept(item)
 
 
 def _kept(file: Traversable) -> _Kept:

@@ -41,11 +41,11 @@ COLLECTED = ("JSHeapUsedSize", "Nodes", "JSEventListeners")
 WATCH_PICTURES = """() => {
   window.figures = {label: {}, picture: {}};
   const latest = document.querySelector('#latest');
-  const note = (kind, id) => { if (id && !(id in window.figures[kind])) window.figures[kind][id] = Date.now(); };
+  const note = (kind) => { window.figures[kind][latest.dataset.id] ??= Date.now(); };
   new MutationObserver(() => {
-    note('label', latest.dataset.entry);
-    note('picture', latest.querySelector('canvas')?.dataset.drawn);
-  }).observe(latest, {subtree: true, attributes: true, childList: true, characterData: true});
+    note('label');
+    if (!latest.classList.contains('loading')) note('picture');
+  }).observe(latest, {attributes: true});
 }"""
 WATCH_TASKS = """() => {
   window.longest = 0;

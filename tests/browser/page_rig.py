@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 import time
 from contextlib import contextmanager
@@ -147,7 +148,7 @@ def visiting(browser: Any, page: Page, **settings: Any) -> Iterator[Visit]:
         yield visit
     finally:
         context.close()
-    assert visit.unexpected() == []
+    assert not visit.unexpected(), "\n".join(visit.unexpected())
 
 
 def until(wanted: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
@@ -235,6 +236,10 @@ class QuietPage(Page):
             "disks": (DISK.model_copy(update={"folder": str(self.folder)}),),
         }  # fmt: skip
         self.monitor.note_status(numbers(**(well | self._said)))
+
+    def hang(self) -> None:
+        """Let the main loop have said nothing for a minute."""
+        self.monitor.state._heard -= 60.0
 
     def well(self) -> None:
         """Let it say that all is well again."""
@@ -353,6 +358,13 @@ class LivePage(Page):
         ]
         self.agent.wait_for(before + files, 120)
         return saved
+
+
+def free_port() -> int:
+    """A port that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @cache

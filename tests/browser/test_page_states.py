@@ -33,7 +33,7 @@ def tab(chromium: Any, page: QuietPage) -> Iterator[Any]:
 STATES = [
     pytest.param(
         {"model": None, "worker": WORKER.model_copy(update={"pid": None, "trouble": "manifest: hash differs"})},
-        ["hash differs", "edge-agent check"],
+        ["hash differs", "edge-agent models"],
         id="model_refused",
     ),
     pytest.param(
@@ -70,4 +70,4 @@ def test_the_most_severe_of_several_stands_first(page: QuietPage, tab: Any) -> N
     )  # fmt: skip
     bar = tab.locator("#state-bar[data-state=disk_low]")
     bar.wait_for()
-    expect(bar).to_contain_text("60")
+    expect(bar.get_by_role("list", name="Also")).to_contain_text("BACKLOG")

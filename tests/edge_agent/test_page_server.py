@@ -15,6 +15,7 @@ from agent_numbers import finding, numbers
 from edge_agent.live_page import connections
 from edge_agent.live_page.application import site_of
 from edge_agent.live_page.connections import MOST_CONNECTIONS
+from edge_agent.live_page.doorway import Loopback
 from edge_agent.live_page.gate import HEADERS, Site
 from edge_agent.live_page.page_server import PageServer
 from edge_agent.live_page.pulse import MonitorState
@@ -25,7 +26,7 @@ WAIT_SECONDS = 20
 
 @contextmanager
 def serving(make_app, port=0, retry_seconds=30.0):
-    server = PageServer(port, make_app, retry_seconds=retry_seconds)
+    server = PageServer(Loopback(port), make_app, retry_seconds=retry_seconds)
     server.start()
     try:
         yield server
