@@ -85,7 +85,8 @@ def routes(home: PageHome) -> list[Route]:
         return _signed_in(home, request)
 
     async def state(request: Request) -> Response:
-        return answer_of(await home.in_pool(lambda: state_of(home)))
+        by = request.query_params.get("by") or _person()
+        return answer_of(await home.in_pool(lambda: state_of(home, by)))
 
     return [
         Route("/", shell),
@@ -96,8 +97,11 @@ def routes(home: PageHome) -> list[Route]:
     ]
 
 
-def state_of(home: PageHome) -> dict[str, Any]:
-    """Return what the page starts from; the number of the last event first, so that none is missed."""
+def state_of(home: PageHome, by: str) -> dict[str, Any]:
+    """Return what the page starts from; the number of the last event first, so that none is missed.
+
+    What may be undone is that of the person `by`.
+    """
     event = home.hub.number
     status = home.monitor.pulse().status
     found: dict[str, Any] = {
@@ -112,7 +116,7 @@ def state_of(home: PageHome) -> dict[str, Any]:
         "person": _person(),
     }
     try:
-        found |= home.kept_state(RECENT)
+        found |= home.kept_state(RECENT, by)
     except NoArchive:
         found |= {"last": None, "recent": [], "undo": None, "redo": None, "waiting_labels": None}
     return found
