@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
     from edge_agent.journal import Journal
     from edge_agent.output_places import OutputPlan
+    from edge_agent.protocol import WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
     """The journal, where outputs go, which folders are watched, and where the state is kept.
 
-    `owner` stands in the names of temporary files (see `files.FileLayer`).
+    `owner` stands in the names of temporary files (see `files.FileLayer`). `settings` are the worker's,
+    `pictures_mib` is how much the page's pictures may take.
     """
 
     journal: Journal
@@ -29,3 +31,5 @@ class Archive:
     owner: str
     snapshot_limit_mib: int = 512
     free_space_floor_mib: int = 0
+    settings: WorkerSettings | None = None
+    pictures_mib: int = 512

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from edge_agent.commands import configuration, health, live, log, models, offline, service
+from edge_agent.commands import configuration, health, live, log, models, offline, operator, service
 from edge_agent.diagnosing.first_aid import run_first_aid
 from edge_agent.logs import log_to_terminal
 from edge_agent.terminal import say
@@ -45,6 +45,7 @@ for command in (
     live.watch,
     live.classify,
     live.status,
+    operator.page,
     log.log,
     models.check,
     live.simulate,

@@ -44,6 +44,7 @@ COMMAND_LINE: Final = "command line"
 FILE_LIMIT_BYTES: Final = 2**20
 """No configuration is as long."""
 _PATH_KEYS: Final = ("output", "state")
+_PATH_KEYS_OF_PAGE: Final = ("certificate", "private_key")
 _STATE_LINE: Final = re.compile(r"^[ \t]*state[ \t]*=.*$|^[ \t]*\[", re.MULTILINE)
 
 
@@ -213,6 +214,10 @@ def _with_absolute_paths(values: dict[str, Any], base: Path) -> dict[str, Any]:
     for key in _PATH_KEYS:
         if isinstance(settled.get(key), str | Path):
             settled[key] = _absolute(base, settled[key])
+    if isinstance(settled.get("page"), dict):
+        files = {key: settled["page"].get(key) for key in _PATH_KEYS_OF_PAGE}
+        found = {key: _absolute(base, file) for key, file in files.items() if isinstance(file, str | Path)}
+        settled["page"] = settled["page"] | found
     if isinstance(settled.get("folders"), list | tuple):
         settled["folders"] = [
             _absolute(base, item) if isinstance(item, str | Path) else item for item in settled["folders"]

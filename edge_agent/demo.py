@@ -6,6 +6,7 @@ does, with its watcher, supervisor and worker process.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import threading
 from collections import Counter
@@ -16,12 +17,15 @@ from typing import TYPE_CHECKING, Final
 from edge_agent.config import AgentConfig, EventsConfig, PageConfig
 from edge_agent.journal import JOURNALED
 from edge_agent.live_page.monitor import Monitor
+from edge_agent.page.opening import address_with_key, is_up, open_page, plain_address
 from edge_agent.service import Service
 from edge_agent.simulation import SHAPES, SavedFile, run_microscope
 from edge_agent.status import Surroundings
-from edge_agent.terminal import finding_text, reasons_text, say
+from edge_agent.terminal import finding_text, reasons_text, say, wait_for_enter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge_agent.protocol import Ready
     from edge_agent.sidecar import Finding
 
@@ -44,7 +48,7 @@ class DemoPlan:
     folder: Path | None = None
     model: str | None = None
     page: bool = True
-    """Whether health and metrics can be looked at meanwhile."""
+    """Whether the page can be looked at meanwhile; where there are windows and a terminal, it is opened."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,8 @@ class _Session:
     all_saved: bool = False
     complete: threading.Event = field(default_factory=threading.Event)
     failure: Exception | None = None
+    is_opened: bool = False
+    verdict: bool | None = None
 
     def add_saved(self, saved: SavedFile) -> None:
         with self.lock:
@@ -117,7 +123,7 @@ def run_demo(plan: DemoPlan) -> bool:
         service = Service(
             config,
             on_finding=hear,
-            on_ready=lambda model: _greet(model, folder, monitor.word),
+            on_ready=lambda model: _greet(model, folder, session, monitor.word, config.state),
             on_status=monitor.note_status,
             on_archive=monitor.meet,
             surroundings=lambda: Surroundings(page=monitor.word),
@@ -129,6 +135,9 @@ def run_demo(plan: DemoPlan) -> bool:
                     session.add_saved(saved)
                 session.end_of_saving()
                 _wait(session.complete, stop)
+                if not stop.is_set() and not service.interrupted:
+                    session.verdict = _summarise(session, folder, plan.files)
+                    _let_look(session, lambda: stop.is_set() or service.interrupted)
             except Exception as error:
                 session.failure = error
             finally:
@@ -145,6 +154,8 @@ def run_demo(plan: DemoPlan) -> bool:
             monitor.close()
     if session.failure is not None:
         raise session.failure
+    if session.verdict is not None:
+        return session.verdict
     if service.interrupted:
         raise KeyboardInterrupt
     return _summarise(session, folder, plan.files)
@@ -157,10 +168,25 @@ def _wait(complete: threading.Event, stop: threading.Event) -> None:
             return
 
 
-def _greet(model: Ready, folder: Path, page: str | None) -> None:
+def _greet(model: Ready, folder: Path, session: _Session, page: str | None, state: Path) -> None:
     say(f"The pictures are simulated. Model {model.name} {model.version} watches {folder}")
-    if page is not None and page.startswith("http"):
-        say(f"Health and metrics until it ends: {page}")
+    if not is_up(page):
+        return
+    try:
+        session.is_opened = sys.stdout.isatty() and open_page(page, state)
+        address = plain_address(page) if session.is_opened else address_with_key(page, state)
+    except OSError as error:
+        say(f"The page cannot be opened: {error}")
+        return
+    opened = ", opened in the browser" if session.is_opened else ""
+    say(f"The page until it ends: {address}{opened}")
+
+
+def _let_look(session: _Session, is_over: Callable[[], bool]) -> None:
+    """Leave the page to whoever has it open in the browser, and a terminal to say that it is enough."""
+    if session.is_opened and sys.stdin.isatty():
+        say("The page stays until Enter or Ctrl-C.")
+        wait_for_enter(is_over)
 
 
 def _summarise(session: _Session, folder: Path, files: int) -> bool:

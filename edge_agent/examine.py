@@ -6,12 +6,10 @@ outcome.
 
 from __future__ import annotations
 
-import errno
-import shutil
 import time
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from edge_agent.decision import Decision, decide
 from edge_agent.earlier_answer import Wanted, earlier_answer, is_worth_hashing
@@ -24,6 +22,7 @@ from edge_agent.files import (
     identify,
     make_folders,
     remove_durably,
+    require_room,
     stamp_of,
     write_durably,
 )
@@ -38,6 +37,7 @@ from edge_agent.micrograph import (
     read_micrograph,
 )
 from edge_agent.output_places import NameTooLong, OutputPlan, Place
+from edge_agent.previews import keep_drawn
 from edge_agent.record_building import agent_record, cam_record, micrograph_record, prediction_record
 from edge_agent.shared_opening import is_held_by_writer
 from edge_agent.sidecar import (
@@ -65,7 +65,10 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from edge_agent.classifier import Classifier, Prediction
+    from edge_agent.grey_scale import ContrastLimits
 
 _ROOM_FOR_RECORD: Final = 64 * 1024
 """More than a sidecar takes."""
@@ -81,6 +84,7 @@ class Request:
     `quarantine` (a reason) the file is hashed and recorded as quarantined, and no parser sees it. All writes
     go through `layer`, and none that would leave less than `free_space_floor_mib` on the disk. A pixel size that
     `instrument` lists replaces the file's. An earlier answer of before `heatmaps_since` needs no heatmap.
+    Pictures for the page are kept in `previews`.
     """
 
     plan: OutputPlan
@@ -95,6 +99,7 @@ class Request:
     layer: FileLayer = SYSTEM_FILES
     instrument: InstrumentProfile = NO_PROFILE
     heatmaps_since: datetime | None = None
+    previews: Path | None = None
 
 
 class _NoRecord(Exception):
@@ -127,6 +132,8 @@ class _Seen:
     times: Milliseconds
     content: _Content = _Content()
     picture: bytes | None = None
+    shown: tuple[NDArray[Any], ContrastLimits] | None = None
+    """The pixels and how they are shown, where there is a picture to be kept for the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +158,7 @@ def examine(path: Path, classifier: Classifier, request: Request) -> Finding:
         seen = _look_at(job)
         _require_same(path, seen.stamp)
         record = _commit(seen, job)
+        _keep_previews(seen, request)
     except _NoRecord as ended:
         return Finding(
             path=path,
@@ -206,7 +214,8 @@ def _classified(job: _Job, micrograph: Micrograph, times: Milliseconds) -> _Seen
         cam_record(prediction),
     )
     source = source_record(job.path, found.stamp, found.sha256, found.fingerprint)
-    return _Seen("classified", None, source, found.stamp, times, content, picture)
+    shown = (micrograph.pixels, prediction.field.contrast)
+    return _Seen("classified", None, source, found.stamp, times, content, picture, shown)
 
 
 def _picture(job: _Job, micrograph: Micrograph, prediction: Prediction, decision: Decision) -> bytes | None:
@@ -307,11 +316,13 @@ def _require_same(path: Path, stamp: FileStamp) -> None:
 
 def _commit(seen: _Seen, job: _Job) -> Sidecar:
     """Write the heatmap, or take an earlier one away, and then the sidecar: with it the file is done."""
-    place, layer, times = job.place, job.request.layer, seen.times
+    place, request, times = job.place, job.request, seen.times
+    layer = request.layer
     try:
-        if job.request.plan.output is not None:
+        if request.plan.output is not None:
             make_folders(place.sidecar.parent, layer)
-        _require_room(place.sidecar.parent, seen.picture, job.request.free_space_floor_mib)
+        needed = len(seen.picture or b"") + _ROOM_FOR_RECORD
+        require_room(place.sidecar.parent, needed, request.free_space_floor_mib)
         started = time.perf_counter()
         _withdraw_record_of_another_picture(seen, place, layer)
         if seen.picture is None:
@@ -328,17 +339,11 @@ def _commit(seen: _Seen, job: _Job) -> Sidecar:
     return record
 
 
-def _require_room(folder: Path, picture: bytes | None, floor_mib: int) -> None:
-    """Look at the very moment: whoever hands out the files looks at the disk every few seconds only."""
-    if floor_mib == 0:
-        return
-    needed = len(picture or b"") + _ROOM_FOR_RECORD
-    free = shutil.disk_usage(folder).free
-    if free - needed < floor_mib * 2**20:
-        raise OSError(
-            errno.ENOSPC,
-            f"{free // 2**20} MiB are free, and {floor_mib} MiB are left to the instrument (free_space_floor_mib)",
-        )
+def _keep_previews(seen: _Seen, request: Request) -> None:
+    """After the sidecar: whatever this comes to, the file is done."""
+    content = seen.source.sha256 or seen.source.fingerprint
+    if request.previews is not None and seen.shown is not None and content is not None:
+        keep_drawn(request.previews, content, *seen.shown, request.free_space_floor_mib)
 
 
 def _withdraw_record_of_another_picture(seen: _Seen, place: Place, layer: FileLayer) -> None:

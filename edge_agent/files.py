@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import secrets
+import shutil
 import stat
 import sys
 import time
@@ -185,27 +186,49 @@ class FileLayer:
 SYSTEM_FILES: Final = FileLayer()
 
 
-def read_whole(path: Path, limit_bytes: int) -> bytes | None:
-    """Return the bytes of a small file that is no micrograph, or None where there is none to be had.
+def read_small(path: Path, limit_bytes: int) -> bytes:
+    """Return the bytes of a small file that is no micrograph. Raises OSError, also for what may not be read.
 
     Whoever may write into a folder of micrographs could plant something there: links are not followed, pipes
     and devices not waited for, and nothing longer than `limit_bytes` is read.
     """
+    found = os.lstat(system_path(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is a link, a folder or a device where a file belongs", str(path))
+    if found.st_size > limit_bytes:
+        raise OSError(errno.EFBIG, f"has {found.st_size} bytes, and at most {limit_bytes} are read", str(path))
+    if sys.platform == "win32":
+        with open_shared(path) as handle:
+            return handle.read(found.st_size)
+    # Without Python's file objects: a start without a journal reads 100,000 of these.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
-        found = os.lstat(system_path(path))
-        if not stat.S_ISREG(found.st_mode) or found.st_size > limit_bytes:
-            return None
-        if sys.platform == "win32":
-            with open_shared(path) as handle:
-                return handle.read(found.st_size)
-        # Without Python's file objects: a start without a journal reads 100,000 of these.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        try:
-            return os.read(descriptor, found.st_size)
-        finally:
-            os.close(descriptor)
+        return os.read(descriptor, found.st_size)
+    finally:
+        os.close(descriptor)
+
+
+def read_whole(path: Path, limit_bytes: int) -> bytes | None:
+    """Return what `read_small` does, or None where there is nothing to be had."""
+    try:
+        return read_small(path, limit_bytes)
     except OSError:
         return None
+
+
+def require_room(folder: Path, needed_bytes: int, floor_mib: int) -> None:
+    """Raise OSError where writing `needed_bytes` would leave less than `floor_mib` to the instrument.
+
+    Looks at the very moment: whoever hands out the files looks at the disk every few seconds only. 0 is no floor.
+    """
+    if floor_mib == 0:
+        return
+    free = shutil.disk_usage(folder).free
+    if free - needed_bytes < floor_mib * 2**20:
+        raise OSError(
+            errno.ENOSPC,
+            f"{free // 2**20} MiB are free, and {floor_mib} MiB are left to the instrument (free_space_floor_mib)",
+        )
 
 
 def is_regular_file(path: Path) -> bool:

@@ -312,7 +312,7 @@ def grey_field(
         return np.full(out_shape, 0.5, dtype=np.float32)
     rows, columns = out_shape
     if rows >= y1 - y0:
-        level = _resampled(_normalised(pixels, contrast, (x0, y0, x1, y1)), rows)
+        level = _resampled(normalised(pixels, contrast, (x0, y0, x1, y1)), rows)
     else:
         level = np.concatenate(list(_averaged_bands(pixels, contrast, (x0, y0, x1, y1), rows)))
     # Rows first, then columns of the much smaller rest: both passes run along contiguous memory.
@@ -329,12 +329,13 @@ def _averaged_bands(
     for first in range(0, count, step):
         last = min(count, first + step)
         top, bottom = y0 + int(first * per_row), y0 + min(math.ceil(last * per_row), y1 - y0)
-        band = _normalised(pixels, contrast, (x0, top, x1, bottom))
+        band = normalised(pixels, contrast, (x0, top, x1, bottom))
         edges = np.arange(first, last + 1, dtype=np.float64) * per_row - (top - y0)
         yield _area_average(band, edges)
 
 
-def _normalised(pixels: NDArray[Any], contrast: ContrastLimits, box_px: Box) -> NDArray[np.float32]:
+def normalised(pixels: NDArray[Any], contrast: ContrastLimits, box_px: Box) -> NDArray[np.float32]:
+    """A box as grey values 0..1, pixel by pixel; the limits must differ."""
     values = _scaled(pixels, contrast, box_px)
     return np.asarray(np.clip(values, 0.0, 1.0, out=values), dtype=np.float32)
 

@@ -18,7 +18,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from edge_agent.journaling.attempts import Attempts, Key
-from edge_agent.journaling.journal_file import UNUSABLE, JournalFile, JournalState, Unbelievable, is_damage
+from edge_agent.journaling.journal_file import UNUSABLE, JournalFile, JournalState, is_damage
 from edge_agent.journaling.journal_queries import (
     Row,
     Seen,
@@ -33,9 +33,11 @@ from edge_agent.journaling.journal_queries import (
     read_state,
     read_trials,
     read_twins,
+    row_of,
     write_rows,
     write_trials,
 )
+from edge_agent.journaling.journal_tables import Unbelievable
 from edge_agent.sidecar import RECORDED, Finding, Twin
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ __all__ = ["JOURNALED", "Journal", "JournalBusy", "JournalState", "Seen"]
 
 JOURNALED: Final = RECORDED | {"refused"}
 """Outcomes that stand until the file changes; all others are tried again."""
-_BATCH: Final = 1000
+_BATCH: Final = 2000
 _MOST_WAITING: Final = 20_000
 """Rows that wait for a disk that takes none; beyond that the oldest are dropped, and a scan finds them."""
 _RETRY_SECONDS: Final = 5.0
@@ -172,7 +174,8 @@ class Journal:
     def change(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Do somebody else's work in one transaction, which is on the disk when this returns.
 
-        The desk waits meanwhile. Raises JournalBusy where the file takes nothing at the moment.
+        The desk waits meanwhile. Raises JournalBusy where the file takes nothing at the moment, and
+        sqlite3.IntegrityError for what a table does not take.
         """
         with self._lock:
             self._write_waiting()
@@ -181,6 +184,8 @@ class Journal:
             try:
                 with self._file.transaction(durable=True) as connection:
                     return work(connection)
+            except sqlite3.IntegrityError:
+                raise  # what the work wanted to write is at fault, and not the file
             except (sqlite3.Error, Unbelievable) as error:
                 self._writing_due = self._after(error)
                 raise JournalBusy(f"the journal takes nothing at the moment: {error}") from None
@@ -200,14 +205,7 @@ class Journal:
         if finding.outcome not in JOURNALED or stamp is None:
             raise ValueError(f"{finding.path}: {finding.outcome} is no outcome to be kept in the journal")
         key = key_of(finding.path)
-        row = Row(
-            stamp.size_bytes,
-            stamp.modified_ns,
-            finding.outcome,
-            finding.model_sha256,
-            finding.sha256,
-            finding.to_json(times=False),
-        )
+        row = row_of(finding, stamp)
         with self._lock:
             if self._closed:
                 return

@@ -56,6 +56,8 @@ class WorkerSettings:
     """Where there are some, one of them must have signed a bundle that did not come with the installation."""
     prove: bool = False
     """Whether the golden cases are replayed before the worker says that it is ready."""
+    previews: Path | None = None
+    """The folder in which the page's pictures are kept; None: nobody looks at any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,9 @@ def _settings(line: str) -> WorkerSettings:
     keys = tuple(values.pop("trusted_keys", ()))
     instrument = _instrument(values.pop("instrument"))
     plan = OutputPlan(output, tuple(Path(root) for root in plan["roots"]))
-    return WorkerSettings(plan=plan, instrument=instrument, trusted_keys=keys, **values)
+    previews = values.pop("previews", None)
+    folder = None if previews is None else Path(previews)
+    return WorkerSettings(plan=plan, instrument=instrument, trusted_keys=keys, previews=folder, **values)
 
 
 def _instrument(values: dict[str, Any]) -> InstrumentProfile:

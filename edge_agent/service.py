@@ -25,6 +25,7 @@ from edge_agent.clerk import Clerk
 from edge_agent.desk import Desk, Errand
 from edge_agent.drift import Drift
 from edge_agent.journal import Journal
+from edge_agent.preview_files import PICTURES_FOLDER
 from edge_agent.protocol import WorkerSettings
 from edge_agent.room import Room
 from edge_agent.service_numbers import disk_status, folder_status, model_status, worker_status
@@ -184,22 +185,7 @@ class Service:
         config, chosen = self._config, self._model
         heatmap_days = config.retention.heatmap_days
         supervisor = Supervisor(
-            WorkerSettings(
-                model=config.model if chosen is None else chosen.model,
-                plan=self._plan,
-                heatmap=config.heatmap,
-                snapshot_limit_mib=config.snapshot_limit_mib,
-                free_space_floor_mib=config.free_space_floor_mib,
-                memory_limit_mib=config.memory_limit_mib,
-                low_priority=config.low_priority,
-                owner=self._owner,
-                supervisor_pid=os.getpid(),
-                instrument=config.instrument.profile(),
-                heatmap_days=heatmap_days,
-                manifest_sha256=None if chosen is None else chosen.manifest_sha256,
-                trusted_keys=config.trusted_keys,
-                prove=True,
-            ),
+            self._worker_settings(),
             wall_limit_seconds=config.wall_limit_seconds,
             recycle_files=config.recycle_files,
             command=self._worker_command,
@@ -228,6 +214,28 @@ class Service:
         )
         return _Agent(journal, supervisor, room, drift, desk, watchers, clerks)
 
+    def _worker_settings(self) -> WorkerSettings:
+        config, chosen = self._config, self._model
+        return WorkerSettings(
+            model=config.model if chosen is None else chosen.model,
+            plan=self._plan,
+            heatmap=config.heatmap,
+            snapshot_limit_mib=config.snapshot_limit_mib,
+            free_space_floor_mib=config.free_space_floor_mib,
+            memory_limit_mib=config.memory_limit_mib,
+            low_priority=config.low_priority,
+            owner=self._owner,
+            supervisor_pid=os.getpid(),
+            instrument=config.instrument.profile(),
+            heatmap_days=config.retention.heatmap_days,
+            manifest_sha256=None if chosen is None else chosen.manifest_sha256,
+            trusted_keys=config.trusted_keys,
+            prove=True,
+            previews=config.state / PICTURES_FOLDER
+            if config.page.enabled and config.page.pictures_mib
+            else None,
+        )
+
     def _archive(self, journal: Journal) -> Archive:
         config = self._config
         return Archive(
@@ -238,6 +246,8 @@ class Service:
             self._owner,
             snapshot_limit_mib=config.snapshot_limit_mib,
             free_space_floor_mib=config.free_space_floor_mib,
+            settings=self._worker_settings(),
+            pictures_mib=config.page.pictures_mib,
         )
 
     def _greet(self, drift: Drift, model: Ready) -> None:

@@ -5,6 +5,7 @@ Only this module knows how a finding is put into words. Nothing here is meant to
 
 from __future__ import annotations
 
+import select
 import sys
 import time
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from edge_agent.status import AgentStatus, DiskStatus, DriftStatus, FolderStatus, LastFile
     from edge_agent.tidy import Untidy
 
+_LOOK_SECONDS: Final = 0.2
 _PLAIN_PROGRESS_SECONDS: Final = 30.0
 _WORDS: Final = {
     "not_an_image": "not an image",
@@ -31,6 +33,20 @@ _WORDS: Final = {
 }
 _DECIDED: Final = {"accept": "accepted", "abstain": "no answer"}
 _ALWAYS_COUNTED: Final = ("classified", "not_an_image", "unreadable", "quarantined")
+
+
+def wait_for_enter(is_over: Callable[[], bool]) -> None:
+    """Wait until a person presses Enter, or `is_over`."""
+    while not is_over():
+        if sys.platform == "win32":
+            import msvcrt
+
+            if msvcrt.kbhit() and msvcrt.getwch() in "\r\n":
+                return
+            time.sleep(_LOOK_SECONDS)
+        elif select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
+            sys.stdin.readline()
+            return
 
 
 def printable(text: str) -> str:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import signal
 import sys
-import threading
 import traceback
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import Final, TextIO
 
 from edge_agent.classifier import Classifier, prove
 from edge_agent.examine import Request, examine
 from edge_agent.files import FileLayer
 from edge_agent.model_bundle import BundleRefused, open_bundle
-from edge_agent.processes import process_limits
+from edge_agent.processes import child_pipes, process_limits
 from edge_agent.protocol import (
     Job,
     NotUnderstood,
@@ -34,51 +31,20 @@ from edge_agent.protocol import (
 )
 from edge_agent.sidecar import Finding, heatmaps_kept_since
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _SHORTAGE_TEXTS: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory")
 """What ONNX Runtime's own exceptions say when there is no memory."""
 
 
 def main() -> None:
     """Run until the supervisor says goodbye, or is gone."""
-    _leave_signals_to_supervisor()
-    jobs, answers = _take_over_pipes()
+    child_pipes.leave_signals_to_supervisor()
+    jobs, answers = child_pipes.take_over_pipes()
     # A supervisor that is gone breaks the pipe; there is nobody left to tell.
     with contextlib.suppress(BrokenPipeError, process_limits.SupervisorGone):
-        _serve(_Inbox(jobs), answers)
+        _serve(child_pipes.Inbox(jobs), answers)
 
 
-class _Inbox:
-    """The lines of stdin as they come, until an empty one or the end.
-
-    With `depends` set, the end without an empty line means that the supervisor was killed: then this process
-    ends at once, in the middle of whatever it does, so that the next agent's worker never finds it writing.
-    """
-
-    def __init__(self, jobs: TextIO) -> None:
-        self.depends = False
-        self._jobs = jobs
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        threading.Thread(target=self._read, name="stdin", daemon=True).start()
-
-    def __iter__(self) -> Iterator[str]:
-        while (line := self._lines.get()) is not None:
-            yield line
-
-    def _read(self) -> None:
-        for line in self._jobs:
-            if not line.strip():
-                break
-            self._lines.put(line)
-        else:
-            if self.depends:
-                os._exit(1)
-        self._lines.put(None)
-
-
-def _serve(inbox: _Inbox, answers: TextIO) -> None:
+def _serve(inbox: child_pipes.Inbox, answers: TextIO) -> None:
     lines = iter(inbox)
     first = next(lines, None)
     if first is None:
@@ -164,6 +130,7 @@ def _request(job: Job, settings: WorkerSettings) -> Request:
         layer=FileLayer(settings.owner),
         instrument=settings.instrument,
         heatmaps_since=heatmaps_kept_since(settings.heatmap_days),
+        previews=settings.previews,
     )
 
 
@@ -182,26 +149,6 @@ def _shortage(settings: WorkerSettings) -> str:
 def _say(answers: TextIO, line: str) -> None:
     answers.write(line + "\n")
     answers.flush()
-
-
-def _take_over_pipes() -> tuple[TextIO, TextIO]:
-    """Keep stdin and stdout to ourselves: what a library prints goes to stderr, what it reads is empty."""
-    # What is no ASCII is no line of the protocol, and must not end the reading of the next.
-    jobs = os.fdopen(os.dup(0), "r", encoding="ascii", errors="replace", newline="\n")
-    answers = os.fdopen(os.dup(1), "w", encoding="ascii", newline="\n")
-    os.dup2(2, 1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    sys.stdout = sys.stderr
-    return jobs, answers
-
-
-def _leave_signals_to_supervisor() -> None:
-    """Service managers send SIGTERM to every process at once, a terminal SIGINT; an end is ordered by pipe."""
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 if __name__ == "__main__":

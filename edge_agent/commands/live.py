@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import datetime
+from functools import partial
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -41,7 +42,7 @@ def demo(
     files: Annotated[int, typer.Option("--files", min=1, metavar="N", help="How many files are saved.")] = 20,
     rate: RateOption = 2.0,
     no_page: Annotated[
-        bool, typer.Option("--no-page", help="No health and metrics on 127.0.0.1 meanwhile.")
+        bool, typer.Option("--no-page", help="No page on 127.0.0.1 meanwhile, and none opened.")
     ] = False,
     keep: Annotated[
         Path | None,
@@ -66,6 +67,9 @@ def watch(
     config: ConfigOption = None,
     model: ModelOption = None,
     output: OutputOption = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page in a browser once the agent is ready.")
+    ] = False,
 ) -> None:
     """Watch folders and classify every new file until Ctrl-C. Folders may also stand in the configuration."""
     from edge_agent.hosting.console import console_closing
@@ -76,6 +80,7 @@ def watch(
         {"folders": tuple(folders or ()), "model": model, "output": output},
         on_finding=_tell_live,
         say=lambda text: say(text, sys.stderr),
+        on_page=partial(_tell_page, opening=open_page),
     )
     with console_closing(host.stop):
         host.run()
@@ -208,6 +213,24 @@ def _tell_live(finding: Finding) -> None:
         return
     more = f"  ({held_back} more like this held back)" if held_back else ""
     say(f"{datetime.now():%H:%M:%S}  {finding_line(finding, finding.path)}{more}")
+
+
+def _tell_page(word: str, state: Path, *, opening: bool) -> None:
+    """Say how the page is reached; where it is to be opened and cannot be, with its key."""
+    from edge_agent.page.opening import address_with_key, is_up, open_page, plain_address
+
+    if not is_up(word):
+        say(f"page: {word}", sys.stderr)
+        return
+    try:
+        if not opening:
+            say(f"page: {plain_address(word)} (`edge-agent page` opens it)", sys.stderr)
+        elif open_page(word, state):
+            say(f"page: {plain_address(word)}, opened in the browser", sys.stderr)
+        else:
+            say(f"page: {address_with_key(word, state)}", sys.stderr)
+    except OSError as error:
+        say(f"page: {plain_address(word)}; it cannot be opened: {error}", sys.stderr)
 
 
 def _tell_classified(finding: Finding, *, as_json: bool) -> None:

@@ -9,13 +9,23 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from importlib.util import find_spec
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from edge_agent.configuring.allowed_paths import (
     unc_host,
@@ -28,6 +38,9 @@ from edge_agent.instrument_profile import InstrumentProfile, are_one_magnificati
 
 DEFAULT_INCLUDE: Final = ("*.dm3", "*.dm4")
 _KEY_BYTES: Final = 32
+_HOST_NAME: Final = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
+)
 
 
 def _pattern(pattern: str) -> str:
@@ -67,10 +80,19 @@ def _magnification(text: str) -> str:
     return text
 
 
+def _host_name(text: str) -> str:
+    if not _HOST_NAME.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is no name of a PC; write it without scheme and port, for example scope-pc.local"
+        )
+    return text.lower()
+
+
 Pattern = Annotated[str, AfterValidator(_pattern)]
 UsablePath = Annotated[Path, AfterValidator(_usable_path)]
 TrustedKey = Annotated[str, AfterValidator(_trusted_key)]
 Magnification = Annotated[str, AfterValidator(_magnification)]
+HostName = Annotated[str, AfterValidator(_host_name)]
 PixelSizeNm = Annotated[float, Field(ge=0.0001, le=1e6)]
 
 
@@ -79,12 +101,58 @@ class _Table(BaseModel):
 
 
 class PageConfig(_Table):
-    """The page, health and metrics of the running agent, on this PC only (127.0.0.1)."""
+    """The operator's page, health and metrics, on this PC only (127.0.0.1) unless `listen` is given."""
 
     enabled: bool = True
     """Whether to listen at all."""
     port: int = Field(default=8747, ge=0, le=65535)
     """The port; 0 is any free one, which `status` then names. When it is taken the agent works without."""
+    pictures_mib: int = Field(default=512, ge=0, le=2**20)
+    """Grey pictures of micrographs may take so much of the state folder; the oldest go first, and are made again
+    when somebody looks at them. 0 keeps none."""
+    listen: str | None = Field(default=None, examples=["192.168.1.5"])
+    """One more address of this PC, on which other PCs reach the page: by TLS, and only with the page's key, for
+    health and metrics too. Not given, there is none."""
+    certificate: UsablePath | None = Field(default=None, examples=["page.crt"])
+    """The certificate for `listen`, a PEM file, with those between it and its authority behind it."""
+    private_key: UsablePath | None = Field(default=None, examples=["page.key"])
+    """The key of the certificate, a PEM file without a password that only the agent's account can read."""
+    names: tuple[HostName, ...] = ()
+    """Names under which other PCs reach `listen`, besides the address itself; the certificate must have them."""
+
+    @field_validator("listen")
+    @classmethod
+    def _one_address(cls, listen: str | None) -> str | None:
+        try:
+            address = None if listen is None else ip_address(listen)
+        except ValueError:
+            raise ValueError(
+                f'{listen!r} is no address; write one of this PC, for example "192.168.1.5"'
+            ) from None
+        if address is not None and (address.is_unspecified or address.is_loopback or address.is_multicast):
+            raise ValueError(
+                f"{listen} is no address under which other PCs reach this one; name the one they use"
+            )
+        return None if address is None else str(address)
+
+    @field_validator("certificate", "private_key")
+    @classmethod
+    def _on_this_pc(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            _refuse(file, why_host_is_foreign(file, ()))
+        return file
+
+    @model_validator(mode="after")
+    def _encrypted_or_not_at_all(self) -> Self:
+        if self.listen is not None and (self.certificate is None or self.private_key is None):
+            raise ValueError(
+                "listen needs `certificate` and `private_key`: other PCs get the page by TLS or not at all"
+            )
+        if self.listen is None and (self.certificate or self.private_key or self.names):
+            raise ValueError(
+                "certificate, private_key and names say how `listen` is reached; give that address, too"
+            )
+        return self
 
 
 class EventsConfig(_Table):

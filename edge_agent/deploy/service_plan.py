@@ -92,9 +92,12 @@ def plan_service(config_file: Path, config: AgentConfig, account: Account, *, ow
 
 
 def paths_read(plan: ServicePlan) -> tuple[Path, ...]:
-    """Return what the service has to be able to read: its code, its configuration, its model."""
+    """Return what the service has to be able to read: code, configuration, model, the page's certificate."""
     model = (Path(plan.config.model),) if plan.config.model and Path(plan.config.model).is_absolute() else ()
-    return (plan.python, plan.package / "edge_agent", plan.config_file, *model)
+    page = tuple(
+        file for file in (plan.config.page.certificate, plan.config.page.private_key) if file is not None
+    )
+    return (plan.python, plan.package / "edge_agent", plan.config_file, *model, *page)
 
 
 def paths_written(plan: ServicePlan) -> tuple[Path, ...]:

@@ -211,6 +211,8 @@ def _network_lines(plan: ServicePlan) -> list[str]:
     events = plan.config.events
     if events.webhook_url or events.mqtt_url:
         return ["# No IPAddressDeny: [events] sends findings to another machine."]
+    if plan.config.page.listen is not None:
+        return ["# No IPAddressDeny: [page] is reached from other machines."]
     return ["IPAddressDeny=any", "IPAddressAllow=localhost"]
 
 

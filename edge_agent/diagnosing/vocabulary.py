@@ -34,12 +34,12 @@ USUAL_NAMES: Final = frozenset(
     usr lib lib64 bin sbin etc var tmp home mnt media opt proc sys dev run srv root share local state cache .local
     .cache .config .venv venv Users Windows System32 Program ProgramData AppData Local Roaming LocalLow Temp Public
     Default Volumes Library Application Support site-packages dist-packages Lib Scripts scopewatch models.json
-    agent.log status.json heartbeat.json store.json drift.json agent.lock agent.toml config.toml models
-    journal.sqlite journal.sqlite-wal journal.sqlite-shm
+    agent.log status.json heartbeat.json store.json drift.json agent.lock page.token page-open.html agent.toml
+    config.toml models journal.sqlite journal.sqlite-wal journal.sqlite-shm
     scopewatch.toml python python3 python.exe pythonw.exe UNC self mountinfo
     python3.11 python3.12 python3.13 python3.14 python311 python312 python313 python314 scopewatch-locks
     edge_agent commands deploy hosting keeping packing diagnosing
-    journaling processes trials watching live_page announcing configuring
+    journaling processes trials watching live_page page labelling announcing configuring
     """.casefold().split()
 )
 """Folders and files that stand on every PC, or that the agent makes: they name nobody."""

@@ -28,7 +28,8 @@ END_SECONDS: Final = 2.8
 class Host:
     """The agent of one PC. `overrides` (command line) stay laid over `config_file`, however that is edited.
 
-    `on_finding` and `on_ready` are called in the desk's thread, and should be quick. `say` gets a line for a
+    `on_finding`, `on_ready` and, once, `on_page` (the page's word and the state folder) are called in the desk's
+    thread, and should be quick. `say` gets a line for a
     person, from any thread; `on_state` a word (see `vital_signs`), about every second while the agent is not
     ready.
     """
@@ -42,11 +43,12 @@ class Host:
         on_ready: Callable[[Ready], None] = lambda model: None,
         say: Callable[[str], None] = lambda text: None,
         on_state: Callable[[str], None] = lambda state: None,
+        on_page: Callable[[str, Path], None] = lambda word, state: None,
         parts: Parts | None = None,
     ) -> None:
         self._config_file = config_file
         self._overrides = overrides
-        self._ears = Ears(on_finding, on_ready, say, on_state)
+        self._ears = Ears(on_finding, on_ready, say, on_state, on_page)
         self._parts = parts or Parts()
         self._stop = threading.Event()
         self._succession: Succession | None = None

@@ -58,6 +58,7 @@ class Ears:
     on_ready: Callable[[Ready], None] = lambda model: None
     say: Callable[[str], None] = lambda text: None
     on_state: Callable[[str], None] = lambda state: None
+    on_page: Callable[[str, Path], None] = lambda word, state: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,9 @@ class Succession:
         _log.info(text, extra={"event": "started", "model": f"{model.name} {model.version}"})
         self._ears.say(text)
         self._ears.on_ready(model)
+        page = self._onlooker.word
+        if page is not None and not self._was_ever_ready:
+            self._ears.on_page(page, self._plan.config.state)
         self._greeted.set()
 
     def _note_ready(self) -> None:
@@ -237,7 +241,8 @@ class Succession:
         """Change over to an edited configuration; where only page and events differ, without another service."""
         now, old = datetime.now(UTC), self._plan
         self._edits.refused = None
-        if config.model_copy(update={"page": old.config.page, "events": old.config.events}) == old.config:
+        page = old.config.page.model_copy(update={"pictures_mib": config.page.pictures_mib})
+        if config.model_copy(update={"page": page, "events": old.config.events}) == old.config:
             self._plan = replace(old, config=config, since=now)
             self._apply(config)
             self._tell(f"the configuration of {self._edits.file} is taken up", "config taken up")

@@ -1,6 +1,6 @@
-"""The journal's file: its tables, whether it can be believed, and what is used in its place when it cannot.
+"""The journal's file: whether it can be believed, and what is used in its place when it cannot.
 
-Only this module knows the tables and how SQLite reports damage. A file that is damaged, or of another
+Only this module knows how SQLite reports damage. A file that is damaged, or of another
 version, is moved aside and a new one begun. One that is sound and cannot be used at the moment (locked by
 another program, on a disk that lets nobody write) is left alone, and a temporary one serves until the next
 start: nothing is lost with it, because the sidecars hold the truth.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import sqlite3
 import tempfile
@@ -19,23 +18,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from edge_agent.journaling.journal_tables import VERSION, Unbelievable, make_tables
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 JOURNAL_NAME: Final = "journal.sqlite"
+UNUSABLE: Final = (sqlite3.Error, Unbelievable, TypeError, ValueError)
+"""What opening, reading and writing can raise: damage also shows as a number where a name belongs."""
 JournalState = Literal["kept", "new", "moved aside", "temporary"]
 """What the journal is: an earlier run's, begun by this run, begun because the earlier one could not be
 believed, or one that lasts only as long as this run."""
-
-
-class Unbelievable(Exception):
-    """The file is sound as a database and not a journal of this version."""
-
-
-UNUSABLE: Final = (sqlite3.Error, Unbelievable, TypeError, ValueError)
-"""What opening, reading and writing can raise: damage also shows as a number where a name belongs."""
-
-_VERSION: Final = 2
 _KEPT_ASIDE: Final = 3
 _LOCK_PATIENCE_SECONDS: Final = 1.0
 _IDLE_READERS: Final = 4
@@ -43,35 +36,6 @@ _MOVED: Final = 1032  # SQLITE_READONLY_DBMOVED: somebody took the file away und
 _PASSING: Final = frozenset({3, 5, 6, 7, 8, 9, 10, 13, 14, 15})
 """SQLite's codes for what is no fault of the file: no permission, busy, locked, no memory, read-only,
 interrupted, input/output error, disk full, cannot be opened, lock protocol."""
-# Typed by hand, because tables declared STRICT need an SQLite that Python 3.11 does not promise. With these
-# checks `quick_check` sees more than broken pages.
-_TABLES: Final = (
-    """CREATE TABLE folders (
-    id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE,
-    CHECK (typeof(path) = 'blob')
-)""",
-    """CREATE TABLE files (
-    folder INTEGER NOT NULL, name BLOB NOT NULL, size_bytes INTEGER NOT NULL, modified_ns INTEGER NOT NULL,
-    outcome TEXT NOT NULL, model_sha256 TEXT, sha256 TEXT,
-    PRIMARY KEY (folder, name),
-    CHECK (typeof(folder) = 'integer' AND typeof(name) = 'blob'),
-    CHECK (typeof(size_bytes) = 'integer' AND typeof(modified_ns) = 'integer'),
-    CHECK (outcome IN ('classified', 'not_an_image', 'unreadable', 'quarantined', 'refused'))
-) WITHOUT ROWID""",
-    "CREATE INDEX files_by_state ON files (size_bytes, modified_ns) WHERE sha256 IS NOT NULL",
-    """CREATE TABLE findings (
-    folder INTEGER NOT NULL, name BLOB NOT NULL, finding TEXT NOT NULL,
-    PRIMARY KEY (folder, name)
-) WITHOUT ROWID""",
-    """CREATE TABLE trials (
-    folder BLOB NOT NULL, name BLOB NOT NULL, size_bytes INTEGER NOT NULL, modified_ns INTEGER NOT NULL,
-    model_sha256 TEXT, deaths INTEGER NOT NULL, open INTEGER NOT NULL,
-    PRIMARY KEY (folder, name),
-    CHECK (typeof(folder) = 'blob' AND typeof(name) = 'blob'),
-    CHECK (typeof(size_bytes) = 'integer' AND typeof(modified_ns) = 'integer'),
-    CHECK (typeof(deaths) = 'integer' AND deaths BETWEEN 0 AND 1000 AND open IN (0, 1))
-) WITHOUT ROWID""",
-)
 _log = logging.getLogger(__name__)
 
 
@@ -200,19 +164,21 @@ def _open_checked(path: Path) -> sqlite3.Connection:
     connection = _connect(path)
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > _VERSION:
-            raise Unbelievable(f"written by a later version: schema {version}, this one reads {_VERSION}")
+        if version > VERSION:
+            raise Unbelievable(f"written by a later version: schema {version}, this one reads {VERSION}")
         _require_sound(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         # Not FULL: a power cut may then take the last rows, never the file, and their sidecars are on the
         # disk already. It spares the acquisition's disk one forced write for every file.
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA journal_size_limit = 4194304")
+        # 8 MB: the indexes of 100,000 entries are met in no order, and SQLite's own 2 MB would be turned over
+        # with every batch of a take-over.
+        connection.execute("PRAGMA cache_size = -8000")
         # Always one small write: a journal that cannot be written is better noticed now.
         connection.execute("BEGIN IMMEDIATE")
-        if _tables_of(connection) != _TABLES:
-            _make_tables(connection, version)
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
+        make_tables(connection, version)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         connection.close()
@@ -224,40 +190,6 @@ def _require_sound(connection: sqlite3.Connection) -> None:
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise Unbelievable(f"damaged: {verdict}")
-
-
-def _tables_of(connection: sqlite3.Connection) -> tuple[str, ...]:
-    rows = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")
-    return tuple(text for (text,) in rows)
-
-
-def _make_tables(connection: sqlite3.Connection, version: int) -> None:
-    found = _tables_of(connection)
-    if version == 1:
-        connection.execute("ALTER TABLE files RENAME TO files_1")
-    elif found or version != 0:
-        raise Unbelievable(f"its tables are not those of version {_VERSION}")
-    for statement in _TABLES:
-        connection.execute(statement)
-    if version == 1:
-        _take_over_version_1(connection)
-
-
-def _take_over_version_1(connection: sqlite3.Connection) -> None:
-    """Version 1 (release 0.1.0) had one table, with the folder's path and the finding in every row."""
-    rows = connection.execute(
-        "SELECT folder, name, size_bytes, modified_ns, outcome, model_sha256, finding FROM files_1"
-    )
-    connection.execute("INSERT INTO folders (path) SELECT DISTINCT folder FROM files_1")
-    for folder, name, size_bytes, modified_ns, outcome, model_sha256, finding in rows.fetchall():
-        row = (folder, name, size_bytes, modified_ns, outcome, model_sha256, json.loads(finding)["sha256"])
-        connection.execute(
-            "INSERT INTO files SELECT id, ?2, ?3, ?4, ?5, ?6, ?7 FROM folders WHERE path = ?1", row
-        )
-        connection.execute(
-            "INSERT INTO findings SELECT id, ?2, ?3 FROM folders WHERE path = ?1", (folder, name, finding)
-        )
-    connection.execute("DROP TABLE files_1")
 
 
 def _move_aside(path: Path) -> Path:

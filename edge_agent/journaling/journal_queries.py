@@ -1,4 +1,4 @@
-"""The questions that the journal puts to its tables, and how rows are written: all statements stand here.
+"""The questions that the journal puts to its tables, and how rows are written: the agent's own statements.
 
 Every function takes an open connection and raises what SQLite does. What a damaged table can hold in place of
 a name or a number raises TypeError or ValueError.
@@ -8,22 +8,42 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edge_agent.journaling.attempts import Key, Trial
-from edge_agent.sidecar import Twin
+from edge_agent.sidecar import Twin, as_text
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable
 
     from edge_agent.files import FileStamp
+    from edge_agent.finding import Finding
 
 MOST_TWINS: Final = 20
 TWIN_TOLERANCE_NS: Final = 2_000_000_000
 """A copy onto FAT, or over some shares, keeps the time to two seconds only."""
 _INTEGERS: Final = range(-(2**63) + TWIN_TOLERANCE_NS, 2**63 - TWIN_TOLERANCE_NS)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+# Who gave a label to the same bytes before gave it to this file: the last one whose word still counts.
+_ENTRY: Final = """
+INSERT INTO entries (
+    folder, name, finished_us, outcome, label, probability, decision, content, model_sha256,
+    given_action, given_label, given_by, given_at_us)
+SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, word.action, word.label, word."by", word.at_us
+FROM folders LEFT JOIN (
+    SELECT action, label, "by", at_us FROM labels
+    WHERE content = ?8 AND void = 0 AND action <> 'undo' ORDER BY at_us DESC, number DESC LIMIT 1
+) AS word WHERE path = ?1
+ON CONFLICT (folder, name) DO UPDATE SET
+    finished_us = excluded.finished_us, outcome = excluded.outcome, label = excluded.label,
+    probability = excluded.probability, decision = excluded.decision, content = excluded.content,
+    model_sha256 = excluded.model_sha256, given_action = excluded.given_action,
+    given_label = excluded.given_label, given_by = excluded.given_by, given_at_us = excluded.given_at_us
+"""
 _SEPARATOR: Final = os.fsencode(os.sep)
 _AFTER_SEPARATOR: Final = bytes([_SEPARATOR[0] + 1])
 
@@ -40,7 +60,7 @@ class Seen(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is kept of one file."""
+    """What is kept of one file. `content` is the hash of its bytes, or of some of them where it is too large."""
 
     size_bytes: int
     modified_ns: int
@@ -48,6 +68,34 @@ class Row(NamedTuple):
     model_sha256: str | None
     sha256: str | None
     finding: str
+    finished_us: int
+    label: str | None
+    probability: float | None
+    decision: str | None
+    content: str | None
+
+
+def row_of(finding: Finding, stamp: FileStamp) -> Row:
+    """Return what is kept of a finding on a file in the state `stamp`."""
+    finished = finding.finished
+    return Row(
+        stamp.size_bytes,
+        stamp.modified_ns,
+        finding.outcome,
+        finding.model_sha256,
+        finding.sha256,
+        finding.to_json(times=False),
+        stamp.modified_ns // 1000 if finished is None else microseconds_of(finished),
+        None if finding.label is None else as_text(finding.label),
+        finding.probability,
+        finding.decision,
+        finding.sha256 or finding.fingerprint,
+    )
+
+
+def microseconds_of(moment: datetime) -> int:
+    """Return a moment as the tables hold it: microseconds since 1970 in UTC, without rounding."""
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def key_of(path: Path) -> Key:
@@ -150,11 +198,27 @@ def write_rows(connection: sqlite3.Connection, rows: Iterable[tuple[Key, Row]]) 
     )
     connection.executemany(
         "INSERT OR REPLACE INTO files SELECT id, ?2, ?3, ?4, ?5, ?6, ?7 FROM folders WHERE path = ?1",
-        ((*key, *row[:-1]) for key, row in rows),
+        ((*key, *row[:5]) for key, row in rows),
     )
     connection.executemany(
         "INSERT OR REPLACE INTO findings SELECT id, ?2, ?3 FROM folders WHERE path = ?1",
         ((*key, row.finding) for key, row in rows),
+    )
+    connection.executemany(
+        _ENTRY,
+        (
+            (
+                *key,
+                row.finished_us,
+                row.outcome,
+                row.label,
+                row.probability,
+                row.decision,
+                row.content,
+                row.model_sha256,
+            )
+            for key, row in rows
+        ),
     )
 
 
@@ -170,7 +234,7 @@ def write_trials(connection: sqlite3.Connection, trials: Iterable[tuple[Key, Tri
 
 def delete_rows(connection: sqlite3.Connection, keys: list[Key]) -> None:
     """Take files away, and folders in which none is left."""
-    for table in ("files", "findings"):
+    for table in ("files", "findings", "entries"):
         connection.executemany(
             f"DELETE FROM {table} WHERE folder = (SELECT id FROM folders WHERE path = ?) AND name = ?",  # noqa: S608
             keys,

@@ -27,11 +27,8 @@ the model; `undo`: an earlier event no longer counts."""
 Utc = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 
 
-def _plain(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_plain)]
+Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
+"""Without lone surrogates, which no JSON file may hold: pydantic refuses them."""
 
 
 class _Part(BaseModel):
@@ -39,7 +36,7 @@ class _Part(BaseModel):
 
 
 class Shown(_Part):
-    """What the agent had answered when the label was given; all null where it had no answer."""
+    """What the agent had answered when the label was given, seen or not; all null where it had no answer."""
 
     label: Text | None
     probability: FiniteFloat | None
@@ -49,6 +46,8 @@ class Shown(_Part):
 
 class LabelEvent(_Part):
     """One thing that one person said. `blind`: without having been shown the prediction.
+
+    The action is by what the agent had answered: who names the same class confirms it, blind or not.
 
     `batch` is shared by everything that one action did. `undoes` is the id of the event that an `undo` is about.
     `source_sha256` is that of the micrograph's bytes, null above the snapshot limit, where `fingerprint` is not.

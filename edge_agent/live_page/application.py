@@ -1,20 +1,33 @@
-"""The routes of the page: health, readiness, metrics, and where to find them.
+"""The routes of the page, and its health, readiness and metrics.
 
-Everything goes through `gate` before it comes here. Routes are coroutines that wait for nothing: there is one
-thread for all of them.
+Everything goes through `gate` and the check of the key before it comes here. Routes are coroutines that wait for
+nothing: there is one thread for all of them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from edge_agent.journal import JournalBusy
+from edge_agent.live_page.gate import Site
 from edge_agent.live_page.metrics import registry_of
 from edge_agent.live_page.pulse import not_alive, not_ready
+from edge_agent.page import (
+    history_routes,
+    page_routes,
+    picture_routes,
+    second_look_routes,
+    stream_routes,
+)
+from edge_agent.page.access import KeyCheck
+from edge_agent.page.json_body import refused
+from edge_agent.page.no_archive import NoArchive
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -22,35 +35,27 @@ if TYPE_CHECKING:
     from edge_agent.live_page.pulse import MonitorState
     from edge_agent.page.home import PageHome
 
-_FRONT: Final = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>scopewatch</title>
-<h1>scopewatch</h1>
-<p>The agent on this PC. <code>edge-agent status</code> says what it has seen.</p>
-<ul>
-<li><a href="/healthz">/healthz</a>: whether it is alive</li>
-<li><a href="/readyz">/readyz</a>: whether it would answer a file that is saved now, and if not, why</li>
-<li><a href="/metrics">/metrics</a>: its numbers, for Prometheus</li>
-</ul>
-</html>
-"""
 
-
-def application(home: PageHome) -> Starlette:
-    """Return the routes over what the page knows."""
+def site_of(home: PageHome) -> Site:
+    """Return the routes over what the page knows, behind the check of the key."""
     routes = [
-        Route("/", _front),
         Route("/healthz", _healthz),
         Route("/readyz", _readyz),
         Route("/metrics", _metrics),
+        *page_routes.routes(home),
+        *stream_routes.routes(home),
+        *history_routes.routes(home),
+        *picture_routes.routes(home),
+        *second_look_routes.routes(home),
     ]
-    app = Starlette(routes=routes)
+    app = Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: refused, NoArchive: refused, JournalBusy: refused},
+    )
     app.state.home = home
     app.state.registry = registry_of(home.monitor)
-    return app
-
-
-async def _front(request: Request) -> Response:
-    return HTMLResponse(_FRONT)
+    posts = frozenset(route.path for route in routes if "POST" in (route.methods or ()))
+    return Site(KeyCheck(app, home.access), posts)
 
 
 async def _healthz(request: Request) -> Response:

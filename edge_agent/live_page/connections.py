@@ -1,7 +1,8 @@
 """The connections of the page: few, and none that takes its time.
 
 uvicorn has no limit to how long a request may take to arrive, and holds as many connections as the system gives;
-each costs a descriptor that the watching needs. Only this module knows uvicorn's protocol class.
+each costs a descriptor that the watching needs. An answer that goes on for ever, a stream, has no time limit as
+long as it is read. Only this module knows uvicorn's protocol class.
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ class BoundedProtocol(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
 
     @property
+    def is_made(self) -> bool:
+        """Whether the connection stands: over TLS, once both sides have agreed."""
+        return self.since > 0.0
+
+    @property
     def is_answering(self) -> bool:
         """Whether a request has arrived whole whose answer has not gone out yet."""
-        # mypy sees a protocol without its state before the first request; it is None then.
+        # mypy sees a protocol without its state before the first request; it is None then. `more_body` holds until
+        # the last byte has come: a body that drips wins no time.
         cycle = cast("object | None", self.cycle)
-        return cycle is not None and not self.cycle.response_complete
+        return cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
 
     @property
     def is_leaving(self) -> bool:

@@ -1,30 +1,32 @@
-"""The web server of the page: its sockets, its thread, its end.
+"""The web server of the page at one place: its thread, its end.
 
-It listens on the loopback addresses of this PC and nowhere else. Nothing that happens to it reaches the
-watching: a port that is taken is tried again, a server that breaks is started again, and `close` waits for
-nobody. uvicorn touches no signals here (it is not in the main thread) and writes nothing to the terminal.
+Nothing that happens to it reaches the watching: a port that is taken is tried again, a server that breaks is
+started again, and `close` waits for nobody. uvicorn touches no signals here (it is not in the main thread) and
+writes nothing to the terminal.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import socket
-import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
+
+from edge_agent.live_page.doorway import DOORSTEP, Unusable
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
-    from starlette.types import ASGIApp
+    from edge_agent.live_page.connections import BoundedProtocol
+    from edge_agent.live_page.doorway import Doorway
+    from edge_agent.live_page.gate import Site
 
 RETRY_SECONDS: Final = 30.0
 CLOSE_SECONDS: Final = 1.0
-_DOORSTEP: Final = 128
-"""Connections that the system keeps for us until we take them."""
+_HANDSHAKE_SECONDS: Final = 5.0
 _TAKEN_AT_ONCE: Final = 16
 """Each costs a descriptor before it can be turned away."""
 _TURNS_TO_ACCEPT: Final = 5
@@ -32,16 +34,16 @@ _log = logging.getLogger(__name__)
 
 
 class PageServer:
-    """Serve `make_app()` on `port` of this PC, from `start` to `close`; 0 is any free port.
+    """Serve `make_site()` at `doorway`, from `start` to `close`.
 
-    `make_app` is called in the server's thread: what it imports keeps nobody waiting.
+    `make_site` is called in the server's thread: what it imports keeps nobody waiting.
     """
 
     def __init__(
-        self, port: int, make_app: Callable[[], ASGIApp], *, retry_seconds: float = RETRY_SECONDS
+        self, doorway: Doorway, make_site: Callable[[], Site], *, retry_seconds: float = RETRY_SECONDS
     ) -> None:
-        self._port = port
-        self._make_app = make_app
+        self._doorway = doorway
+        self._make_site = make_site
         self._retry_seconds = retry_seconds
         self._stop = threading.Event()
         self._running: _Running | None = None
@@ -80,11 +82,11 @@ class PageServer:
 
     def _listening(self) -> list[socket.socket]:
         try:
-            sockets = loopback_sockets(self._port)
-        except OSError as error:
-            self._say(f"none: {_refused(self._port, error)}; tried again every {self._retry_seconds:.0f} s")
+            sockets = self._doorway.sockets()
+        except Unusable as error:
+            self._say(f"none: {error}; tried again every {self._retry_seconds:.0f} s")
             return []
-        self._say(f"http://127.0.0.1:{sockets[0].getsockname()[1]}/")
+        self._say(self._doorway.address(sockets[0].getsockname()[1]))
         return sockets
 
     def _say(self, word: str) -> None:
@@ -95,11 +97,13 @@ class PageServer:
     def _serve(self, sockets: list[socket.socket]) -> None:
         try:
             port = sockets[0].getsockname()[1]
-            self._running = _Running(self._make_app(), port)
+            self._running = _Running(self._make_site(), self._doorway, port)
             if self._stop.is_set():
                 return
             self._running.run(sockets)
             why = "it ended"
+        except Unusable as error:
+            why = str(error)
         except (Exception, SystemExit) as error:
             _log.debug("the page broke", exc_info=True)
             why = f"{type(error).__name__}: {error}"
@@ -113,15 +117,22 @@ class PageServer:
 class _Running:
     """One run of uvicorn, without its ticks: it waits for `end` and nothing else."""
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
+    def __init__(self, site: Site, doorway: Doorway, port: int) -> None:
         import uvicorn
 
         from edge_agent.live_page.connections import MOST_HEADER_BYTES, BoundedProtocol
-        from edge_agent.live_page.gate import Gate, hosts_of
+        from edge_agent.live_page.gate import Gate
 
         running = self
+        tls = doorway.tls()
 
         class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                if tls is not None:
+                    self.config.ssl = tls
+                    _hurry_handshakes(asyncio.get_running_loop())
+                await super().startup(sockets)
+
             async def main_loop(self) -> None:
                 await running.until_end()
 
@@ -138,7 +149,7 @@ class _Running:
         self._ended = asyncio.Event()
         self._server = Server(
             uvicorn.Config(
-                Gate(app, hosts_of(port)),
+                Gate(site, doorway.door(port)),
                 http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
@@ -173,44 +184,9 @@ class _Running:
         self._loop.set_exception_handler(_note)
         for one in self._sockets:
             # asyncio knows one number for what it takes at once and for what may wait.
-            one.listen(_DOORSTEP)
+            one.listen(DOORSTEP)
         if not self._server.should_exit:
             await self._ended.wait()
-
-
-def loopback_sockets(port: int) -> list[socket.socket]:
-    """Return sockets that listen on 127.0.0.1 and, where this PC has it, ::1. Raises OSError."""
-    first = _listen(socket.AF_INET, ("127.0.0.1", port))
-    sockets = [first]
-    if socket.has_ipv6:
-        with contextlib.suppress(OSError):  # no IPv6 here, or somebody else's port there
-            sockets.append(_listen(socket.AF_INET6, ("::1", first.getsockname()[1])))
-    return sockets
-
-
-def _listen(family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if sys.platform == "win32":
-            # Windows lets a second program take over a port that a first one listens on (not verified there).
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        else:
-            # Without it a restart would find the connections of the last run in the way for a minute.
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family is socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(address)
-        listening.listen(_DOORSTEP)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
-
-
-def _refused(port: int, error: OSError) -> str:
-    if error.errno in (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)):
-        return f"port {port} of 127.0.0.1 is taken by another program (page.port)"
-    return f"port {port} of 127.0.0.1 cannot be used: {error.strerror or error} (page.port)"
 
 
 async def _accept_no_more(sockets: list[socket.socket]) -> None:
@@ -224,6 +200,30 @@ async def _accept_no_more(sockets: list[socket.socket]) -> None:
             loop.remove_reader(one)
     for _ in range(_TURNS_TO_ACCEPT):
         await asyncio.sleep(0)
+
+
+def _hurry_handshakes(loop: asyncio.AbstractEventLoop) -> None:
+    """Give a client seconds, not a minute, until it speaks TLS, and only so many at a time.
+
+    Until then it is no connection that `connections` could see, and asyncio has no limit to how many there are.
+    """
+    from edge_agent.live_page.connections import MOST_CONNECTIONS
+
+    create_server, shaking = loop.create_server, WeakSet["BoundedProtocol"]()
+
+    async def create_hurried(make: Callable[[], BoundedProtocol], **options: object) -> asyncio.Server:
+        def make_one() -> BoundedProtocol:
+            if sum(not one.is_made for one in shaking) >= MOST_CONNECTIONS:
+                raise ConnectionRefusedError("too many clients that do not speak yet")
+            made = make()
+            shaking.add(made)
+            return made
+
+        hurried: Any = create_server
+        server: asyncio.Server = await hurried(make_one, ssl_handshake_timeout=_HANDSHAKE_SECONDS, **options)
+        return server
+
+    loop.create_server = create_hurried  # type: ignore[method-assign,assignment]
 
 
 def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal
 
+import edge_agent
 from edge_agent.packing.wheelhouse import sha256_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ _REQUIRED_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_LICENCE_FIELD: Final = 80
 _MOST_TEXTS_NAMED: Final = 3
 PYTHON_LICENCE: Final = "PSF-2.0"
+VENDORED: Final = Path(edge_agent.__file__).parent / "page" / "static" / "vendor"
+UPLOT_VERSION: Final = "1.6.32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Part:
 
     name: str
     version: str
-    kind: Literal["package", "model", "python"]
+    kind: Literal["package", "model", "python", "script"]
     licence: str
     """An SPDX expression where its owner states one, else the owner's words."""
     texts: tuple[LicenceText, ...]
@@ -120,6 +123,15 @@ def part_of_runtime(runtime: PythonRuntime, place: str) -> Part:
     """Read a checked Python that goes into an archive."""
     texts = () if runtime.licence is None else (LicenceText("LICENSE.txt", runtime.licence),)
     return Part("CPython", runtime.version, "python", PYTHON_LICENCE, texts, place, sha256_of(runtime.path))
+
+
+def part_of_page(place: str) -> Part:
+    """The one script of others that the operator's page is made with, lying unchanged in scopewatch's own wheel."""
+    licence = (VENDORED / "uPlot-LICENSE.txt").read_bytes()
+    script = VENDORED / "uPlot.iife.min.js"
+    return Part(
+        "uplot", UPLOT_VERSION, "script", "MIT", (LicenceText("LICENSE", licence),), place, sha256_of(script)
+    )
 
 
 def installed_parts(names: Iterable[str]) -> tuple[Part, ...]:

@@ -25,6 +25,7 @@ from edge_agent.packing.licences import (
     Part,
     licences_text,
     part_of_model,
+    part_of_page,
     part_of_runtime,
     part_of_wheel,
 )
@@ -186,6 +187,7 @@ def _describe(
 ) -> list[Part]:
     """Copy models and runtime, and list every part of the archive."""
     parts = [part_of_wheel(path, path.relative_to(tree).as_posix()) for path in wheels]
+    parts.append(part_of_page(f"{parts[0].file}, edge_agent/page/static/vendor/"))
     parts += [part_of_model(bundle, f"{parts[0].file}, edge_agent/models/") for bundle in checked.shipped]
     for bundle in checked.chosen:
         name = f"{bundle.manifest.name}-{bundle.manifest.version}"

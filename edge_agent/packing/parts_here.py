@@ -7,7 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import edge_agent
-from edge_agent.packing.licences import OWN, LicenceText, installed_parts, part_of_model, this_python
+from edge_agent.packing.licences import (
+    OWN,
+    VENDORED,
+    LicenceText,
+    installed_parts,
+    part_of_model,
+    part_of_page,
+    this_python,
+)
 from edge_agent.packing.lock_file import agent_lock
 from edge_agent.packing.own_wheel import source_tree
 from edge_agent.packing.target import PYTHONS, Target
@@ -30,7 +38,7 @@ def parts_here() -> tuple[Part, ...]:
     )
     packages = [_as_it_runs(part) for part in installed_parts(file.name for file in agent_lock(target))]
     models = tuple(part_of_model(open_bundle(folder), str(folder)) for folder in shipped_models())
-    return (*packages, *models, this_python())
+    return (*packages, part_of_page(str(VENDORED)), *models, this_python())
 
 
 def _as_it_runs(part: Part) -> Part:

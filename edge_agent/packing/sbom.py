@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
     from edge_agent.packing.licences import Part
 
-_TYPES: Final = {"package": "library", "model": "machine-learning-model", "python": "platform"}
+_TYPES: Final = {
+    "package": "library",
+    "model": "machine-learning-model",
+    "python": "platform",
+    "script": "library",
+}
+_PURL_KINDS: Final = {"package": "pypi", "script": "npm"}
 # Serial numbers of equal contents are equal: the same archive made twice is the same bytes.
 _NAMESPACE: Final = uuid.UUID("5c0bea7c-4d6b-4c53-9a38-3f2f8c1e7b10")
 
@@ -54,7 +60,7 @@ def _component(part: Part) -> dict[str, Any]:
         if part.is_expression
         else [{"license": {"name": part.licence}}],
     }
-    if part.kind == "package":
+    if part.kind in _PURL_KINDS:
         found["purl"] = _reference(part)
     if part.sha256:
         found["hashes"] = [{"alg": "SHA-256", "content": part.sha256}]
@@ -64,8 +70,7 @@ def _component(part: Part) -> dict[str, Any]:
 
 
 def _reference(part: Part) -> str:
-    kind = "pypi" if part.kind == "package" else "generic"
-    return f"pkg:{kind}/{part.name}@{part.version}"
+    return f"pkg:{_PURL_KINDS.get(part.kind, 'generic')}/{part.name}@{part.version}"
 
 
 def _dependencies(parts: Sequence[Part], subject: str) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +18,6 @@ from trainer.preparing.split import SplitRule
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="needs the package playwright (pip install playwright)"
-)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if CHROMIUM is None:
-    pytest.skip("needs Chromium (apt-get install chromium)", allow_module_level=True)
 
 NASTY = "<img src=x onerror=document.title='run'>\"',;&.png"
 
@@ -51,15 +43,6 @@ def sheet(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataSet, Path]:
         workers=1,
     )
     return dataset, write_contact_sheet(dataset)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A running browser."""
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -383,7 +383,10 @@ def test_watch_classifies_until_a_signal_and_ends_cleanly(scope, tmp_path, tiny,
 
     assert process.returncode == 0
     assert sorted(Path(line.split("  ")[1]).name for line in lines) == ["a.dm3", "b.dm3"]
-    assert errors.splitlines() == [f"model tiny 1 watches {scope}", "stopped"]
+    greeting, page, *end = errors.splitlines()
+    assert (greeting, end) == (f"model tiny 1 watches {scope}", ["stopped"])
+    assert page.startswith("page: ")
+    assert "#token=" not in page
     assert read_record(tmp_path / "out" / "sub" / "b.dm3.json") is not None
     assert not list(scope.rglob("*.json"))
 

@@ -17,6 +17,7 @@ import pytest
 
 from edge_agent import __version__
 from edge_agent import examine as examine_module
+from edge_agent import files as files_module
 from edge_agent.classifier import Classifier
 from edge_agent.dm_tags import read_tags
 from edge_agent.examine import Request, examine
@@ -367,7 +368,7 @@ def test_nothing_is_written_that_would_leave_less_than_the_floor(
     saved, classifier, monkeypatch, above_floor_bytes
 ):
     usage = shutil.disk_usage(saved.parent)._replace(free=1024 * 2**20 + above_floor_bytes)
-    monkeypatch.setattr(examine_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(files_module.shutil, "disk_usage", lambda _: usage)
 
     finding = examine(saved, classifier, Request(OutputPlan(), free_space_floor_mib=1024))
 
@@ -378,7 +379,7 @@ def test_nothing_is_written_that_would_leave_less_than_the_floor(
 
 def test_above_the_floor_both_are_written(saved, classifier, monkeypatch):
     usage = shutil.disk_usage(saved.parent)._replace(free=1034 * 2**20)
-    monkeypatch.setattr(examine_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(files_module.shutil, "disk_usage", lambda _: usage)
 
     assert (
         examine(saved, classifier, Request(OutputPlan(), free_space_floor_mib=1024)).outcome == "classified"

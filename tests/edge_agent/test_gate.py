@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from edge_agent.live_page.gate import HEADERS, Gate, hosts_of, refusal
+from edge_agent.live_page.gate import HEADERS, Gate, Site, door_of, refusal
 
-HOSTS = hosts_of(8747)
+DOOR = door_of(8747)
 GOOD = ["127.0.0.1:8747", "localhost:8747", "LocalHost:8747", "[::1]:8747", " 127.0.0.1:8747 "]
 EVIL = [
     "evil.example", "evil.example:8747", "127.0.0.1", "localhost", "[::1]", "127.0.0.1:8748", "localhost:80",
@@ -28,7 +28,7 @@ EVIL = [
 def asked(method="GET", host="127.0.0.1:8747", **headers):
     given = [(b"host", host.encode("utf-8", "surrogateescape"))] if host is not None else []
     given += [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return refusal(method, given, HOSTS)
+    return refusal(method, given, DOOR)
 
 
 @pytest.mark.parametrize("host", GOOD)
@@ -44,12 +44,12 @@ def test_whoever_means_another_server_is_refused(host):
 def test_no_host_and_two_hosts_are_refused():
     assert asked(host=None)[0] == 403
     twice = [(b"host", b"127.0.0.1:8747"), (b"host", b"127.0.0.1:8747")]
-    assert refusal("GET", twice, HOSTS)[0] == 403
+    assert refusal("GET", twice, DOOR)[0] == 403
 
 
 def test_only_on_the_usual_port_may_the_port_be_missing():
-    assert refusal("GET", [(b"host", b"localhost")], hosts_of(80)) is None
-    assert refusal("GET", [(b"host", b"localhost:8747")], hosts_of(80))[0] == 403
+    assert refusal("GET", [(b"host", b"localhost")], door_of(80)) is None
+    assert refusal("GET", [(b"host", b"localhost:8747")], door_of(80))[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def serve(app, host=b"127.0.0.1:8747", kind="http"):
         return {"type": "http.request", "body": b"", "more_body": False}
 
     scope = {"type": kind, "method": "GET", "headers": [(b"host", host)], "path": "/secret name"}
-    asyncio.run(Gate(app, HOSTS)(scope, receive, send))
+    asyncio.run(Gate(Site(app), DOOR)(scope, receive, send))
     return sent
 
 

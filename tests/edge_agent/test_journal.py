@@ -354,13 +354,13 @@ def sql(statement: str):
 
 
 NUMBER_AS_TEXT = "UPDATE files SET size_bytes = 'ten' WHERE size_bytes = 10"
-OTHER_TABLES = "its tables are not those of version 2"
+OTHER_TABLES = "its tables are not those of version 3"
 UNBELIEVABLE = [
     pytest.param(lambda path: path.write_bytes(b"garbage" * 100), "file is not a database", id="garbage"),
     pytest.param(lambda path: path.write_bytes(b"\0" * 40_000), "", id="zeroed"),
     pytest.param(truncate, "", id="cut off"),
     pytest.param(overwrite_middle, "", id="overwritten"),
-    pytest.param(sql("PRAGMA user_version = 99"), "a later version: schema 99, this one reads 2", id="newer"),
+    pytest.param(sql("PRAGMA user_version = 99"), "a later version: schema 99, this one reads 3", id="newer"),
     pytest.param(sql("ALTER TABLE files RENAME COLUMN name TO nome"), OTHER_TABLES, id="other columns"),
     pytest.param(sql("DROP TABLE trials"), OTHER_TABLES, id="a table is missing"),
     pytest.param(sql(NUMBER_AS_TEXT), "CHECK constraint failed in files", id="a text for a number"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from small_wheels import small_wheel
 
-from edge_agent.packing.licences import Part, licences_text, part_of_wheel
+from edge_agent.packing.licences import VENDORED, Part, licences_text, part_of_page, part_of_wheel
 from edge_agent.packing.parts_here import parts_here
 from edge_agent.packing.sbom import sbom_json
 
@@ -69,12 +70,46 @@ def test_the_list_says_where_each_text_and_each_source_is(tmp_path: Path) -> Non
     )
 
 
+def test_what_the_page_is_made_with_is_listed_with_its_licence() -> None:
+    part = part_of_page("wheels/own.whl, edge_agent/page/static/vendor/")
+
+    assert {file.name for file in VENDORED.iterdir()} == {
+        "uPlot.iife.min.js",
+        "uPlot.min.css",
+        "uPlot-LICENSE.txt",
+    }
+    assert f"(v{part.version})".encode() in (VENDORED / "uPlot.iife.min.js").read_bytes()[:200]
+    assert b"Copyright (c) 2022 Leon Sorokin" in part.texts[0].content
+    line = f"| uplot | {part.version} | MIT | licences/uplot-{part.version}/LICENSE | not asked for |"
+    assert line in licences_text([part], []).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256"),
+    [
+        pytest.param(
+            "uPlot.iife.min.js",
+            "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+            id="script",
+        ),
+        pytest.param(
+            "uPlot.min.css",
+            "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+            id="style sheet",
+        ),
+    ],
+)
+def test_what_the_page_is_made_with_is_as_its_owner_published_it(name: str, sha256: str) -> None:
+    """Of `npm pack uplot@1.6.32`."""
+    assert hashlib.sha256((VENDORED / name).read_bytes()).hexdigest() == sha256
+
+
 def test_this_installation_is_listed_whole() -> None:
     parts = parts_here()
 
     kinds = {part.name: part.kind for part in parts}
     assert kinds["ncempy"] == kinds["onnxruntime"] == "package"
-    assert (kinds["particle-shape"], kinds["CPython"]) == ("model", "python")
+    assert (kinds["particle-shape"], kinds["CPython"], kinds["uplot"]) == ("model", "python", "script")
     assert not {"scipy", "matplotlib", "tensorflow"} & set(kinds)
     assert [part.name for part in parts if part.licence == "not stated"] == []
     (model,) = (part for part in parts if part.kind == "model")
@@ -92,6 +127,7 @@ def test_the_bill_of_materials_is_cyclonedx() -> None:
     names = {component["name"]: component for component in bill["components"]}
     assert names["ncempy"]["purl"].startswith("pkg:pypi/ncempy@")
     assert names["particle-shape"]["type"] == "machine-learning-model"
+    assert names["uplot"]["purl"] == "pkg:npm/uplot@1.6.32"
     known = {component["bom-ref"] for component in bill["components"]} | {
         bill["metadata"]["component"]["bom-ref"]
     }

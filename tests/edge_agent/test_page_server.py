@@ -13,9 +13,10 @@ import pytest
 from agent_numbers import finding, numbers
 
 from edge_agent.live_page import connections
-from edge_agent.live_page.application import application
+from edge_agent.live_page.application import site_of
 from edge_agent.live_page.connections import MOST_CONNECTIONS
-from edge_agent.live_page.gate import HEADERS
+from edge_agent.live_page.doorway import Loopback
+from edge_agent.live_page.gate import HEADERS, Site
 from edge_agent.live_page.page_server import PageServer
 from edge_agent.live_page.pulse import MonitorState
 from edge_agent.page.home import PageHome
@@ -25,7 +26,7 @@ WAIT_SECONDS = 20
 
 @contextmanager
 def serving(make_app, port=0, retry_seconds=30.0):
-    server = PageServer(port, make_app, retry_seconds=retry_seconds)
+    server = PageServer(Loopback(port), make_app, retry_seconds=retry_seconds)
     server.start()
     try:
         yield server
@@ -51,7 +52,7 @@ def page():
     """A page that nothing is changed of, for all that is only asked; the agent behind it speaks for ever."""
     state = well()
     state._clock = lambda: state._heard
-    with serving(lambda: application(PageHome(state))) as server:
+    with serving(lambda: site_of(PageHome(state))) as server:
         yield server
 
 
@@ -92,7 +93,7 @@ def ended(client: socket.socket) -> bool:
 @pytest.mark.parametrize(
     ("path", "kind", "holds"),
     [
-        pytest.param("/", "text/html; charset=utf-8", b'href="/metrics"', id="front"),
+        pytest.param("/", "text/html; charset=utf-8", b"<title>scopewatch", id="front"),
         pytest.param("/healthz", "application/json", b'{"alive":true,"reasons":[]}', id="health"),
         pytest.param("/readyz", "application/json", b'{"ready":true,"reasons":[]}', id="readiness"),
         pytest.param("/metrics", "text/plain", b"scopewatch_backlog_files 3.0", id="metrics"),
@@ -133,7 +134,7 @@ def test_every_answer_is_strict(page, path, method, headers, status):
 
 def test_it_says_why_it_is_not_ready_and_when_it_is_dead(state):
     state.note_status(numbers(paused="other programs use 90 %"))
-    with serving(lambda: application(PageHome(state))) as page:
+    with serving(lambda: site_of(PageHome(state))) as page:
         answer, body = get(page, "/readyz")
         assert answer.status == 503
         assert json.loads(body) == {"ready": False, "reasons": ["paused: other programs use 90 %"]}
@@ -238,7 +239,7 @@ def test_a_body_is_not_read(page):
 def test_a_client_that_takes_its_time_is_dropped(state, monkeypatch, sent):
     monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.2)
     with (
-        serving(lambda: application(PageHome(state))) as page,
+        serving(lambda: site_of(PageHome(state))) as page,
         socket.create_connection(("127.0.0.1", port_of(page)), timeout=WAIT_SECONDS) as client,
     ):
         client.sendall(sent)
@@ -248,7 +249,7 @@ def test_a_client_that_takes_its_time_is_dropped(state, monkeypatch, sent):
 def test_bytes_that_drip_win_no_time(state, monkeypatch):
     monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.3)
     with (
-        serving(lambda: application(PageHome(state))) as page,
+        serving(lambda: site_of(PageHome(state))) as page,
         socket.create_connection(("127.0.0.1", port_of(page)), timeout=0.05) as client,
     ):
         for _ in range(1000):
@@ -286,7 +287,7 @@ def test_an_answer_that_nobody_reads_is_given_up(monkeypatch):
             gone.set()
 
     with (
-        serving(lambda: streaming) as page,
+        serving(lambda: Site(streaming)) as page,
         socket.create_connection(("127.0.0.1", port_of(page)), timeout=WAIT_SECONDS) as client,
     ):
         client.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port_of(page)}\r\n\r\n".encode())
@@ -323,7 +324,7 @@ def test_a_taken_port_is_a_word_and_is_taken_up_once_it_is_free(state, caplog):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with serving(lambda: application(PageHome(state)), port, retry_seconds=0.1) as page:
+        with serving(lambda: site_of(PageHome(state)), port, retry_seconds=0.1) as page:
             assert page.word == (
                 f"none: port {port} of 127.0.0.1 is taken by another program (page.port); tried again every 0 s"
             )
@@ -343,7 +344,7 @@ def test_a_server_that_breaks_is_started_again(state):
         tries.append(1)
         if len(tries) == 1:
             raise RuntimeError("cannot import it")
-        return application(PageHome(state))
+        return site_of(PageHome(state))
 
     with serving(make_app, retry_seconds=0.1) as page:
         until(lambda: len(tries) > 1 and page.word.startswith("http"))
@@ -351,7 +352,7 @@ def test_a_server_that_breaks_is_started_again(state):
 
 
 def test_it_stops_at_once_whoever_is_connected(state):
-    with serving(lambda: application(PageHome(state))) as page, ExitStack() as clients:
+    with serving(lambda: site_of(PageHome(state))) as page, ExitStack() as clients:
         assert get(page, "/healthz")[0].status == 200
         address = ("127.0.0.1", port_of(page))
         idle, slow = (
@@ -369,17 +370,17 @@ def test_it_stops_at_once_whoever_is_connected(state):
 
 def test_it_stops_before_it_has_started(state):
     for _ in range(20):
-        with serving(lambda: application(PageHome(state))) as page:
+        with serving(lambda: site_of(PageHome(state))) as page:
             pass
         assert page.word == "closed"
 
 
 def test_a_restart_gets_its_port_back_at_once(state):
-    with serving(lambda: application(PageHome(state))) as page:
+    with serving(lambda: site_of(PageHome(state))) as page:
         port = port_of(page)
         with socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS):
             assert get(page, "/healthz")[0].status == 200
-    with serving(lambda: application(PageHome(state)), port) as page:
+    with serving(lambda: site_of(PageHome(state)), port) as page:
         assert page.word == f"http://127.0.0.1:{port}/"
 
 

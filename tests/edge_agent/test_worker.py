@@ -407,8 +407,10 @@ def test_a_broken_pipe_while_answering_is_a_quiet_end(tiny, monkeypatch):
             raise BrokenPipeError
 
     settings = settings_line(WorkerSettings(str(tiny), OutputPlan()))
-    monkeypatch.setattr(worker, "_take_over_pipes", lambda: (io.StringIO(settings + "\n"), Broken()))
-    monkeypatch.setattr(worker, "_leave_signals_to_supervisor", lambda: None)
+    monkeypatch.setattr(
+        worker.child_pipes, "take_over_pipes", lambda: (io.StringIO(settings + "\n"), Broken())
+    )
+    monkeypatch.setattr(worker.child_pipes, "leave_signals_to_supervisor", lambda: None)
     monkeypatch.setattr(worker.process_limits, "crash_quietly", lambda: None)
     monkeypatch.setattr(worker.process_limits, "be_first_to_go", lambda: None)
 

@@ -1,0 +1,135 @@
+"""News for the stream: what the agent says, looked up in the journal, in a thread that nobody waits for.
+
+The agent's own threads only leave a word here, in microseconds; however much they say, what waits is bounded.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from edge_agent.page.page_state import PageState, is_news
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from edge_agent.live_page.pulse import MonitorState
+    from edge_agent.page.stream import Hub
+    from edge_agent.status import AgentStatus
+
+    Rows = Callable[[Sequence[Path]], list[dict[str, Any]]]
+
+MOST_WAITING: Final = 4096
+"""Files that wait to be looked up; beyond it, the pages are told to ask anew."""
+AT_ONCE: Final = 64
+"""Looked up and sent together; a quarter of what the stream keeps for those who listen."""
+_PAUSE_SECONDS: Final = 0.02
+"""After each such heap, so that the listeners can follow."""
+_STATE_SECONDS: Final = 2.0
+"""So often the state is judged by itself: an agent that hangs says nothing."""
+_log = logging.getLogger(__name__)
+
+
+class News:
+    """Publish `entry`, `status` and `model` to `hub`. `rows_of` answers for paths that the journal has."""
+
+    def __init__(self, hub: Hub, monitor: MonitorState, rows_of: Rows) -> None:
+        self._hub = hub
+        self._monitor = monitor
+        self._rows_of = rows_of
+        self._lock = threading.Lock()
+        self._paths: deque[Path] = deque()
+        self._is_overrun = self._is_stopped = False
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._judging = threading.Lock()
+        self._state = PageState()
+        self._told: dict[str, Any] | None = None
+        self._model: dict[str, Any] | None = None
+        self._newest = 0
+
+    def note_finding(self, path: Path) -> None:
+        """Take a word of a file that the journal has."""
+        with self._lock:
+            if len(self._paths) >= MOST_WAITING:
+                self._paths.clear()
+                self._is_overrun = True
+            self._paths.append(path)
+        self._start()
+
+    def note_status(self, status: AgentStatus) -> None:
+        """Take the numbers of the agent's main loop, which the monitor has by now."""
+        with self._judging:
+            self._state.note(time.monotonic(), status)
+        self._start()
+
+    def status(self) -> dict[str, Any]:
+        """Return the state at this moment, as the page is told."""
+        with self._judging:
+            return self._state.told(self._monitor.pulse())
+
+    def close(self) -> None:
+        """Say nothing more; returns at once."""
+        self._is_stopped = True
+        self._wake.set()
+
+    def _start(self) -> None:
+        if not self._wake.is_set():
+            self._wake.set()
+        if self._thread is None and not self._is_stopped:
+            self._thread = threading.Thread(target=self._run, name="page-news", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while not self._is_stopped:
+            self._wake.wait(_STATE_SECONDS)
+            self._wake.clear()
+            try:
+                self._tell_state()
+                self._tell_entries()
+            except Exception as error:
+                _log.warning("the page was not told of something: %s: %s", type(error).__name__, error)
+                _log.debug("the page was not told", exc_info=True)
+
+    def _tell_state(self) -> None:
+        told = self.status()
+        if is_news(told, self._told):
+            self._told = told
+            self._hub.publish("status", told)
+        model = model_told(self._monitor.pulse().status)
+        if model is not None and model != self._model:
+            is_first, self._model = self._model is None, model
+            if not is_first:
+                self._hub.publish("model", model)
+
+    def _tell_entries(self) -> None:
+        while paths := self._some():
+            for row in self._rows_of(paths):
+                is_new, self._newest = row["id"] > self._newest, max(row["id"], self._newest)
+                self._hub.publish("entry", {"row": row, "new": is_new})
+            time.sleep(_PAUSE_SECONDS if len(paths) == AT_ONCE else 0)
+
+    def _some(self) -> list[Path]:
+        with self._lock:
+            overrun, self._is_overrun = self._is_overrun, False
+            paths = [self._paths.popleft() for _ in range(min(AT_ONCE, len(self._paths)))]
+        if overrun:
+            self._hub.publish("resync", {})
+        return [] if self._is_stopped else list(dict.fromkeys(paths))
+
+
+def model_told(status: AgentStatus | None) -> dict[str, Any] | None:
+    """Return the model that answers as the page is told, or None while there is none."""
+    if status is None or status.model is None:
+        return None
+    model = status.model
+    return {
+        "name": model.name,
+        "version": model.version,
+        "sha256": model.sha256,
+        "labels": list(model.labels),
+    }

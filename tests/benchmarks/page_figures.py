@@ -1,0 +1,250 @@
+"""What the operator's page takes: first paint, event to label and picture, history, memory, size.
+
+`python tests/benchmarks/page_figures.py [--only NAME ...] [--short]`
+
+Measured in headless Chromium against the real server in a process of its own. "live" parts run the real agent with
+the shipped model and the simulated microscope (1024 px); the others a journal of 100,000 entries. Prints a table with
+what is demanded; asserts nothing. `--short`: a tenth of everything, to try the script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests" / "browser"))
+
+from page_process import QuietProcess  # noqa: E402
+from page_rig import LivePage, Page, accessible, chromium_running, until, visiting  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ENTRIES = 100_000
+SEED = 8
+SHRINK = 1
+STATIC = REPOSITORY / "edge_agent" / "page" / "static"
+COLLECTED = ("JSHeapUsedSize", "Nodes", "JSEventListeners")
+WATCH_PICTURES = """() => {
+  window.figures = {label: {}, picture: {}};
+  const latest = document.querySelector('#latest');
+  const note = (kind) => { window.figures[kind][latest.dataset.id] ??= Date.now(); };
+  new MutationObserver(() => {
+    note('label');
+    if (!latest.classList.contains('loading')) note('picture');
+  }).observe(latest, {attributes: true});
+}"""
+WATCH_TASKS = """() => {
+  window.longest = 0;
+  new PerformanceObserver(list => {
+    for (const task of list.getEntries()) window.longest = Math.max(window.longest, task.duration);
+  }).observe({type: 'longtask', buffered: false});
+}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="*", choices=sorted(PARTS), default=sorted(PARTS))
+    parser.add_argument("--short", action="store_true")
+    given = parser.parse_args()
+    global SHRINK  # noqa: PLW0603
+    SHRINK = 10 if given.short else 1
+    print(f"{'':46}{'p50':>10}{'p95':>10}{'most':>10}  demanded", flush=True)
+    for name in (part for part in PARTS if part in given.only):
+        with tempfile.TemporaryDirectory() as place:
+            PARTS[name](Path(place))
+
+
+def line(what: str, values: Sequence[float], unit: str, demanded: str) -> None:
+    """One figure of many values: a row of the table."""
+    ordered = sorted(values)
+    p50, p95 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.95))
+    print(f"{what + ', ' + unit:46}{p50:10.1f}{p95:10.1f}{ordered[-1]:10.1f}  {demanded}", flush=True)
+
+
+def single(what: str, value: str, demanded: str) -> None:
+    """One figure of one value: a row of the table."""
+    print(f"{what:46}{value:>30}  {demanded}", flush=True)
+
+
+# --- live -------------------------------------------------------------------------------------------------------
+
+
+def live(place: Path) -> None:
+    """First paint, event to label and picture, memory: beside an agent that works."""
+    with LivePage(place) as page, chromium_running() as browser:
+        page.save(24, size_px=1024)
+        alone_mib = rss_mib(page)
+        line("first paint", [first_paint(browser, page) for _ in range(20 // min(2, SHRINK))], "ms", "p95 <= 400")
+        with visiting(browser, page) as visit:
+            tab = visit.tab()
+            tab.evaluate(WATCH_PICTURES)
+            page.save(100 // SHRINK, size_px=1024, seed=1, rate_hz=1.5)
+            told = tab.evaluate(ROWS_TOLD)
+            seen = tab.evaluate("() => window.figures")
+            for kind, demanded in (("label", "p95 <= 150"), ("picture", "p95 <= 300")):
+                took = [moment - told[key] for key, moment in seen[kind].items() if key in told]
+                line(f"event to {kind} ({len(took)} events)", took, "ms", demanded)
+            for _ in range(6):
+                visit.tab()
+            time.sleep(5)
+            single("agent's own process, 7 tabs (0 tabs)", f"{rss_mib(page):.1f} ({alone_mib:.1f}) MiB", "< 100 MB")
+
+
+ROWS_TOLD = """async () => {
+  const told = {};
+  let after = '';
+  for (let page = 0; page < 3; page += 1) {
+    const answer = await (await fetch('/api/history?limit=100' + after)).json();
+    for (const row of answer.rows) told[row.id] = Date.parse(row.at);
+    if (!answer.next) break;
+    after = '&after=' + encodeURIComponent(answer.next);
+  }
+  return told;
+}"""
+
+
+def first_paint(browser: Any, page: Page) -> float:
+    """Milliseconds from the start of the navigation to the first contentful paint, in a fresh profile."""
+    with visiting(browser, page) as visit:
+        tab = visit.tab()
+        read = "() => performance.getEntriesByName('first-contentful-paint').map(one => one.startTime)[0]"
+        return float(until(lambda: tab.evaluate(read), "first paint"))
+
+
+def rss_mib(page: LivePage) -> float:
+    """Resident memory of the agent's own process."""
+    return psutil.Process(page.agent.pid).memory_info().rss / 2**20
+
+
+# --- history ----------------------------------------------------------------------------------------------------
+
+
+def history(place: Path) -> None:
+    """Filtered pages over HTTP, and random jumps in the list, of 100,000 entries."""
+    with QuietProcess(place) as page:
+        page.do("saved", ENTRIES // SHRINK)
+        line("filtered page of 100,000 over HTTP", http_milliseconds(page, 500), "ms", "p95 <= 20")
+        with chromium_running() as browser, visiting(browser, page) as visit:
+            tab = visit.tab()
+            jumps(tab)
+
+
+def http_milliseconds(page: Page, requests: int) -> list[float]:
+    """Time of each of so many requests for a page of 100 rows, filters and places drawn at random."""
+    asking, chance = Asking(page), random.Random(SEED)
+    facets = asking.get("/api/history/facets")
+    days = [day["day"] for day in facets["days"]] or [""]
+    choices: dict[str, list[str]] = {
+        "label": ["", *facets["labels"]], "decision": ["", "accept", "abstain"], "day": ["", *days],
+        "given": ["", "yes", "no", "disagrees"], "order": ["newest", "uncertain"],
+    }  # fmt: skip
+    every = list(itertools.product(*choices.values()))
+    took = []
+    while len(took) < requests:
+        values = zip(choices, chance.choice(every), strict=True)
+        query = {key: value for key, value in values if value}
+        for _ in range(3):
+            begun = time.perf_counter()
+            answer = asking.get("/api/history?" + urllib.parse.urlencode(query))
+            took.append((time.perf_counter() - begun) * 1000)
+            if not answer["next"]:
+                break
+            query["after"] = answer["next"]
+    return took[:requests]
+
+
+class Asking:
+    """One connection that stays open, and shows the key."""
+
+    def __init__(self, page: Page) -> None:
+        self._connection = HTTPConnection(urllib.parse.urlsplit(page.address).netloc)
+        self._headers = {"Authorization": f"Bearer {page.token}"}
+
+    def get(self, path: str) -> Any:
+        """The JSON at `path`."""
+        self._connection.request("GET", path, headers=self._headers)
+        answer = self._connection.getresponse()
+        body = answer.read()
+        assert answer.status == 200, (path, answer.status, body)
+        return json.loads(body)
+
+
+def jumps(tab: Any) -> None:
+    """200 jumps of the scroll bar to random places, each until its rows are there."""
+    chance = random.Random(SEED)
+    scroller = tab.locator("#history [role=listbox]")
+    tab.evaluate(WATCH_TASKS)
+    most = 0
+    for _ in range(200 // SHRINK):
+        scroller.evaluate("(one, share) => { one.scrollTop = share * one.scrollHeight; }", chance.random())
+        tab.wait_for_timeout(60)
+        most = max(most, tab.locator("#history [role=option]").count())
+    tab.wait_for_timeout(500)
+    single("200 random jumps: longest task", f"{tab.evaluate('() => window.longest'):.0f} ms", "<= 50 ms")
+    single("200 random jumps: most rows in the DOM", str(most), "a screenful")
+
+
+# --- memory of a tab --------------------------------------------------------------------------------------------
+
+
+def heap(place: Path) -> None:
+    """What 200,000 events leave behind in a tab."""
+    with QuietProcess(place) as page, chromium_running() as browser:
+        page.do("saved", 1000)
+        with visiting(browser, page) as visit:
+            tab = visit.tab()
+            page.do("events", 2000, 500)
+            before = collected(tab)
+            events = 200_000 // SHRINK
+            page.do("events", events, 1000)
+            after = collected(tab)
+            grown = {key: after[key] - before[key] for key in COLLECTED}
+            single(
+                f"heap after {events} events (before {before['JSHeapUsedSize'] / 2**20:.2f} MB)",
+                f"{grown['JSHeapUsedSize'] / 2**20:+.2f} MB", "<= +2 MB",
+            )  # fmt: skip
+            single("nodes, listeners", f"{grown['Nodes']:+.0f}, {grown['JSEventListeners']:+.0f}", "none more")
+
+
+def collected(tab: Any) -> dict[str, float]:
+    """Memory of a tab once everything that nobody holds is gone."""
+    session = tab.context.new_cdp_session(tab)
+    session.send("Performance.enable")
+    for _ in range(3):
+        session.send("HeapProfiler.collectGarbage")
+        tab.wait_for_timeout(300)
+    metrics = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+    session.detach()
+    return metrics
+
+
+# --- size and axe -----------------------------------------------------------------------------------------------
+
+
+def size(place: Path) -> None:
+    """Bytes of scripts and styles."""
+    files = {path.name: path.stat().st_size for path in STATIC.iterdir() if path.suffix in (".js", ".css")}
+    single(f"JS and CSS, {len(files)} files", f"{sum(files.values()) / 1024:.1f} KB", "<= 120 KB")
+
+
+PARTS: dict[str, Callable[[Path], None]] = {"size": size, "live": live, "history": history, "heap": heap}
+
+
+if __name__ == "__main__":
+    main()
