@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from trainer.preparing.corrections import BLIND
 from trainer.preparing.split import PARTS
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def corrections_text(record: CorrectionsRecord, crops: Iterable[Corrected]) -> l
         counts = by_label.setdefault(crop.label, Counter())
         if crop.kept:
             counts[crop.part] += 1
-            counts["blind"] += crop.correction.endswith(", blind")
+            counts["blind"] += crop.correction.startswith(BLIND)
             counts["of the raw folder"] += crop.source not in record.files
         counts[HELD_BACK] += crop.reason.startswith(HELD_BACK)
     if by_label:

@@ -198,7 +198,7 @@ def _new_rows(taken: Taken) -> list[Crop]:
     rows: list[Crop] = []
     for cut in taken.cuts:
         verdict = taken.verdict_of[cut.source]
-        told = f"correction: {verdict.label} by {verdict.who}"
+        told = f"correction: {verdict.label} {verdict.who}"
         note = "; ".join(filter(None, (cut.note, told)))
         rows += [replace(crop, correction=verdict.who, note=note) for crop in _crops_of(cut, verdict.label)]
     return rows

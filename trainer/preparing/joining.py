@@ -17,6 +17,7 @@ from datetime import timedelta
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from trainer.preparing.corrections import printable
 from trainer.preparing.corrections_record import HELD_BACK
 from trainer.preparing.grouping import Provenance, group_files, moment_of
 from trainer.preparing.split import PARTS, tears_micrographs
@@ -44,7 +45,7 @@ def against(verdict: Verdict, classes: Collection[str]) -> str:
     if verdict.kind == "not_in_list":
         return f"{NOT_IN_LIST}: said by {', '.join(verdict.by)}"
     if verdict.label not in classes:
-        return f"{UNKNOWN_CLASS}: {verdict.label} by {', '.join(verdict.by)}, and the raw folder has none"
+        return f"{UNKNOWN_CLASS}: {printable(verdict.label)} {verdict.who}, and the raw folder has none"
     return ""
 
 
@@ -72,12 +73,12 @@ def _told(crop: Crop, verdict: Verdict, override: Override | None, classes: Coll
         return crop
     reason = against(verdict, classes)
     if not reason and verdict.label != crop.label and crop.part != "train" and not verdict.blind:
-        reason = f"{ANSWER_SEEN}: {verdict.label} by {verdict.who}, so it is no {crop.part} micrograph"
+        reason = f"{ANSWER_SEEN}: {verdict.label} {verdict.who}, so it is no {crop.part} micrograph"
     if reason:
         return crop if override is not None else replace(crop, kept=False, part="", reason=reason)
     if verdict.label == crop.label and crop.part != "train" and not verdict.blind:
         return crop
-    note = "" if verdict.label == crop.label else f"correction: class by {verdict.who}, was {crop.label}"
+    note = "" if verdict.label == crop.label else f"correction: class {verdict.who}, was {crop.label}"
     notes = "; ".join(filter(None, (crop.note, note)))
     return replace(crop, label=verdict.label, correction=verdict.who, note=notes)
 
