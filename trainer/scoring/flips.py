@@ -123,7 +123,7 @@ def compared(name: str, before: Sequence[Scored], after: Sequence[Scored]) -> Fl
     return FlipSet(
         name=name,
         micrographs=len(pairs),
-        groups=len({old.group for old in before}),
+        groups=len({old.group or old.file for old in before}),
         both_right=sum(old.right and new.right for old, new in pairs),
         both_wrong=sum(not (old.right or new.right) for old, new in pairs),
         fixed=tuple(sorted(fixed, key=lambda flip: -flip.after_probability)),
