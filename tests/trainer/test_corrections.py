@@ -202,6 +202,12 @@ def test_a_bad_label_file_costs_a_line_and_no_more(tmp_path: Path, name: str, co
     assert "\n" not in fault
 
 
+def test_the_data_set_folder_is_not_searched(tmp_path: Path) -> None:
+    write_labels(tmp_path / "a.dm3", event(1))
+    write_labels(tmp_path / "out" / "b.dm3", event(2, content=B))
+    assert list(said(tmp_path).verdicts) == [A]
+
+
 def test_what_is_no_plain_file_is_not_read(tmp_path: Path) -> None:
     elsewhere = write_labels(tmp_path / "elsewhere" / "a.dm3", event(1))
     root = tmp_path / "root"

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from pydantic import ValidationError
+
 from edge_agent.files import read_whole
 from edge_agent.labelling.label_record import last_words, read_label_file, void_events
 from edge_agent.output_places import LABEL_SUFFIX
@@ -156,9 +158,10 @@ class _Told:
             return f"{name}: cannot be read (no plain file, too long, or not allowed)"
         try:
             events = read_label_file(data).events
-        except ValueError as error:
-            why = printable(" ".join(str(error).split()))
-            return f"{name}: is no label file that this version reads ({why[:160]})"
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            why = ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
+            return f"{name}: is no label file that this version reads ({printable(why)[:160]})"
         latest: datetime | None = None
         for event in events:
             latest = event.at if latest is None else max(latest, event.at)
