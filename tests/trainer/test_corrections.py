@@ -511,11 +511,15 @@ def test_the_share_at_its_ends(lab: Lab, share: float, expected: int) -> None:
     assert found["round in train"] == expected
 
 
-def test_blind_labels_are_held_back_last(lab: Lab) -> None:
+def test_blind_labels_are_a_fair_sample_and_never_held_back(lab: Lab) -> None:
     for at in range(20):
         lab.seen(f"{at}.tif", 200 + at, blind=at < 6)
-    found = newcomers(lab.prepared(split=SplitRule(by="every-third"), corrections_share=0.3))
-    assert all(found[f"{at}.tif"] == "round in train" for at in range(2))
+    dataset = lab.prepared(split=SplitRule(by="every-third"), corrections_share=0.3)
+    found = newcomers(dataset)
+    assert all(found[f"{at}.tif"] == "round in train" for at in range(6))
+    led = [crop for crop in dataset.train if crop.answer_seen]
+    everybody = [crop for crop in dataset.train if crop.label == "round"]
+    assert 0 < len(led) / len(everybody) <= 0.3 < (len(led) + 1) / (len(everybody) + 1)
 
 
 def test_relabelled_files_of_the_class_folders_are_not_held_back(lab: Lab) -> None:
