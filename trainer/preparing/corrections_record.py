@@ -27,7 +27,7 @@ class CorrectionsRecord(BaseModel):
     fingerprint: str
     """Hash of what was decided about which contents."""
     share: float
-    """The largest part of a class's training micrographs that may come from corrections."""
+    """The largest part of a class's training micrographs that corrections not given blind may add."""
     label_files: int
     verdicts: int
     """Micrographs of which people said something that counts."""

@@ -69,7 +69,7 @@ class Order:
     corrections: Corrections | None = None
     """What people said of micrographs on the operator's page."""
     corrections_share: float = 0.3
-    """The largest part of a class's training micrographs that may come from corrections."""
+    """The largest part of a class's training micrographs that corrections not given blind may add."""
     as_laid_out: bool = True
     """Whether train, val and test folders, where there are such, decide the parts."""
     seed: int = 0

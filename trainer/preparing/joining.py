@@ -111,7 +111,8 @@ def joined(
 
     `dealt` are the rows before verdicts were applied: what left the test for one still marks its group as held out.
     Blind labels come first, in the order in which they were given; then the others by lot, each class until they
-    are `share` of its training micrographs: what people correct at will is no sample of what is seen. Groups that a newcomer ties together become one.
+    are `share` of its training micrographs: what people correct at will is no sample of what is seen. Groups that a
+    newcomer ties together become one.
     """
     kin = _Kin(dealt, newcomers.near, rule, table)
     room = _Room(rows, share)
