@@ -53,7 +53,7 @@ SWITCHES: Final = (
 SHIPPED_MODEL: Final = REPOSITORY / "models" / "particle-shape-1.2"
 LABELS: Final = ("faceted", "rod", "round")
 AXE_RULES: Final = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
-WAIT_SECONDS: Final = 30.0
+WAIT_SECONDS: Final = float(os.environ.get("SCOPEWATCH_RIG_SECONDS", "30"))
 START: Final = datetime(2026, 5, 4, 8, tzinfo=UTC)
 
 
@@ -129,7 +129,7 @@ def accessible(tab: Any) -> list[str]:
     """What axe finds against WCAG 2.2 AA (and its own best practice), a line each; none is what is wanted."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(tab, options={"runOnly": list(AXE_RULES), "resultTypes": ["violations"]})
+    found = Axe().run(tab, options={"runOnly": list(AXE_RULES), "resultTypes": ["violations"], "preload": False})
     return [
         f"{rule['id']}: {node['target']} {node['failureSummary']}"
         for rule in found.response["violations"]
