@@ -77,6 +77,7 @@ for _command in (
     limits.operating_point,
     answers.optimise,
     answers.evaluate,
+    answers.flips,
     answers.report,
     answers.explain,
     answers.faithfulness,

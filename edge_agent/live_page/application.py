@@ -18,7 +18,13 @@ from edge_agent.journal import JournalBusy
 from edge_agent.live_page.gate import Site
 from edge_agent.live_page.metrics import registry_of
 from edge_agent.live_page.pulse import not_alive, not_ready
-from edge_agent.page import page_routes, stream_routes
+from edge_agent.page import (
+    history_routes,
+    page_routes,
+    picture_routes,
+    second_look_routes,
+    stream_routes,
+)
 from edge_agent.page.access import KeyCheck
 from edge_agent.page.json_body import refused
 from edge_agent.page.no_archive import NoArchive
@@ -38,6 +44,9 @@ def site_of(home: PageHome) -> Site:
         Route("/metrics", _metrics),
         *page_routes.routes(home),
         *stream_routes.routes(home),
+        *history_routes.routes(home),
+        *picture_routes.routes(home),
+        *second_look_routes.routes(home),
     ]
     app = Starlette(
         routes=routes,

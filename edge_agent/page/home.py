@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from edge_agent.live_page.pulse import SILENT_SECONDS
 from edge_agent.page.access import Access
+from edge_agent.page.history import History
 from edge_agent.page.news import News
 from edge_agent.page.no_archive import NoArchive
+from edge_agent.page.pictures import Pictures
+from edge_agent.page.second_look import SecondLook
 from edge_agent.page.stream import Hub
 
 if TYPE_CHECKING:
@@ -45,6 +48,9 @@ class PageHome:
         self.news = News(self.hub, monitor, self._rows_of)
         self.access.on_new_key = self.hub.end_streams
         self._archive: Archive | None = None
+        self._history: History | None = None
+        self._pictures: Pictures | None = None
+        self._second_look: SecondLook | None = None
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="page-disk")
 
     @property
@@ -55,9 +61,35 @@ class PageHome:
             raise NoArchive("the agent is starting or changing over")
         return archive
 
+    @property
+    def history(self) -> History:
+        """The files that were examined. Raises NoArchive."""
+        history = self._history
+        if history is None:
+            raise NoArchive("the agent is starting or changing over")
+        return history
+
+    @property
+    def pictures(self) -> Pictures:
+        """The pictures of what was examined. Raises NoArchive."""
+        if self._pictures is None:
+            raise NoArchive("the agent is starting or changing over")
+        return self._pictures
+
+    @property
+    def second_look(self) -> SecondLook:
+        """How the present model answers what people labelled. Raises NoArchive."""
+        if self._second_look is None:
+            raise NoArchive("the agent is starting or changing over")
+        return self._second_look
+
     def meet(self, archive: Archive | None) -> None:
         """Learn what the service that runs now keeps; None: it is about to be closed."""
         self._archive = archive
+        self._history = None if archive is None else History(archive)
+        self._close_processes()
+        self._pictures = None if archive is None else Pictures(archive)
+        self._second_look = None if archive is None else SecondLook(archive, self._nothing_waits)
         if archive is not None:
             state = archive.state
             self._pool.submit(self.access.meet, state)
@@ -70,13 +102,19 @@ class PageHome:
     def note_finding(self, finding: Finding) -> None:
         """Hear what became of a file, once the journal has it."""
         self.news.note_finding(finding.path)
+        pictures = self._pictures
+        if pictures is not None:
+            pictures.note_finding(finding)
 
     def kept_state(self, rows: int) -> dict[str, Any]:
         """Return what the page starts from of what is kept: the newest rows and what may be undone.
 
         Raises NoArchive.
         """
-        raise NoArchive("nothing is kept")
+        history = self.history
+        recent = [history.json_of(row) for row in history.newest(rows)]
+        last = recent[0] if recent else None
+        return {"last": last, "recent": recent, "undo": None, "redo": None, "waiting_labels": None}
 
     async def in_pool(self, work: Callable[[], _T]) -> _T:
         """Return what `work` returns, done in another thread. Raises NoArchive when that takes too long."""
@@ -89,11 +127,22 @@ class PageHome:
     def close(self) -> None:
         """Take no more work; returns at once."""
         self.news.close()
+        self._close_processes()
         self.hub.end_streams()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _close_processes(self) -> None:
+        for one in (self._pictures, self._second_look):
+            if one is not None:
+                one.close()
+
+    def _nothing_waits(self) -> bool:
+        status = self.monitor.pulse().status
+        return status is not None and status.waiting == 0 and status.paused is None
 
     def _agent_speaks(self) -> bool:
         return self.monitor.pulse().silent_seconds <= SILENT_SECONDS
 
     def _rows_of(self, paths: Sequence[Path]) -> list[dict[str, Any]]:
-        return []
+        history = self._history
+        return [] if history is None else [history.json_of(row) for row in history.rows_of(paths)]

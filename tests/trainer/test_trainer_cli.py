@@ -38,7 +38,7 @@ COMMANDS = (
     "import-checkpoint", "optimise", "evaluate", "faithfulness", "report", "explain", "publish",
     "trust", "operating-point",
 )  # fmt: skip
-WITHOUT_CHANCE = ("new-key", "sign")
+WITHOUT_CHANCE = ("flips", "new-key", "sign")
 
 
 @pytest.fixture

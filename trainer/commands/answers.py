@@ -1,4 +1,4 @@
-"""What a bundle answers: `evaluate`, `faithfulness`, `report`, `explain`, `optimise`, `publish`."""
+"""What a bundle answers: `evaluate`, `faithfulness`, `report`, `explain`, `optimise`, `publish`, `flips`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -58,6 +58,24 @@ def evaluate(
         print_json(result)
     say(evaluation_text(result))
     say(f"next: edge-trainer report {bundle}")
+
+
+def flips(
+    before: Annotated[Path, typer.Argument(help="Folder of the bundle that answered so far.")],
+    after: Annotated[Path, typer.Argument(help="Folder of the bundle that is to answer.")],
+    dataset: DataSetFolder,
+    split: Annotated[PartName, typer.Option(help="Part to compare them on.")] = PartName.test,
+    json: Annotated[bool, typer.Option("--json", help="Print it as JSON on stdout.")] = False,
+) -> None:
+    """Say which answers a later bundle mends and which it breaks, held out and labelled on the operator's page."""
+    from trainer.preparing.crops import load_dataset
+    from trainer.scoring.flips import find_flips, flips_text
+
+    with progress() as shown:
+        found = find_flips(before, after, load_dataset(dataset), split.value, progress=shown)
+    if json:
+        print_json(found)
+    say(flips_text(found))
 
 
 def report(

@@ -87,6 +87,22 @@ def prepare(
     overrides: Annotated[
         Path | None, typer.Option(help="CSV of what a person decided (saved by the contact sheet).")
     ] = None,
+    corrections: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="ROOT",
+            help="Folder with label files of the operator's page (*.label.json) anywhere below; may be given "
+            "several times.",
+        ),
+    ] = None,
+    corrections_share: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Largest part of a class's training micrographs that may come from corrections.",
+        ),
+    ] = 0.3,
     contact_sheet: Annotated[
         bool, typer.Option(help="Write the page that shows every crop, kept or dropped and why.")
     ] = True,
@@ -96,6 +112,7 @@ def prepare(
     """Read, screen, cut and deal labelled micrographs to the parts; nothing in RAW is changed."""
     from edge_agent.preprocessing import Preprocessing, TilePlan
     from trainer.preparing.contact_sheet import write_contact_sheet
+    from trainer.preparing.corrections import read_corrections
     from trainer.preparing.crops import Order, summary
     from trainer.preparing.crops import prepare as prepare_crops
     from trainer.preparing.overrides import read_overrides
@@ -103,6 +120,8 @@ def prepare(
 
     tiles = TilePlan(divisions=divisions, field_of_view_nm=field_of_view_nm)
     decided = read_overrides(overrides) if overrides else None
+    with progress() as shown:
+        said = read_corrections(corrections, out, shown) if corrections else None
     order = Order(
         preprocessing=Preprocessing(input_px=input_px, tiles=tiles),
         split=SplitRule(
@@ -118,6 +137,8 @@ def prepare(
         labels_table=labels_table,
         classes=listed_option(classes),
         overrides=decided,
+        corrections=said,
+        corrections_share=corrections_share,
         as_laid_out=split is None,
         seed=seed,
     )

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edge_agent import __version__
 from edge_agent.files import write_durably
 from edge_agent.preprocessing import Preprocessing
+from trainer.preparing.corrections_record import CorrectionsRecord, aligned, corrections_text
 from trainer.preparing.leaks import leak_report
 from trainer.preparing.quality import MEASURE_NAMES, Measures
 from trainer.preparing.screening import ScreeningRule
@@ -42,7 +43,7 @@ _COLUMNS: Final = (
     "rows", "columns", "pixel_height_nm", "pixel_width_nm", "cached",
 )  # fmt: skip
 # What says nothing about what is learnt, and what data sets of versions before 0.3 do not have.
-_LATER_COLUMNS: Final = ("acquired", "microscope", *MEASURE_NAMES, "near", "note")
+_LATER_COLUMNS: Final = ("acquired", "microscope", *MEASURE_NAMES, "near", "note", "correction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ class Crop:
     """The same for micrographs of about the same area, of which at least two were kept; else ""."""
     note: str = ""
     """What a person should know of it: a burnt-in scale bar, a reason that was overruled."""
+    correction: str = ""
+    """Who gave its class on the operator's page, and whether blind; "" where its folder did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class DataSet:
     """What a person should know before training: gaps of the labels table, classes missing in a part."""
     screening: ScreeningRule | None = None
     """What pictures had to be; None in data sets that were never screened."""
+    corrections: CorrectionsRecord | None = None
+    """What was taken from label files; None in data sets that were made without."""
 
     @property
     def kept(self) -> tuple[Crop, ...]:
@@ -127,6 +132,11 @@ class DataSet:
         """Return the kept crops of one part."""
         return tuple(crop for crop in self.crops if crop.kept and crop.part == name)
 
+    def path_of(self, source: str) -> Path:
+        """Where a source lies: below the raw folder, or where labels found it."""
+        elsewhere = self.corrections.files if self.corrections else {}
+        return Path(elsewhere[source]) if source in elsewhere else self.raw / source
+
 
 class _Rest(BaseModel):
     """The file `dataset.json`."""
@@ -145,6 +155,7 @@ class _Rest(BaseModel):
     notes: tuple[str, ...]
     fingerprint: str
     screening: ScreeningRule | None = None
+    corrections: CorrectionsRecord | None = None
 
 
 def load_dataset(out: Path) -> DataSet:
@@ -160,7 +171,8 @@ def load_dataset(out: Path) -> DataSet:
         ) from error
     except (OSError, ValidationError, ValueError, KeyError) as error:
         raise PrepareError(f"{out}: is no data set ({error}); run `edge-trainer prepare` again") from error
-    if fingerprint_of(rest.labels, crops, rest.preprocessing, rest.cache_px) != rest.fingerprint:
+    made = fingerprint_of(rest.labels, crops, rest.preprocessing, rest.cache_px, rest.corrections)
+    if made != rest.fingerprint:
         raise PrepareError(
             f"{out / _TABLE}: does not match {_REST}: it was edited, or `edge-trainer prepare` was "
             "interrupted while it wrote; run that again"
@@ -168,6 +180,7 @@ def load_dataset(out: Path) -> DataSet:
     return DataSet(
         out, rest.labels, crops, rest.preprocessing, Path(rest.raw), rest.seed,
         rest.fingerprint, rest.split, rest.cache_px, rest.notes, rest.screening,
+        rest.corrections,
     )  # fmt: skip
 
 
@@ -208,6 +221,7 @@ def save(dataset: DataSet) -> None:
         notes=dataset.notes,
         fingerprint=dataset.fingerprint,
         screening=dataset.screening,
+        corrections=dataset.corrections,
     )
     try:
         dataset.root.mkdir(parents=True, exist_ok=True)
@@ -236,7 +250,7 @@ def _row_of(crop: Crop) -> tuple[object, ...]:
 
 def _later_of(crop: Crop) -> tuple[object, ...]:
     measures = asdict(crop.measures).values() if crop.measures else [""] * len(MEASURE_NAMES)
-    return (crop.acquired, crop.microscope, *measures, crop.near, crop.note)
+    return (crop.acquired, crop.microscope, *measures, crop.near, crop.note, crop.correction)
 
 
 def _crop_of(row: dict[str, str]) -> Crop:
@@ -263,6 +277,7 @@ def _crop_of(row: dict[str, str]) -> Crop:
         measures=_measures_of(row),
         near=row.get("near", ""),
         note=row.get("note", ""),
+        correction=row.get("correction", ""),
     )
 
 
@@ -273,7 +288,11 @@ def _measures_of(row: dict[str, str]) -> Measures | None:
 
 
 def fingerprint_of(
-    labels: Sequence[str], crops: Iterable[Crop], preprocessing: Preprocessing, cache_px: int
+    labels: Sequence[str],
+    crops: Iterable[Crop],
+    preprocessing: Preprocessing,
+    cache_px: int,
+    corrections: CorrectionsRecord | None = None,
 ) -> str:
     """Hash everything that decides what is learnt; pixels enter by their cached name, itself a hash."""
     kept = [_row_of(crop) for crop in crops if crop.kept]
@@ -281,6 +300,8 @@ def fingerprint_of(
     if preprocessing.proportions == "specimen":  # data sets of before that choice keep their fingerprint
         del stated["proportions"]
     content = [list(labels), stated, cache_px, kept]
+    if corrections is not None:  # data sets without keep theirs too
+        content.append(corrections.fingerprint)
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -305,7 +326,7 @@ def summary(dataset: DataSet) -> str:
         f"{len(kept)} crops of {len({crop.source for crop in kept})} micrographs, "
         f"{len({crop.group for crop in kept})} groups (by {dataset.split.by})",
         "",
-        *_aligned(table),
+        *aligned(table),
     ]
     dropped = dropped_files(dataset.crops)
     if dropped:
@@ -318,6 +339,8 @@ def summary(dataset: DataSet) -> str:
     if clusters:
         views = len({crop.source for crop in kept if crop.near})
         lines += ["", f"{views} micrographs show about the same area as another ({len(clusters)} areas)"]
+    if dataset.corrections:
+        lines += ["", *corrections_text(dataset.corrections, dataset.crops)]
     if dataset.notes:
         lines += ["", *(f"note: {note}" for note in dataset.notes)]
     lines += ["", *leak_report(kept, dataset.split).text()]
@@ -328,9 +351,3 @@ def _class_row(dataset: DataSet, label: str) -> tuple[str, ...]:
     mine = [crop for crop in dataset.kept if crop.label == label]
     counts = _counts(dataset, label).values()
     return (label, *map(str, counts), str(len(mine)), str(len({crop.group for crop in mine})))
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Names to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]

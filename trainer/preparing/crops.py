@@ -25,8 +25,10 @@ from trainer.preparing.crop_table import (
 from trainer.preparing.cutting import CutFile, CutPlan, cut_files
 from trainer.preparing.duplicates import without_copies, without_near_copies
 from trainer.preparing.grouping import Provenance, group_files
-from trainer.preparing.overrides import Overrides, overruled
-from trainer.preparing.raw_folder import PICTURE_SUFFIXES, RawFile, RawFolder, read_raw_folder
+from trainer.preparing.joining import Newcomers, joined, relabelled
+from trainer.preparing.newcomers import Taken, notes_of, record_of, take
+from trainer.preparing.overrides import Overrides, matched, overruled
+from trainer.preparing.raw_folder import PICTURE_SUFFIXES, RawFolder, read_raw_folder
 from trainer.preparing.screening import ScreeningRule, screened
 from trainer.preparing.split import (
     PARTS,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.preprocessing import Preprocessing
+    from trainer.preparing.corrections import Corrections
     from trainer.preparing.near_duplicates import Embed
 
 __all__ = ["Crop", "DataSet", "Order", "PrepareError", "load_dataset", "load_pixels", "prepare", "summary"]
@@ -63,6 +66,10 @@ class Order:
     classes: tuple[str, ...] | None = None
     """Class folders to take; None: all with at least one usable picture."""
     overrides: Overrides | None = None
+    corrections: Corrections | None = None
+    """What people said of micrographs on the operator's page."""
+    corrections_share: float = 0.3
+    """The largest part of a class's training micrographs that may come from corrections."""
     as_laid_out: bool = True
     """Whether train, val and test folders, where there are such, decide the parts."""
     seed: int = 0
@@ -86,14 +93,22 @@ def prepare(
     split, table = order.split, _check(raw, out, order)
     folder = read_raw_folder(raw, order.classes)
     split = _rule_for(folder, split, order.as_laid_out)
-    plan = CutPlan(raw, out, order.preprocessing, order.cache_px)
+    plan = _plan(raw, out, order)
     cuts = _screened(folder, plan, order.screening, progress, embed, workers)
-    rows = _rows(folder, cuts)
-    overruling: tuple[str, ...] = ()
-    if order.overrides is not None:
-        rows, overruling = overruled(rows, order.overrides)
-    rows, grouped = _grouped(rows, folder, {cut.source: cut.content for cut in cuts}, split, table)
+    taken = Taken()
+    if order.corrections is not None:
+        taken = take(
+            order.corrections, folder, cuts, plan, order.screening,
+            progress=progress, embed=embed, workers=workers,
+        )  # fmt: skip
+    rows, new, overruling = _overruled(_rows(folder, cuts, taken), _new_rows(taken), order.overrides)
+    contents = {cut.source: cut.content for cut in (*cuts, *taken.cuts)}
+    rows, grouped = _grouped(rows, folder, contents, split, table)
     rows = _parted(rows, folder, split, table, order.seed)
+    record = None
+    if order.corrections is not None:
+        rows = _corrected(rows, new, folder, taken, contents, split, table, order)
+        record = record_of(order.corrections, taken, folder.classes, order.corrections_share)
     labels = _labels(raw, rows, folder.classes if order.classes else None)
     notes = (
         *folder.notes,
@@ -101,16 +116,22 @@ def prepare(
         *_table_notes(rows, table),
         *overruling,
         *grouped,
+        *(notes_of(order.corrections, record) if order.corrections and record else ()),
         *_part_notes(rows, labels, split),
     )
     crops = tuple(rows)
     dataset = DataSet(
         out, labels, crops, order.preprocessing, raw.resolve(), order.seed,
-        fingerprint_of(labels, crops, order.preprocessing, order.cache_px), split, order.cache_px, notes,
-        order.screening,
+        fingerprint_of(labels, crops, order.preprocessing, order.cache_px, record), split, order.cache_px, notes,
+        order.screening, record,
     )  # fmt: skip
     save(dataset)
     return dataset
+
+
+def _plan(raw: Path, out: Path, order: Order) -> CutPlan:
+    crop = order.screening.on and order.screening.info_bars == "crop"
+    return CutPlan(raw, out, order.preprocessing, order.cache_px, "crop" if crop else "keep")
 
 
 def _check(raw: Path, out: Path, order: Order) -> LabelsTable | None:
@@ -129,8 +150,6 @@ def _screened(
     workers: int | None,
 ) -> list[CutFile]:
     """Read and cut the files, and give those a reason that are copies or not worth learning from."""
-    if rule.on and rule.info_bars == "crop":
-        plan = replace(plan, info_bars="crop")
     sources = [file.source for file in folder.to_read]
     cut = cut_files(sources, plan, lambda done, total: progress("micrographs", done, total), workers)
     cuts = screened(without_copies(cut, folder.label_of), rule)
@@ -163,16 +182,65 @@ def _rule_for(folder: RawFolder, split: SplitRule, as_laid_out: bool) -> SplitRu
     return split.model_copy(update={"part_folders": True})
 
 
-def _rows(folder: RawFolder, cuts: Sequence[CutFile]) -> list[Crop]:
+def _rows(folder: RawFolder, cuts: Sequence[CutFile], taken: Taken) -> list[Crop]:
+    """The class folders' files, but for those that come in by what a person said of them."""
     by_source = {cut.source: cut for cut in cuts}
+    settled = {cut.source for cut in taken.cuts}
     rows: list[Crop] = []
     for file in folder.files:
-        cut = by_source.get(file.source) or CutFile(source=file.source, reason=file.reason)
-        rows += _crops_of(cut, file)
+        if file.source not in settled:
+            cut = by_source.get(file.source) or CutFile(source=file.source, reason=file.reason)
+            rows += _crops_of(cut, file.label)
     return rows
 
 
-def _crops_of(cut: CutFile, file: RawFile) -> list[Crop]:
+def _new_rows(taken: Taken) -> list[Crop]:
+    rows: list[Crop] = []
+    for cut in taken.cuts:
+        verdict = taken.verdict_of[cut.source]
+        told = f"correction: {verdict.label} by {verdict.who}"
+        note = "; ".join(filter(None, (cut.note, told)))
+        rows += [replace(crop, correction=verdict.who, note=note) for crop in _crops_of(cut, verdict.label)]
+    return rows
+
+
+def _overruled(
+    rows: list[Crop], new: list[Crop], overrides: Overrides | None
+) -> tuple[list[Crop], list[Crop], tuple[str, ...]]:
+    """Apply what was decided on the contact sheet; the last value is what to tell about it."""
+    if overrides is None:
+        return rows, new, ()
+    done, notes = overruled([*rows, *new], overrides)
+    return done[: len(rows)], done[len(rows) :], notes
+
+
+def _corrected(
+    dealt: list[Crop],
+    new: list[Crop],
+    folder: RawFolder,
+    taken: Taken,
+    contents: Mapping[str, str],
+    split: SplitRule,
+    table: LabelsTable | None,
+    order: Order,
+) -> list[Crop]:
+    """Apply what people said to a data set whose parts are dealt, and let newcomers join it."""
+    decided = matched([*dealt, *new], order.overrides) if order.overrides else {}
+    rows = relabelled(dealt, taken.verdict_of, decided, folder.classes)
+    files = {
+        crop.source: Provenance(
+            crop.source, contents[crop.source], taken.folders[crop.source], crop.acquired, crop.microscope
+        )
+        for crop in new
+    }
+    kept = {crop.source for crop in new if crop.crop_id in decided and crop.kept}
+    newcomers = Newcomers(new, taken.verdict_of, files, taken.near, kept)
+    share = order.corrections_share
+    done = joined(dealt, rows, newcomers, split, table=table, share=share, seed=order.seed)
+    return sorted(done, key=lambda crop: crop.source)
+
+
+def _crops_of(cut: CutFile, label: str) -> list[Crop]:
     """A row for each box; one that was dropped for its picture keeps its pixels, for whoever overrules that."""
     source = cut.source
     boxes = [(crop.box_px, crop.cached) for crop in cut.crops]
@@ -181,7 +249,7 @@ def _crops_of(cut: CutFile, file: RawFile) -> list[Crop]:
             crop_id=hashlib.sha256(f"{source}\0{cut.content}\0{box}".encode()).hexdigest()[:16],
             source=source,
             sha256=cut.sha256,
-            label=file.label,
+            label=label,
             group="",
             box_px=box,
             shape_px=cut.shape_px,

@@ -20,7 +20,7 @@ import signal
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
 from multiprocessing import get_context, parent_process
@@ -48,7 +48,7 @@ from trainer.preparing.quality import Measures, measured, standard_field
 from trainer.preparing.split import PrepareError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -112,6 +112,17 @@ class CutPlan:
     cache_px: int
     info_bars: Literal["keep", "crop"] = "keep"
     """"crop": boxes and contrast limits are of the field above a burnt-in info bar."""
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)
+    """Sources that do not lie below `raw`, and where they do."""
+
+    def path_of(self, source: str) -> Path:
+        """Where a source lies."""
+        return self.elsewhere.get(source) or self.raw / source
+
+    def only(self, source: str) -> CutPlan:
+        """What the process that cuts this source needs to know of the plan."""
+        here = {source: self.elsewhere[source]} if source in self.elsewhere else {}
+        return replace(self, elsewhere=here)
 
 
 def cut_files(
@@ -147,7 +158,7 @@ def _cores() -> int:
 def _worth_processes(sources: Sequence[str], plan: CutPlan) -> bool:
     if len(sources) >= _FILES_WORTH_PROCESSES:
         return True
-    return sum(_size_bytes(plan.raw / source) for source in sources) >= _BYTES_WORTH_PROCESSES
+    return sum(_size_bytes(plan.path_of(source)) for source in sources) >= _BYTES_WORTH_PROCESSES
 
 
 def _size_bytes(path: Path) -> int:
@@ -171,7 +182,7 @@ def _cut_in_processes(sources: Sequence[str], plan: CutPlan, workers: int) -> Ge
         try:
             while True:
                 for source in islice(queue, 2 * workers - len(running)):
-                    running[pool.submit(_cut, source, plan)] = source
+                    running[pool.submit(_cut, source, plan.only(source))] = source
                 if not running:
                     return
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -203,7 +214,7 @@ def _end_with_parent() -> None:
 def _cut(source: str, plan: CutPlan) -> CutFile:
     """Read, judge and cut one file, and remember the answer unless reading it failed (which may pass)."""
     try:
-        taken = read_micrograph(plan.raw / source)
+        taken = read_micrograph(plan.path_of(source))
     except NotAnImage as error:
         stamp = error.source.stamp if error.source else None
         return _remember(_refused(source, f"not_an_image: {error.reason}", error), stamp, plan)
@@ -312,7 +323,7 @@ def _remember(cut: CutFile, stamp: FileStamp | None, plan: CutPlan) -> CutFile:
 def _already_cut(source: str, plan: CutPlan) -> CutFile | None:
     """Recall what an earlier run found, if file, rule and code are the same and the pixels still there."""
     try:
-        data = _record_path(source, stamp_of(plan.raw / source), plan).read_bytes()
+        data = _record_path(source, stamp_of(plan.path_of(source)), plan).read_bytes()
         cut = CutFile.model_validate_json(data)
     except (OSError, ValidationError):
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence as SequenceABC
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -18,7 +19,7 @@ from trainer.preparing.near_duplicates import Limits, find
 from trainer.preparing.split import PrepareError, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -64,6 +65,66 @@ def without_near_copies(
         )
         for cut in cuts
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Later pictures beside those of a data set."""
+
+    cuts: tuple[CutFile, ...]
+    """The later ones, with the reason of those that are copies."""
+    copy_of: Mapping[str, str]
+    """Of which picture, by source: one of the data set, or the later one that stays."""
+    near: tuple[tuple[str, str], ...]
+    """Pairs of sources, one of them at least a later one, that show about the same area."""
+
+
+def beside(
+    base: Sequence[CutFile],
+    later: Sequence[CutFile],
+    label_of: Callable[[str], str],
+    out: Path,
+    *,
+    limits: Limits | None,
+    embed: Embed | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare later pictures with those of a data set and with each other; nothing becomes of the former.
+
+    What is in the data set already is dropped, whatever its class; of copies among the later ones one stays, or
+    none where their classes differ. `limits` of None: only equal pixels are looked for.
+    """
+    there = {_pixel_names(cut): cut.source for cut in reversed(base) if not cut.reason}
+    copy_of = {
+        cut.source: there[key] for cut in later if not cut.reason and (key := _pixel_names(cut)) in there
+    }
+    cuts = [_dropped(cut, "duplicate pixels", copy_of) for cut in later]
+    cuts = _drop_copies(cuts, label_of, _pixel_names, "duplicate pixels: same picture as")
+    if limits is None:
+        return Comparison(tuple(cuts), copy_of, ())
+    old = [cut for cut in base if not cut.reason and cut.overview]
+    new = [cut for cut in cuts if not cut.reason and cut.overview]
+    shown = [*old, *new]
+    pairs = find(_Overviews(shown, out), embed=embed, limits=limits, progress=progress, since=len(old))
+    same = [(pair.first, pair.second) for pair in pairs if pair.kind == "same"]
+    here = {shown[second].source: shown[first].source for first, second in reversed(same) if first < len(old)}
+    cuts = [_dropped(cut, "near duplicate", here) for cut in cuts]
+    reasons: dict[str, str] = {}
+    for members in _joined(same):
+        left = [shown[index] for index in members if index >= len(old) and shown[index].source not in here]
+        if len(left) > 1:
+            reasons |= (gone := _reasons(left, label_of))
+            stays = [cut.source for cut in left if cut.source not in gone]
+            copy_of |= {source: stays[0] for source in gone if stays}
+    cuts = [cut.model_copy(update={"reason": reasons.get(cut.source, cut.reason)}) for cut in cuts]
+    near = tuple((shown[pair.first].source, shown[pair.second].source) for pair in pairs)
+    return Comparison(tuple(cuts), copy_of | here, near)
+
+
+def _dropped(cut: CutFile, kind: str, copy_of: Mapping[str, str]) -> CutFile:
+    if cut.reason or cut.source not in copy_of:
+        return cut
+    return cut.model_copy(update={"reason": f"{kind}: same picture as {copy_of[cut.source]}"})
 
 
 def _reasons(copies: Sequence[CutFile], label_of: Callable[[str], str]) -> dict[str, str]:

@@ -117,7 +117,7 @@ def sessions(files: Iterable[Timed], gap_hours: float) -> tuple[Session, ...]:
     """
     by_microscope: defaultdict[str, set[tuple[datetime, str]]] = defaultdict(set)
     for file in files:
-        moment = _moment(file.acquired)
+        moment = moment_of(file.acquired)
         if moment is not None:
             by_microscope[file.microscope].add((moment, file.source))
     found: list[Session] = []
@@ -138,7 +138,7 @@ def _session(microscope: str, run: Sequence[tuple[datetime, str]]) -> Session:
     return Session(name, begin, tuple(source for _, source in run))
 
 
-def _moment(acquired: str) -> datetime | None:
+def moment_of(acquired: str) -> datetime | None:
     """Read a time; without a zone it is UTC, and what is no time is unknown."""
     try:
         moment = datetime.fromisoformat(acquired)

@@ -83,11 +83,13 @@ def find(
     embed: Embed | None = None,
     limits: Limits | None = None,
     progress: Progress | None = None,
+    since: int = 0,
 ) -> tuple[Likeness, ...]:
     """Find the pairs of like pictures (2-D, uint8, any proportions, whole fields of about one area in pixels).
 
-    `embed` gives a row of features for each picture; it is called only where pictures lie on each other, by
-    default it is the pooled last feature map of EfficientNet-Lite0. `progress("comparing pictures", done, total)`.
+    Pairs among the first `since` pictures are not looked at: they were compared before. `embed` gives a row of
+    features for each picture; it is called only where pictures lie on each other, by default it is the pooled last
+    feature map of EfficientNet-Lite0. `progress("comparing pictures", done, total)`.
     """
     limits = limits or Limits()
 
@@ -98,6 +100,8 @@ def find(
     laid: dict[tuple[int, int], _Overlay] = {}
     if len(pictures) > 1:
         for first, second, hypotheses in like_pairs(pictures, limits.hash_bits, compared):
+            if second < since:
+                continue
             overlay = _laid_on(pictures[first], pictures[second], hypotheses)
             if overlay.correlation >= limits.near_correlation:
                 laid[first, second] = overlay

@@ -14,7 +14,6 @@ import secrets
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -115,7 +114,7 @@ def _cached_pixels(dataset: DataSet, crop: Crop) -> NDArray[np.uint8] | None:
 def _from_source(dataset: DataSet, crops: Sequence[Crop], names: dict[str, str]) -> dict[str, Thumbnail]:
     first = crops[0]
     try:
-        micrograph = read_micrograph(dataset.raw / PurePosixPath(first.source))
+        micrograph = read_micrograph(dataset.path_of(first.source))
     except UnusableFile as error:
         return {crop.crop_id: Thumbnail("", f"cannot be read: {error.reason}") for crop in crops}
     except OSError as error:

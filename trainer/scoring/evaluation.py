@@ -245,7 +245,7 @@ def readable(dataset: DataSet, sources: Sequence[Source]) -> Iterator[tuple[Sour
     file, opened = None, None
     for source in sources:
         if opened is None or source.file != file:
-            file, opened = source.file, _opened(dataset.raw / source.file, source)
+            file, opened = source.file, _opened(dataset.path_of(source.file), source)
         yield source, opened
 
 

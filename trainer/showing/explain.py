@@ -243,10 +243,10 @@ def _exhibits(
 
 
 def _read(dataset: DataSet, crop: Crop) -> Micrograph:
-    micrograph = read_micrograph(dataset.raw / crop.source)
+    micrograph = read_micrograph(dataset.path_of(crop.source))
     if None not in (crop.sha256, micrograph.source.sha256) and crop.sha256 != micrograph.source.sha256:
         raise UnusableFile(
-            "was changed since edge-trainer prepare; run that again", dataset.raw / crop.source
+            "was changed since edge-trainer prepare; run that again", dataset.path_of(crop.source)
         )
     return micrograph
 

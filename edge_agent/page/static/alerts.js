@@ -3,7 +3,7 @@
 export const HOLD_MS = 10000;
 export const CLEAR_MS = 30000;
 export const SNOOZE_MS = 30 * 60000;
-const CALM = ["working", "idle", "starting"];
+const CALM = ["working", "idle", "starting", "signed_out"];
 
 /** Knows no clock: every call brings the time in ms. */
 export class Alarm {
@@ -11,58 +11,41 @@ export class Alarm {
   snoozedUntil = 0;
   #candidate = null;
   #since = 0;
-  #owed = false; // something was raised in silence
+  #owed = false; // what is raised is still to be told
 
-  /** Take the state that holds now. Returns "raised" or "cleared" when that is to be told, else null. */
+  /** Take the state that holds. Returns "raised" or "cleared" when that is to be told now, else null. */
   step(state, now) {
     const candidate = CALM.includes(state) ? null : state;
     if (candidate !== this.#candidate) [this.#candidate, this.#since] = [candidate, now];
-    const lasted = now - this.#since;
-    const change = candidate !== this.raised && lasted >= (candidate ? HOLD_MS : CLEAR_MS);
-    if (change) this.raised = candidate;
-    return this.#told(change, now);
-  }
-
-  #told(change, now) {
-    if (now < this.snoozedUntil) {
-      this.#owed = this.raised !== null;
-      return null;
-    }
-    const owed = this.#owed && this.raised;
+    const isNew = candidate !== this.raised && now - this.#since >= (candidate ? HOLD_MS : CLEAR_MS);
+    if (isNew) [this.raised, this.#owed] = [candidate, candidate !== null];
+    if (now < this.snoozedUntil) return null;
+    if (!this.#owed) return isNew ? "cleared" : null;
     this.#owed = false;
-    if (!change && !owed) return null;
-    return this.raised ? "raised" : "cleared";
+    return "raised";
   }
 
-  /** Tell nothing for half an hour; what then still holds is told. */
+  /** Tell nothing for half an hour; what still holds then is told. A second call ends it. */
   snooze(now) {
-    this.snoozedUntil = now + SNOOZE_MS;
-    this.#owed = this.raised !== null;
-  }
-
-  /** End the snooze. */
-  wake() {
-    this.snoozedUntil = 0;
+    const isSnoozed = now < this.snoozedUntil;
+    this.snoozedUntil = isSnoozed ? 0 : now + SNOOZE_MS;
+    this.#owed = !isSnoozed && this.raised !== null;
   }
 }
 
-/** "12 new: 9 round, 3 rod" for the rows that came since it was last said. */
+/** Counts what came, until it is said. */
 export class Tally {
-  #words = new Map();
-  #total = 0;
+  #counts = new Map();
 
-  add(row, name) {
-    this.#total += 1;
-    this.#words.set(name, (this.#words.get(name) ?? 0) + 1);
+  add(word) {
+    this.#counts.set(word, (this.#counts.get(word) ?? 0) + 1);
   }
 
-  /** What to say, or "" when there is nothing; forgets it. */
+  /** "12 new: 9 round, 3 rod", or "" for nothing; begins anew. */
   take() {
-    if (!this.#total) return "";
-    const counts = [...this.#words].sort((one, other) => other[1] - one[1]).map(([name, count]) => `${count} ${name}`);
-    const words = `${this.#total} new: ${counts.join(", ")}`;
-    this.#total = 0;
-    this.#words.clear();
-    return words;
+    const counts = [...this.#counts].sort((one, other) => other[1] - one[1]);
+    this.#counts.clear();
+    const total = counts.reduce((sum, [, count]) => sum + count, 0);
+    return total ? `${total} new: ${counts.map(([word, count]) => `${count} ${word}`).join(", ")}` : "";
   }
 }

@@ -3,7 +3,7 @@
 const PATIENCE_MS = 15000;
 let csrf = "";
 
-/** An answer that is none: `status` (0: no answer at all), `text` in one sentence, `body` as the agent sent it. */
+/** No answer (`status` 0) or a refusal: `text` in one sentence, `body` as the agent sent it. */
 export class ApiError extends Error {
   constructor(status, text, body) {
     super(text);
@@ -11,10 +11,10 @@ export class ApiError extends Error {
   }
 }
 
-/** Read JSON below /api. Raises ApiError. */
+/** Read JSON. Raises ApiError, as all here do. */
 export const get = async (path, options) => (await ask(path, options)).json();
 
-/** Change something. Raises ApiError. The token is fetched again when the agent was started anew. */
+/** Change something; once more with a new token where the agent was started anew. */
 export async function post(path, body = {}) {
   try {
     return await send(path, body);
@@ -25,17 +25,15 @@ export async function post(path, body = {}) {
   }
 }
 
-/** Fetch what the page starts from, with the token for changes. Raises ApiError. */
+/** Fetch what the page starts from. */
 export async function state() {
   const found = await get("/api/state");
   csrf = found.csrf;
   return found;
 }
 
-/** Fetch a picture as a bitmap, to be closed by who draws it. Raises ApiError. */
-export async function bitmap(path, options) {
-  return createImageBitmap(await (await ask(path, options)).blob());
-}
+/** Fetch a picture; who draws it closes it. */
+export const bitmap = async (path, options) => createImageBitmap(await (await ask(path, options)).blob());
 
 async function send(path, body) {
   const headers = { "Content-Type": "application/json", "X-Scopewatch-Token": csrf };
@@ -44,16 +42,13 @@ async function send(path, body) {
 }
 
 async function ask(path, { signal, ...options } = {}) {
-  const patience = AbortSignal.timeout(PATIENCE_MS);
-  let answer;
-  try {
-    answer = await fetch(path, { ...options, signal: signal ? AbortSignal.any([signal, patience]) : patience });
-  } catch (error) {
-    throw new ApiError(0, error.name === "AbortError" ? "not needed any more" : "the agent does not answer", null);
-  }
+  const ends = [AbortSignal.timeout(PATIENCE_MS), signal].filter(Boolean);
+  const answer = await fetch(path, { ...options, signal: AbortSignal.any(ends) }).catch(() => {
+    throw new ApiError(0, "the agent does not answer", null);
+  });
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => null);
   throw new ApiError(answer.status, body?.error ?? `the agent answered ${answer.status}`, body);
 }
 
-export const api = { get, post, state, bitmap };
+export const api = { get, post, bitmap };

@@ -3,105 +3,84 @@
 
 const FLAT_FRACTION = 0.05;
 const WEAKEST_SCALE_LOGITS = 3;
-const IN_LOGITS = ["cam", "hirescam"];
 const LEVEL = 0.5;
 const FULL_COLOUR_FROM = 0.4;
 const FINENESS = 8; // samples a cell
 const MOST_SAMPLES = 320; // along one side
-const METHODS = { cam: "CAM", gradcam: "Grad-CAM", hirescam: "HiResCAM", occlusion: "occlusion" };
-// Which edges (0 top, 1 right, 2 bottom, 3 left) a line crosses, by the corners above the level (8 4 2 1, clockwise).
+const METHODS = { cam: "CAM", gradcam: "Grad-CAM", hirescam: "HiResCAM" };
+// Edges (0 top, 1 right, 2 bottom, 3 left) that the line crosses, by the corners above the level (8 4 2 1, clockwise).
 const LINES = ["", "32", "21", "31", "01", "3021", "02", "30", "30", "02", "0132", "01", "31", "21", "32", ""];
-const OTHER_SADDLE = { 5: "0132", 10: "3021" };
+const SADDLES = { 5: "0132", 10: "3021" }; // where the middle is below the level
 
 /**
- * Spread a map: {values, rows, columns, absence, method}. `values` (0..1 of the scale, by rows) cover the map's
- * box; they are null where there is nothing to draw, and `absence` says why.
+ * Spread a map over its box: {values, rows, columns, method, absence}. `values` are parts of the scale, row by row;
+ * null where there is nothing to draw, and `absence` says why.
  */
 export function spread({ label, method, grid, values }) {
-  const cells = values.map((row) => row.map((value) => (Number.isFinite(value) ? value : 0)));
-  const all = cells.flat();
+  const all = values.flat();
   const peak = Math.max(...all);
-  const size = Math.max(...all.map(Math.abs));
-  const result = { values: null, rows: 0, columns: 0, absence: "", method: METHODS[method] ?? method };
-  if (peak - Math.min(...all) <= FLAT_FRACTION * size) return { ...result, absence: `no localised evidence for ${label}` };
-  if (peak <= 0) return { ...result, absence: `no evidence for ${label} anywhere` };
-  const scale = IN_LOGITS.includes(method) ? Math.max(peak, WEAKEST_SCALE_LOGITS) : peak;
-  const [rows, columns] = grid.map((count) => Math.min(count * FINENESS, Math.max(MOST_SAMPLES, count)));
-  const down = weights(rows, grid[0]);
-  const across = weights(columns, grid[1]);
-  const part = cells.map((row) => across.map((taps) => sum(taps, (cell) => Math.max(row[cell], 0) / scale)));
-  const out = new Float32Array(rows * columns);
-  for (let y = 0; y < rows; y += 1)
-    for (let x = 0; x < columns; x += 1)
-      out[y * columns + x] = Math.min(1, Math.max(0, sum(down[y], (cell) => part[cell][x])));
-  return { ...result, values: out, rows, columns };
+  const none = { values: null, method: METHODS[method] ?? method };
+  const isFlat = peak - Math.min(...all) <= FLAT_FRACTION * Math.max(...all.map(Math.abs));
+  if (isFlat) return { ...none, absence: `no localised evidence for ${label}` };
+  if (peak <= 0) return { ...none, absence: `no evidence for ${label} anywhere` };
+  const scale = method === "cam" || method === "hirescam" ? Math.max(peak, WEAKEST_SCALE_LOGITS) : peak;
+  const [rows, columns] = grid.map((count) => Math.max(count, Math.min(count * FINENESS, MOST_SAMPLES)));
+  const across = taps(columns, grid[1]);
+  const part = values.map((row) => across.map((cells) => sum(cells, (cell) => Math.max(row[cell], 0) / scale)));
+  const out = taps(rows, grid[0]).flatMap((cells) => across.map((_, x) => sum(cells, (cell) => part[cell][x])));
+  return { ...none, values: Float32Array.from(out, (value) => Math.min(1, Math.max(0, value))), rows, columns, absence: "" };
 }
 
-const sum = (taps, value) => taps.reduce((total, [cell, weight]) => total + weight * value(cell), 0);
+const sum = (cells, value) => cells.reduce((total, [cell, weight]) => total + weight * value(cell), 0);
 
-// For each sample the four cells around it, with their weights (Keys 1981, a = -1/2); the outermost cells continue.
-function weights(count, cells) {
+// The four cells around each sample, with weights (Keys 1981, a = -1/2); the outermost cells continue.
+function taps(count, cells) {
   return Array.from({ length: count }, (_, index) => {
     const at = ((index + 0.5) / count) * cells - 0.5;
-    const first = Math.floor(at);
-    return [-1, 0, 1, 2].map((step) => [Math.min(Math.max(first + step, 0), cells - 1), cubic(Math.abs(at - first - step))]);
+    const first = Math.floor(at) - 1;
+    return [0, 1, 2, 3].map((step) => [Math.min(Math.max(first + step, 0), cells - 1), cubic(Math.abs(at - first - step))]);
   });
 }
 
-function cubic(distance) {
-  if (distance < 1) return (1.5 * distance - 2.5) * distance ** 2 + 1;
-  return distance < 2 ? ((-0.5 * distance + 2.5) * distance - 4) * distance + 2 : 0;
-}
+const cubic = (d) => (d < 1 ? (1.5 * d - 2.5) * d * d + 1 : d < 2 ? ((-0.5 * d + 2.5) * d - 4) * d + 2 : 0);
 
 /**
- * The line of half the scale, as [x0, y0, x1, y1, ...] in parts of the box. `inside` says for [left, top, right,
- * bottom] whether the picture goes on beyond that side: there the line closes along it.
+ * The line of half the scale: [x0, y0, x1, y1, ...] in parts of the box. `inside`: whether the picture goes on to
+ * the [left, top, right, bottom] of it; there the line closes along the side.
  */
 export function contour({ values, rows, columns }, inside) {
-  const xs = places(columns);
-  const ys = places(rows);
+  const [xs, ys] = [columns, rows].map((count) => [0, ...Array.from({ length: count }, (_, i) => (i + 0.5) / count), 1]);
   const at = (x, y) => {
-    const beyond = [x < 0, y < 0, x >= columns, y >= rows];
-    if (beyond.some((out, side) => out && inside[side])) return 0;
-    return values[Math.min(Math.max(y, 0), rows - 1) * columns + Math.min(Math.max(x, 0), columns - 1)];
+    const isOut = (x < 0 && inside[0]) || (y < 0 && inside[1]) || (x >= columns && inside[2]) || (y >= rows && inside[3]);
+    return isOut ? 0 : values[Math.min(Math.max(y, 0), rows - 1) * columns + Math.min(Math.max(x, 0), columns - 1)];
   };
-  const lines = [];
-  for (let y = -1; y < rows; y += 1)
-    for (let x = -1; x < columns; x += 1)
-      cross(lines, [at(x, y), at(x + 1, y), at(x + 1, y + 1), at(x, y + 1)], xs, ys, x + 1, y + 1);
-  return lines;
+  const line = [];
+  for (let y = 0; y <= rows; y += 1)
+    for (let x = 0; x <= columns; x += 1)
+      cross(line, [at(x - 1, y - 1), at(x, y - 1), at(x, y), at(x - 1, y)], [xs[x], ys[y], xs[x + 1], ys[y + 1]]);
+  return line;
 }
 
-// Centres of samples in parts of the side, with the two ends.
-const places = (count) => [0, ...Array.from({ length: count }, (_, index) => (index + 0.5) / count), 1];
-
-function cross(lines, corners, xs, ys, x, y) {
-  const above = corners.reduce((bits, value) => bits * 2 + (value >= LEVEL), 0);
-  if (above === 0 || above === 15) return;
-  const high = corners[0] + corners[1] + corners[2] + corners[3] >= 4 * LEVEL;
-  const edges = !high && OTHER_SADDLE[above] ? OTHER_SADDLE[above] : LINES[above];
-  const [left, right, top, bottom] = [xs[x], xs[x + 1], ys[y], ys[y + 1]];
-  const between = (from, to, a, b) => from + ((to - from) * (LEVEL - a)) / (b - a || 1);
-  const [a, b, c, d] = corners;
-  for (const edge of edges) {
-    if (edge === "0") lines.push(between(left, right, a, b), top);
-    else if (edge === "1") lines.push(right, between(top, bottom, b, c));
-    else if (edge === "2") lines.push(between(left, right, d, c), bottom);
-    else lines.push(left, between(top, bottom, a, d));
+function cross(line, [a, b, c, d], [left, top, right, bottom]) {
+  const above = (a >= LEVEL) * 8 + (b >= LEVEL) * 4 + (c >= LEVEL) * 2 + (d >= LEVEL);
+  const between = (from, to, p, q) => from + ((to - from) * (LEVEL - p)) / (q - p);
+  for (const edge of (a + b + c + d < 4 * LEVEL && SADDLES[above]) || LINES[above]) {
+    if (edge === "0") line.push(between(left, right, a, b), top);
+    else if (edge === "1") line.push(right, between(top, bottom, b, c));
+    else if (edge === "2") line.push(between(left, right, d, c), bottom);
+    else line.push(left, between(top, bottom, a, d));
   }
 }
 
-/** The map's colours, [rows x columns] RGBA: clear where there is no evidence, full from 0.4 of the scale on. */
+/** The map in colours, clear where there is no evidence and full from 0.4 of the scale on. */
 export function painted({ values, rows, columns }, colourAt) {
   const pixels = new Uint8ClampedArray(rows * columns * 4);
-  values.forEach((value, index) => {
-    pixels.set([...colourAt(value), 255 * Math.min(value / FULL_COLOUR_FROM, 1)], index * 4);
-  });
+  values.forEach((value, i) => pixels.set([...colourAt(value), 255 * Math.min(value / FULL_COLOUR_FROM, 1)], i * 4));
   return new ImageData(pixels, columns, rows);
 }
 
 /** The largest of 1, 2, 5 times a power of ten that is not above `longest`. */
 export function roundLength(longest) {
   const power = 10 ** Math.floor(Math.log10(longest));
-  return Math.max(...[1, 2, 5].map((digit) => digit * power).filter((length) => length <= longest * (1 + 1e-9)));
+  return [5, 2, 1].map((digit) => digit * power).find((length) => length <= longest * (1 + 1e-9));
 }

@@ -1,182 +1,135 @@
-// What the agent says becomes the page's state. Only this module decides whether the agent is to be believed alive.
+// What the agent says becomes the page's state. Only this module decides whether the agent counts as alive.
 
 import { state as fetchState } from "./api.js";
 import { store } from "./store.js";
 import { stream } from "./stream.js";
 
 export const NEWEST = 24;
-/** So long without a sign of the agent, by this PC's clock, and there is no contact. */
-const SILENCE_MS = 12000;
-const STEAL_MS = 9000;
+const SILENCE_MS = 12000; // so long without a sign of the agent, and there is no contact
+const RESCUE_MS = 9000; // the stream is at fault, perhaps
 const MOST_WAITING = 512;
-const entryListeners = new Set();
-let seen = { epoch: null, number: 0 };
+let seen = { epoch: "", number: 0 }; // the last event
 let fetching = null;
-let waiting = [];
-let stolen = 0;
+let waiting = []; // events that came while the state was fetched
+let rescued = 0;
 
-/** Begin to listen, and fetch what the page starts from. */
+/** Listen to the agent, and fetch what the page starts from. */
 export function start() {
-  for (const [kind, fn] of Object.entries({ entry: onEntry, status: onStatus, labels: onLabels, model: onModel }))
-    stream.onEvent(kind, (data, id) => take(id, () => fn(data)));
-  stream.onEvent("heartbeat", onHeartbeat);
-  for (const kind of ["open", "resync"]) stream.onEvent(kind, () => refresh());
-  stream.onEvent("broken", () => refresh()); // also finds out that the key is no longer good
+  for (const [kind, fn] of Object.entries({ entry: onEntry, status: onStatus, labels: onLabels, model: refresh, heartbeat: onHeartbeat }))
+    stream.onEvent(kind, (data, id) => take(kind, id, () => fn(data)));
+  // `broken` also to find out that the key is no longer good.
+  for (const kind of ["open", "resync", "broken", "signed_in"]) stream.onEvent(kind, refresh);
   stream.start();
   return refresh();
 }
 
-/** Call `fn(row)` for every new entry. */
-export function onNewEntry(fn) {
-  entryListeners.add(fn);
-}
-
-/** Judge the silence; to be called every second, and when the page is seen again. */
-export function tick(now = Date.now()) {
+/** Judge the silence, at `now` in ms. */
+export function tick(now) {
   const { connection, heard } = store.state;
+  const silence = now - heard;
   if (connection === "signed_out") return;
-  const silence = now - Math.min(heard, now);
-  if (connection === "live" && silence > SILENCE_MS) store.set({ connection: "lost" });
-  if (silence > STEAL_MS && now - stolen > 2 * SILENCE_MS && !document.hidden && heard) {
-    stolen = now;
-    stream.takeOver();
-  }
+  if (silence > SILENCE_MS) store.set({ connection: "lost" });
+  if (document.hidden || silence < RESCUE_MS || now - rescued < 2 * SILENCE_MS) return;
+  rescued = now;
+  stream.takeOver();
 }
 
-/** Fetch the whole state anew; calls while that runs join it. */
+/** Fetch the whole state anew; who asks while that runs waits for the same. */
 export function refresh() {
   fetching ??= fetchAll().finally(() => (fetching = null));
   return fetching;
 }
 
 async function fetchAll() {
+  const held = () => waiting.splice(0);
   try {
     const found = await fetchState();
     seen = { epoch: found.epoch, number: found.event };
     adopt(found);
-    const late = waiting;
-    waiting = [];
-    for (const [id, work] of late) take(id, work, true);
+    for (const event of held()) take(...event, true);
   } catch (error) {
-    waiting = [];
-    if (error.status === 401) signOut();
-    else if (!("status" in error)) throw error;
+    held();
+    if (error.status === 401) {
+      stream.signOut();
+      store.set({ connection: "signed_out" });
+    } else if (error.status === undefined) throw error;
   }
-}
-
-function signOut() {
-  stream.stop();
-  store.set({ connection: "signed_out" });
 }
 
 function adopt(found) {
-  const { rows, following, unseen, shown } = store.state;
-  const news = rows.length ? found.recent.filter((row) => row.id > rows[0].id).length : 0;
+  const { rows, following, unseen, wanted, model, person } = store.state;
+  const { status, folders, undo, redo, waiting_labels, recent } = found;
+  const news = rows.length ? recent.filter((row) => row.id > rows[0].id).length : 0;
   const now = Date.now();
-  const model = store.state.model;
   store.set({
+    status, folders, undo, redo, waiting_labels, rows: recent,
     connection: "live",
     heard: now,
     skew: now - Date.parse(found.now),
-    epoch: found.epoch,
-    status: found.status,
-    // The same model is the same object: whoever depends on it need not draw again.
-    model: JSON.stringify(model) === JSON.stringify(found.model) ? model : found.model,
-    folders: found.folders,
-    person: store.state.person || found.person || "",
-    undo: found.undo,
-    redo: found.redo,
-    waiting_labels: found.waiting_labels,
+    model: kept(model, found.model),
+    person: person || found.person || "",
     unseen: following ? 0 : unseen + news,
-    shown: following ? newest(found.recent) : renewed(shown, found.recent),
-    rows: found.recent,
+    wanted: following ? newest(recent) : renewed(wanted, recent),
   });
 }
 
-/** Take an event once and in order: what was missed makes everything be fetched anew. */
-function take(id, work, late = false) {
-  if (fetching && !late) {
-    if (waiting.push([id, work]) > MOST_WAITING) waiting.shift();
+/** Take an event once and in order; where one was missed, all is fetched anew. */
+function take(kind, id, work, isLate = false) {
+  if (fetching && !isLate) {
+    if (waiting.push([kind, id, work]) > MOST_WAITING) waiting.shift();
     return;
   }
-  const at = id?.lastIndexOf("-") ?? -1;
-  const [epoch, number] = [id?.slice(0, at), Number(id?.slice(at + 1))];
-  if (at > 0) {
-    if (epoch === seen.epoch && number <= seen.number) return;
-    if (epoch !== seen.epoch || number > seen.number + 1) return void refresh();
-    seen.number = number;
-  }
-  hear();
-  work();
-}
-
-function hear() {
-  if (store.state.connection === "live") store.set({ heard: Date.now() });
-  else if (store.state.connection !== "signed_out") refresh();
+  const at = id.lastIndexOf("-");
+  const number = Number(id.slice(at + 1));
+  const isNext = number <= seen.number + (kind !== "heartbeat"); // a heartbeat has the number of the last event
+  if (id.slice(0, at) !== seen.epoch || !isNext || store.state.connection !== "live") return void refresh();
+  store.set({ heard: Date.now() });
+  if (kind === "heartbeat") return work();
+  if (number > seen.number) [seen.number] = [number, work()];
 }
 
 function onHeartbeat({ now }) {
-  hear();
-  if (store.state.connection === "live") store.set({ skew: Date.now() - Date.parse(now) });
+  store.set({ skew: Date.now() - Date.parse(now) });
 }
 
 function onEntry({ row, new: isNew }) {
-  const { rows, following, unseen, shown } = store.state;
-  const known = rows.some((one) => one.id === row.id);
-  if (!known && !isNew && !(shown?.id === row.id)) return;
-  const next = known ? rows.map((one) => (one.id === row.id ? row : one)) : isNew ? [row, ...rows].slice(0, NEWEST) : rows;
+  const { rows, following, unseen, wanted } = store.state;
+  const isKnown = rows.some((one) => one.id === row.id);
+  const before = isKnown || !isNew ? rows.map((one) => (one.id === row.id ? row : one)) : [row, ...rows].slice(0, NEWEST);
   store.set({
-    rows: next,
-    shown: following ? newest(next) : renewed(shown, [row]),
-    unseen: following || known ? unseen : unseen + 1,
+    rows: before,
+    wanted: following ? newest(before) : renewed(wanted, [row]),
+    unseen: unseen + (!following && isNew && !isKnown),
   });
-  if (isNew) for (const listener of entryListeners) listener(row);
 }
 
-function onStatus(status) {
-  store.set({ status });
-}
-
-function onModel(model) {
-  store.set({ model });
-  refresh();
-}
+const onStatus = (status) => store.set({ status });
 
 function onLabels({ changes, many }) {
   if (many) return void refresh();
   const given = new Map(changes);
   const told = (row) => (row && given.has(row.id) ? { ...row, given: given.get(row.id) } : row);
-  const { rows, shown } = store.state;
-  const row = told(shown?.row);
-  store.set({ rows: rows.map(told), shown: row === shown?.row ? shown : { ...shown, row } });
+  const { rows, wanted } = store.state;
+  store.set({ rows: rows.map(told), wanted: wanted && kept(wanted, { ...wanted, row: told(wanted.row) }) });
 }
 
-const newest = (rows) => (rows.length ? keep({ id: rows[0].id, row: rows[0], blind: false }) : null);
+// What says the same stays the same object: nobody draws it again.
+const kept = (old, next) => (JSON.stringify(old) === JSON.stringify(next) ? old : next);
 
-// What is shown stays the same object as long as it says the same.
-function keep(next) {
-  const { shown } = store.state;
-  const same = shown && shown.id === next.id && shown.blind === next.blind;
-  return same && JSON.stringify(shown.row) === JSON.stringify(next.row) ? shown : next;
-}
+const newest = ([row]) => (row ? kept(store.state.wanted, { id: row.id, row, blind: false }) : null);
 
-function renewed(shown, rows) {
-  const row = shown && rows.find((one) => one.id === shown.id);
-  return row && !shown.blind ? keep({ ...shown, row }) : shown;
+function renewed(wanted, rows) {
+  const row = wanted && !wanted.blind && rows.find((one) => one.id === wanted.id);
+  return row ? kept(wanted, { ...wanted, row }) : wanted;
 }
 
 /** Show one entry and let newer ones wait. `row`, where it is known, spares a question; `blind` shows no answer. */
-export function show(id, { row = null, blind = false } = {}) {
+export function show(id, { row, blind = false } = {}) {
   const known = row ?? store.state.rows.find((one) => one.id === id) ?? null;
-  store.set({ shown: { id, row: known, blind }, following: false });
-}
-
-/** Pause following: what is shown stays. */
-export function pause() {
-  if (store.state.following) store.set({ following: false, unseen: 0 });
+  store.set({ wanted: kept(store.state.wanted, { id, row: known, blind }), following: false });
 }
 
 /** Show the newest entry, from now on always. */
 export function follow() {
-  store.set({ shown: newest(store.state.rows), following: true, unseen: 0 });
+  store.set({ following: true, unseen: 0, wanted: newest(store.state.rows) });
 }

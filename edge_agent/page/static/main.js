@@ -1,35 +1,53 @@
 // The page, put together. A part that fails to start leaves the others standing.
 
 import { api } from "./api.js";
+import { el } from "./dom.js";
 import { start as startLatest } from "./latest.js";
-import { follow, onNewEntry, pause, show, start as startLive } from "./live.js";
+import { follow, show, start as startLive } from "./live.js";
 import { start as startSignIn, takeKey } from "./sign_in.js";
 import { start as startStateBar } from "./state_bar.js";
 import { store } from "./store.js";
 import { stream } from "./stream.js";
 import { start as startStrip } from "./strip.js";
-import { startTabs } from "./tabs.js";
 
 const at = (id) => document.getElementById(id);
 
 async function begin() {
+  const corrections = el("div", { id: "corrections" });
   startSignIn(at("sign-in"));
   startStateBar(at("state-bar"));
-  const picture = startLatest(at("latest"));
+  const picture = startLatest(at("latest"), corrections);
   startStrip(at("strip"));
-  startTabs(at("tabs"));
+  startTabs([...document.querySelectorAll("[role=tab]")]);
   await takeKey();
-  await startLive();
-  const page = { store, api, stream, show, follow, pause, onNewEntry, picture };
-  // Loaded apart: what they need is large, and the page stands without them.
-  const parts = { history: at("history"), session: at("session"), learning: at("learning"), corrections: at("latest"), view_keys: at("latest") };
+  startLive();
+  const parts = { history: at("history"), corrections, session: at("session"), learning: at("learning"), view_keys: picture };
   for (const [name, root] of Object.entries(parts)) {
     try {
-      (await import(`./${name}.js`)).start(root, page);
+      (await import(`./${name}.js`)).start(root, { store, api, stream, show, follow });
     } catch (error) {
       console.error(error);
     }
   }
+}
+
+// One of history, session and learning at a time, by pointer or arrow keys.
+function startTabs(tabs) {
+  const choose = (chosen) => {
+    for (const tab of tabs) {
+      tab.setAttribute("aria-selected", String(tab === chosen));
+      tab.tabIndex = tab === chosen ? 0 : -1;
+      at(tab.getAttribute("aria-controls")).hidden = tab !== chosen;
+    }
+    chosen.focus();
+  };
+  tabs.forEach((tab, index) => {
+    tab.onclick = () => choose(tab);
+    tab.onkeydown = ({ key }) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[key];
+      if (step) choose(tabs[(index + step + tabs.length) % tabs.length]);
+    };
+  });
 }
 
 begin();

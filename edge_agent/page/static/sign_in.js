@@ -1,55 +1,49 @@
 // The key to this page comes in the address, behind the #, and leaves it at once; without one it is asked for.
 
-import { ApiError, post } from "./api.js";
+import { post } from "./api.js";
 import { el, put } from "./dom.js";
 import { store } from "./store.js";
 import { stream } from "./stream.js";
 
+const keyIn = (text) => /token=([^&\s]+)/.exec(text)?.[1];
+
 /** Hand in the key from the address, if there is one. */
 export async function takeKey() {
-  const key = keyIn(location.hash);
-  if (!key) return;
+  const token = keyIn(location.hash);
+  if (!token) return;
   history.replaceState(null, "", location.pathname + location.search);
-  await handIn(key);
+  await post("/api/session", { token }).catch(() => {}); // the page then asks for one
 }
 
 /** Show the way in whenever this browser may not read. */
 export function start(root) {
   const said = el("p", { role: "alert" });
-  const field = el("input", { id: "key", type: "password", autocomplete: "off", spellcheck: "false" });
-  const enter = async () => {
+  const field = el("input", { id: "key", type: "password", autocomplete: "off", required: true });
+  const enter = async (event) => {
+    event.preventDefault();
     put(said, "");
-    const refused = await handIn(keyIn(field.value) ?? field.value.trim());
-    put(said, refused ?? "");
-    if (refused) return field.focus();
-    field.value = "";
-    stream.start();
-    stream.tell("open");
+    try {
+      await post("/api/session", { token: keyIn(field.value) ?? field.value.trim() });
+      field.value = "";
+      stream.signIn();
+    } catch (error) {
+      put(said, error.message);
+      field.focus();
+    }
   };
-  field.addEventListener("keydown", (event) => event.key === "Enter" && enter());
-  root.append(
-    el("h2", {}, "Open this page from the agent\u2019s PC"),
-    el("p", {}, "Run ", el("code", {}, "edge-agent page"), " there: it opens the page with its key. Or paste the address or key that it prints:"),
-    el("label", { for: "key" }, "Key"),
+  root.append(el(
+    "form",
+    { onsubmit: enter },
+    el("h2", {}, "This page opens with a key"),
+    el("p", {}, "On the agent\u2019s PC run ", el("code", {}, "edge-agent page"), ": it opens the page. Or paste what it prints:"),
+    el("label", { for: "key" }, "Address or key"),
     field,
-    el("button", { onclick: enter }, "Open the page"),
+    el("button", {}, "Open the page"),
     said,
-  );
-  store.subscribe(({ connection }, changed) => {
-    if (!changed.has("connection")) return;
-    const out = connection === "signed_out";
-    root.hidden = !out;
-    for (const id of ["state-bar", "latest", "strip", "side"]) document.getElementById(id).inert = document.getElementById(id).hidden = out;
+  ));
+  store.subscribe(({ connection }) => {
+    const isOut = connection === "signed_out";
+    root.hidden = !isOut;
+    for (const id of ["latest", "strip", "side"]) document.getElementById(id).hidden = isOut;
   });
-}
-
-const keyIn = (text) => /token=([^&\s]+)/.exec(text)?.[1];
-
-async function handIn(token) {
-  try {
-    await post("/api/session", { token });
-    return null;
-  } catch (error) {
-    return error instanceof ApiError ? error.text : String(error);
-  }
 }

@@ -1,60 +1,53 @@
-// What the page knows, in one plain object; whoever draws is told once a frame, and not at all while hidden.
+// What the page knows, in one plain object; who draws is told once a frame, and while the page is hidden not at all.
+
+const listeners = new Set();
+let changed = new Set();
 
 export const store = {
   state: {
-    connection: "starting", // starting | live | lost | signed_out
-    heard: 0, // when the agent was last heard from, by this PC's clock, in ms
+    connection: "starting", // then live, lost or signed_out
+    heard: Date.now(), // when the agent was last heard of, by this PC's clock, in ms
     skew: 0, // this PC's clock minus the agent's, in ms
-    epoch: null,
     status: null,
     model: null,
     folders: [],
     rows: [], // the newest 24, newest first
-    shown: null, // what is to be shown: {id, row, blind}; row is null until it is known
-    selected: null, // its id
+    wanted: null, // what is to be shown: {id, row, blind}; row is null until it is known
+    selected: null, // id of the entry whose answer is shown
     following: true,
-    unseen: 0,
+    unseen: 0, // entries that came while not following
     person: "",
     undo: null,
     redo: null,
     waiting_labels: null,
-    theme: "dark",
-    overlay: true,
-    opacity: 0, // of the map's colours, 0..100 %
+    overlay: true, // whether the map is drawn
+    opacity: 0, // of its colours, 0..100 %; 0 leaves the line
   },
-  subscribe,
-  set,
+
+  /** Call `fn(state, changed)` once a frame in which something changed; `changed` is a set of names. */
+  subscribe(fn) {
+    listeners.add(fn);
+    return () => listeners.delete(fn);
+  },
+
+  set(patch) {
+    const before = changed.size;
+    for (const [name, value] of Object.entries(patch)) {
+      if (store.state[name] !== value) changed.add(name);
+      store.state[name] = value;
+    }
+    if (!before && changed.size) requestAnimationFrame(tell);
+  },
 };
 
-const listeners = new Set();
-let changed = new Set();
-let frame = 0;
-
-/** Call `fn(state, changed)` once a frame in which something changed; `changed` is the set of names. Returns its end. */
-function subscribe(fn) {
-  listeners.add(fn);
-  return () => listeners.delete(fn);
-}
-
-function set(patch) {
-  if ("shown" in patch) patch.selected = patch.shown?.id ?? null;
-  for (const [name, value] of Object.entries(patch)) {
-    if (store.state[name] === value) continue;
-    store.state[name] = value;
-    changed.add(name);
-  }
-  if (changed.size && !frame) frame = requestAnimationFrame(tell);
-}
-
 function tell() {
-  const now = changed;
+  const names = changed;
   changed = new Set();
-  frame = 0;
   for (const listener of listeners) {
     try {
-      listener(store.state, now);
+      listener(store.state, names);
     } catch (error) {
-      console.error(error); // one part that fails keeps no other from drawing
+      console.error(error); // a part that fails keeps no other from drawing
     }
   }
 }

@@ -1,7 +1,7 @@
 // The agent's events, once for all tabs: one of them, the leader, holds the stream and relays what comes.
 //
 // A browser allows six connections to a server; a seventh tab with a stream of its own would stall. The leader has
-// the lock; when its tab goes, the next in the queue gets it. Whoever leads says `open` once it is connected.
+// the lock; when its tab goes, the next in the queue gets it.
 
 const NAME = "scopewatch";
 const KINDS = ["entry", "status", "labels", "model", "heartbeat", "resync"];
@@ -11,53 +11,55 @@ const channel = new BroadcastChannel(NAME);
 let source = null;
 let failures = 0;
 let timer = 0;
+let leads = false;
+let isOut = false; // signed out
 
-export const stream = { start, stop, onEvent, takeOver, tell, leads: () => source !== null || timer !== 0 };
+export const stream = {
+  /**
+   * Call `fn(data, id)` in every tab for each event of a kind; `id` is "EPOCH-N". Besides the agent's kinds there
+   * are `open` (connected, also anew) and `broken` (not, or no longer).
+   */
+  onEvent(kind, fn) {
+    if (!listeners.has(kind)) listeners.set(kind, new Set());
+    listeners.get(kind).add(fn);
+    return () => listeners.get(kind).delete(fn);
+  },
 
-/**
- * Call `fn(data, id)` for each event of a kind, in every tab. `id` is "EPOCH-N".
- * Besides the agent's kinds: `open` (connected, also anew), `broken` (not, or no longer).
- */
-function onEvent(kind, fn) {
-  if (!listeners.has(kind)) listeners.set(kind, new Set());
-  listeners.get(kind).add(fn);
-  return () => listeners.get(kind).delete(fn);
-}
+  /** Join the queue of those who may lead. */
+  start() {
+    channel.onmessage = (message) => deliver(message.data);
+    addEventListener("pagehide", close);
+    queue({});
+  },
 
-/** Join the queue of those who may lead. */
-function start() {
-  channel.onmessage = (message) => deliver(message.data);
-  addEventListener("pagehide", close);
-  addEventListener("pageshow", (event) => event.persisted && location.reload());
-  queue({});
-}
+  /** For a visible tab that hears nothing: connect anew, or lead from now on, as the leader may be asleep. */
+  takeOver: () => (leads ? open() : queue({ steal: true })),
 
-/** Lead from now on, whoever does: for a visible tab that hears nothing, because the leader may be asleep. */
-function takeOver() {
-  if (stream.leads()) return;
-  queue({ steal: true });
-}
+  /** Ask for no events until somebody has signed in. */
+  signOut() {
+    isOut = true;
+    close();
+  },
 
-/** Hold no stream until `start` or `open` is told. */
-function stop() {
-  close();
-}
+  /** Say in all tabs that this browser may read now. */
+  signIn: () => tell("signed_in"),
+};
 
-/** Say something to all tabs, this one too. */
-function tell(kind, data = null, id = null) {
-  const message = { kind, data, id };
-  channel.postMessage(message);
-  deliver(message);
-}
+stream.onEvent("signed_in", () => {
+  isOut = false;
+  if (leads) open();
+});
 
 async function queue(options) {
   try {
     await navigator.locks.request(NAME, options, () => {
-      open();
+      leads = true;
+      if (!isOut) open();
       return new Promise(() => {});
     });
   } catch {
-    close(); // another tab took over
+    leads = false; // another tab took over
+    close();
     queue({});
   }
 }
@@ -73,13 +75,13 @@ function open() {
   for (const kind of KINDS) source.addEventListener(kind, (event) => tell(kind, event.data, event.lastEventId));
 }
 
-// The browser itself would try again every few seconds for ever, and after an answer like 503 not at all.
+// The browser itself would not come back after an answer like 503, and never wait longer than at first.
 function again() {
   close();
   tell("broken");
   const wait = BACK_OFF_MS[Math.min(failures, BACK_OFF_MS.length - 1)];
   failures += 1;
-  timer = setTimeout(open, wait * (0.75 + Math.random() / 2));
+  if (!isOut) timer = setTimeout(open, wait * (0.75 + Math.random() / 2));
 }
 
 function close() {
@@ -89,9 +91,13 @@ function close() {
   source = null;
 }
 
+function tell(kind, data = null, id = "") {
+  const message = { kind, data, id };
+  channel.postMessage(message);
+  deliver(message);
+}
+
 function deliver({ kind, data, id }) {
-  const found = listeners.get(kind);
-  if (!found) return;
-  const parsed = data === null ? null : JSON.parse(data);
-  for (const listener of found) listener(parsed, id);
+  const parsed = JSON.parse(data);
+  for (const listener of listeners.get(kind) ?? []) listener(parsed, id);
 }

@@ -7,12 +7,12 @@ import { store } from "./store.js";
 import { givenWords, rowWords, timeWords } from "./words.js";
 
 const PACE_MS = 250; // a burst is drawn so often at most
-const REST_MS = 3000; // while a pointer moves here nothing moves below it
+const REST_MS = 3000; // so long after a pointer moved here, nothing moves below it
 
 /** Draw the strip into `root`, and keep it so. */
 export function start(root) {
-  const slots = Array.from({ length: NEWEST }, () => new Slot());
-  root.append(el("ol", {}, ...slots.map((slot) => slot.node)));
+  const slots = Array.from({ length: NEWEST }, slot);
+  root.append(el("ol", {}, ...slots.map(({ button }) => el("li", {}, button))));
   let drawn = 0;
   let timer = 0;
   let pointed = -REST_MS;
@@ -20,63 +20,53 @@ export function start(root) {
     timer = 0;
     if (document.hidden) return;
     drawn = performance.now();
-    const { rows, selected, model } = store.state;
-    slots.forEach((slot, index) => slot.draw(rows[index], selected, model));
+    slots.forEach((one, index) => drawSlot(one, store.state.rows[index]));
   };
   root.addEventListener("pointermove", () => (pointed = performance.now()));
   root.addEventListener("pointerleave", () => (pointed = -REST_MS));
-  store.subscribe((state, changed) => {
-    if (timer || !["rows", "selected", "model"].some((name) => changed.has(name))) return;
-    const now = performance.now();
-    const wait = changed.has("rows") ? Math.max(drawn + PACE_MS, pointed + REST_MS) - now : 0;
+  document.addEventListener("visibilitychange", draw);
+  store.subscribe((_, changed) => {
+    const isMoving = changed.has("rows");
+    if (timer || !(isMoving || changed.has("selected") || changed.has("model"))) return;
+    const wait = isMoving ? Math.max(drawn + PACE_MS, pointed + REST_MS) - performance.now() : 0;
     if (wait > 0) timer = setTimeout(draw, wait);
     else draw();
   });
-  document.addEventListener("visibilitychange", draw);
 }
 
-class Slot {
-  #image = el("img", { alt: "", width: 48, height: 48, hidden: true, onerror: () => (this.#image.hidden = true) });
-  #mark = el("span", { class: "mark" });
-  #button = el("button", { disabled: true, onclick: () => show(this.#row.id, { row: this.#row }) }, this.#image, this.#mark);
-  #row = null;
-  #said = "";
-  node = el("li", {}, this.#button);
+function slot() {
+  const image = el("img", { alt: "", hidden: true, onload: () => (image.hidden = false), onerror: () => (image.hidden = true) });
+  const marks = el("span", { class: "marks" });
+  const one = { image, marks, row: null, told: "" };
+  one.button = el("button", { disabled: true, "aria-label": "empty", onclick: () => show(one.row.id, one) }, image, marks);
+  return one;
+}
 
-  draw(row, selected, model) {
-    if (row) this.#button.toggleAttribute("aria-current", row.id === selected);
-    if (row && row.id === selected) this.#button.setAttribute("aria-current", "true");
-    const said = JSON.stringify([row, model?.sha256]);
-    if (said === this.#said) return;
-    this.#said = said;
-    this.#row = row ?? null;
-    this.#button.disabled = !row;
-    const source = row?.outcome === "classified" ? thumbnail(row) : "";
-    this.#image.hidden = !source;
-    if (source && this.#image.getAttribute("src") !== source) this.#image.setAttribute("src", source);
-    if (!source) this.#image.removeAttribute("src");
-    fill(this.#mark, row && marks(row, model?.labels));
-    this.#button.setAttribute("aria-label", row ? describe(row) : "empty");
-    this.#button.title = row ? describe(row) : "";
+function drawSlot(one, row) {
+  const { button, image, marks } = one;
+  const { selected, model } = store.state;
+  button.setAttribute("aria-current", String(Boolean(row) && row.id === selected));
+  const told = JSON.stringify([row, model]);
+  if (told === one.told) return;
+  Object.assign(one, { row, told });
+  button.disabled = !row;
+  button.dataset.id = row?.id ?? "";
+  button.title = row ? [row.name, rowWords(row), givenWords(row.given), timeWords(row.at)].filter(Boolean).join(", ") : "empty";
+  button.setAttribute("aria-label", button.title);
+  const version = row?.content ? `?v=${row.content.slice(0, 16)}` : "";
+  const source = row?.outcome === "classified" ? `/api/entries/${row.id}/thumb.jpg${version}` : "";
+  if (source !== (image.getAttribute("src") ?? "")) {
+    image.hidden = true; // until it is there
+    if (source) image.src = source;
+    else image.removeAttribute("src");
   }
+  fill(marks, row && marksOf(row, model?.labels));
 }
 
-const thumbnail = ({ id, content }) => `/api/entries/${id}/thumb.jpg${content ? `?v=${content.slice(0, 16)}` : ""}`;
-
-function describe(row) {
-  return [row.name, rowWords(row), givenWords(row.given), timeWords(row.at)].filter(Boolean).join(", ");
-}
-
-// Letter of the class (of the person's, where one spoke), then what was decided or said.
-function marks(row, labels) {
-  if (row.outcome !== "classified") return [el("span", { class: "chip none" }, "\u2013")];
-  const { given } = row;
-  if (given) return [chip(labels, given.action === "not_in_list" ? null : given.label), el("span", { class: "did" }, given.action === "confirm" ? "\u2713" : "\u270e")];
-  if (row.decision === "abstain") return [el("span", { class: "chip none abstained" }, "?")];
-  return [chip(labels, row.label)];
-}
-
-function chip(labels, label) {
-  const { letter, colour, ink } = classMark(labels, label);
-  return el("span", { class: "chip", style: { background: colour, color: ink } }, letter);
+// The letter of the class: a person's word comes first, with a sign that one spoke.
+function marksOf({ outcome, decision, label, given }, labels) {
+  const chip = ({ letter, colour, ink }) => el("span", { class: "chip", style: { background: colour, color: ink } }, letter);
+  if (given) return [chip(classMark(labels, given.label)), given.action === "confirm" ? "\u2713" : "\u270e"];
+  if (outcome !== "classified") return el("span", { class: "chip none" }, "\u2013");
+  return decision === "abstain" ? el("span", { class: "chip none abstained" }, "?") : chip(classMark(labels, label));
 }
