@@ -6,18 +6,19 @@ import hashlib
 import os
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.archive import Archive
 from edge_agent.files import FileStamp
 from edge_agent.finding import Finding
-from edge_agent.journal import Journal
 from edge_agent.labelling.label_record import LabelEvent, Shown
 from edge_agent.output_places import OutputPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from edge_agent.journal import Journal
 
 MODEL = "ef" * 32
 STARTED = datetime(2026, 5, 3, 8, tzinfo=UTC)
@@ -43,7 +44,11 @@ def answered(path: Path, number: int, **changes: object) -> Finding:
 
 def archive_of(journal: Journal, tmp_path: Path, output: Path | None = None) -> Archive:
     return Archive(
-        journal, OutputPlan(output, (tmp_path / "data",)), (tmp_path / "data",), tmp_path / "state", "ab12cd34"
+        journal,
+        OutputPlan(output, (tmp_path / "data",)),
+        (tmp_path / "data",),
+        tmp_path / "state",
+        "ab12cd34",
     )
 
 

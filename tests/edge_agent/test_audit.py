@@ -42,7 +42,9 @@ def offered(journal: Journal, by: str = "ann", model: str | None = MODEL) -> lis
 
 
 def test_one_in_twenty_by_the_content_alone():
-    assert sum(is_drawn(number) for number in range(20_000)) / 20_000 == pytest.approx(OFFERED_SHARE, abs=0.005)
+    assert sum(is_drawn(number) for number in range(20_000)) / 20_000 == pytest.approx(
+        OFFERED_SHARE, abs=0.005
+    )
 
 
 def test_all_that_are_drawn_are_offered_but_for_the_newest(journal):
@@ -133,7 +135,9 @@ def test_nothing_is_blind_that_the_person_labelled_before(journal, tmp_path):
     desk.give(Order("b1", "correct", "rod", "ann", (1,)))
     desk.close()
 
-    assert journal.look(partial(may_be_blind, entry=1, by="ann", batch="b1"), None) == content(0), "sent twice"
+    assert journal.look(partial(may_be_blind, entry=1, by="ann", batch="b1"), None) == content(0), (
+        "sent twice"
+    )
     assert journal.look(partial(may_be_blind, entry=1, by="ann", batch="b2"), None) is None
     assert journal.look(partial(may_be_blind, entry=1, by="bob", batch="b2"), None) == content(0)
     assert journal.look(partial(may_be_blind, entry=999, by="bob", batch="b2"), None) is None

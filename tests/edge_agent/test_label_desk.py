@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +25,9 @@ from edge_agent.labelling.label_intake import LabelIntake
 from edge_agent.labelling.label_log import read_events
 from edge_agent.labelling.label_record import last_words
 from edge_agent.output_places import OutputPlan
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NOTHING = (None, None, None)
 
@@ -87,13 +90,22 @@ def test_a_label_stands_in_the_journal_and_arrives_in_the_file(desk, journal, pa
 
 
 SAID = [
-    pytest.param(Order("b", "confirm", None, "ann", (1, 2)), {1: "rod", 2: "round"}, {}, id="confirms each its own"),
-    pytest.param(correct("b", 1, 2, label="rod"), {1: "rod", 2: "rod"}, {"rod": 1}, id="the agent's own word confirms"),
     pytest.param(
-        Order("b", "not_in_list", None, "ann", (1, 2)), {1: None, 2: None}, {"not_in_list": 2}, id="not in the list"
+        Order("b", "confirm", None, "ann", (1, 2)), {1: "rod", 2: "round"}, {}, id="confirms each its own"
+    ),
+    pytest.param(
+        correct("b", 1, 2, label="rod"), {1: "rod", 2: "rod"}, {"rod": 1}, id="the agent's own word confirms"
+    ),
+    pytest.param(
+        Order("b", "not_in_list", None, "ann", (1, 2)),
+        {1: None, 2: None},
+        {"not_in_list": 2},
+        id="not in the list",
     ),
     pytest.param(correct("b", 1, 1, 1), {1: "faceted"}, {"faceted": 1}, id="the same entry thrice is one"),
-    pytest.param(correct("b", 1, 999), {1: "faceted"}, {"faceted": 1}, id="an entry that is gone is passed over"),
+    pytest.param(
+        correct("b", 1, 999), {1: "faceted"}, {"faceted": 1}, id="an entry that is gone is passed over"
+    ),
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
+from typing import TYPE_CHECKING
 
 import pytest
 from labelled import answered, archive_of, content, event, fill, until
@@ -14,6 +14,9 @@ from edge_agent.labelling.label_desk import LabelDesk, NothingToDo, Order
 from edge_agent.labelling.label_intake import LabelIntake
 from edge_agent.labelling.label_log import add_events
 from edge_agent.output_places import OutputPlan
+
+if TYPE_CHECKING:
+    import sqlite3
 
 PLAN = OutputPlan()
 EVERYTHING = (
@@ -102,7 +105,9 @@ def test_what_was_said_of_earlier_bytes_under_the_name_stays_with_them(journal, 
     assert given_in(journal)[1] == (None, None, None)
 
 
-@pytest.mark.parametrize("found", [b"{half", b'{"schema": "scopewatch.label/2"}'], ids=["damaged", "a later version"])
+@pytest.mark.parametrize(
+    "found", [b"{half", b'{"schema": "scopewatch.label/2"}'], ids=["damaged", "a later version"]
+)
 def test_a_file_that_cannot_be_read_stays_and_is_told_once_a_minute(journal, tmp_path, caplog, found):
     paths = fill(journal, tmp_path / "data", range(3))
     intake = LabelIntake(journal, PLAN)
@@ -153,15 +158,18 @@ def test_an_action_that_is_still_being_kept_is_left_alone(journal, tmp_path):
         )
         staged = event("s", batch="b9", label="round")
         connection.execute(
-            "INSERT INTO labels (event, batch, content, folder, name, at_us, by, action, label, blind, void, written, "
-            "record) VALUES ('s', 'b9', ?, ?, ?, 2000000000000000, 'ann', 'correct', 'round', 0, 1, 1, ?)",
+            "INSERT INTO labels (event, batch, content, folder, name, at_us, by, action, label, blind, void, written,"
+            " record) VALUES ('s', 'b9', ?, ?, ?, 2000000000000000, 'ann', 'correct', 'round', 0, 1, 1, ?)",
             (content(0), str(path.parent).encode(), path.name.encode(), staged.model_dump_json()),
         )
 
     journal.change(half_way)
     LabelIntake(journal, PLAN).take(path)
 
-    assert rows(journal, "SELECT event, void, written FROM labels ORDER BY event") == [("a", 0, 1), ("s", 1, 1)]
+    assert rows(journal, "SELECT event, void, written FROM labels ORDER BY event") == [
+        ("a", 0, 1),
+        ("s", 1, 1),
+    ]
     desk = LabelDesk(archive_of(journal, tmp_path))
     until(lambda: given_in(journal)[1] == ("correct", "round", "ann"))
     desk.close()

@@ -70,7 +70,9 @@ def plant_link(path):
 
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
 @pytest.mark.parametrize(
-    "plant", [plant_link, lambda path: path.mkdir(), lambda path: os.mkfifo(path)], ids=["a link", "a folder", "a pipe"]
+    "plant",
+    [plant_link, lambda path: path.mkdir(), lambda path: os.mkfifo(path)],
+    ids=["a link", "a folder", "a pipe"],
 )
 def test_what_was_planted_is_neither_followed_nor_waited_for(path, plant):
     plant(path)

@@ -48,7 +48,13 @@ def test_what_no_longer_counts(events, void):
 
 
 def test_the_last_word_of_each_person_that_counts():
-    events = [event("a"), event("b", label="round"), event("c", by="bob"), undo("d", "b"), undo("e", "c", by="bob")]
+    events = [
+        event("a"),
+        event("b", label="round"),
+        event("c", by="bob"),
+        undo("d", "b"),
+        undo("e", "c", by="bob"),
+    ]
 
     assert last_words(events) == {"ann": events[0]}
 

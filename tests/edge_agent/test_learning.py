@@ -124,7 +124,9 @@ def test_live_accuracy_is_of_blind_labels_of_the_present_models_answers(journal,
     fill(journal, tmp_path / "data", range(4))
     fill(journal, tmp_path / "data" / "doubtful", range(10, 13), decision="abstain")
     fill(journal, tmp_path / "data" / "then", [20], model_sha256=EARLIER)
-    for number, (entry, label) in enumerate([(1, "rod"), (2, "rod"), (3, "rod"), (5, "rod"), (6, "rod"), (8, "rod")]):
+    for number, (entry, label) in enumerate(
+        [(1, "rod"), (2, "rod"), (3, "rod"), (5, "rod"), (6, "rod"), (8, "rod")]
+    ):
         desk.give(correct(f"b{number}", label, entry, blind=True))
     desk.give(correct("seen", "faceted", 4))
 
