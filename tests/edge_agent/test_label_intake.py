@@ -158,8 +158,8 @@ def test_an_action_that_is_still_being_kept_is_left_alone(journal, tmp_path):
         )
         staged = event("s", batch="b9", label="round")
         connection.execute(
-            "INSERT INTO labels (event, batch, content, folder, name, at_us, by, action, label, blind, void, written,"
-            " record) VALUES ('s', 'b9', ?, ?, ?, 2000000000000000, 'ann', 'correct', 'round', 0, 1, 1, ?)",
+            "INSERT INTO labels (event, batch, content, folder, name, at_us, by, action, label, blind, void, "
+            "written, record) VALUES ('s', 'b9', ?, ?, ?, 2000000000000000, 'ann', 'correct', 'round', 0, 1, 1, ?)",
             (content(0), str(path.parent).encode(), path.name.encode(), staged.model_dump_json()),
         )
 
