@@ -1,6 +1,6 @@
 """What the agent has left on this PC besides results, and how it is taken away without taking anything else.
 
-Sidecars and heatmaps are the owner's, wherever they lie. Only this module decides what is the agent's own.
+Sidecars, heatmaps and labels are the owner's, wherever they lie. Only this module decides what is the agent's own.
 """
 
 from __future__ import annotations
