@@ -81,10 +81,13 @@ class PageHome:
         if sessions is None:
             raise NoArchive("the agent is starting or changing over")
         return sessions
+
+    @property
     def labels(self) -> LabelDesk:
         """Where people say what a micrograph shows. Raises NoArchive."""
         labels = self._labels
         if labels is None:
+            raise NoArchive("the agent is starting or changing over")
         return labels
 
     @property
