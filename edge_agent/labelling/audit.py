@@ -24,8 +24,8 @@ TICKET_SECONDS: Final = 3600.0
 """Who takes longer has done something else meanwhile."""
 SHOWN_LATELY: Final = 24
 """Of so many newest files the page shows the answers in its strip."""
-# The last four hex digits below 0ccd: 3277 of 65,536. A fingerprint ends in a hash as well. Of two files with the
-# same bytes the newest is taken; the order is by other digits of the hash, as good as random and the same every time.
+# The last four hex digits below 0ccd: 3277 of 65,536. A fingerprint ends in a hash as well. Of files with the same
+# bytes the newest is taken; the order is by other digits of the hash: as good as random, and the same every time.
 _OFFERED: Final = """
 SELECT MAX(id), content FROM entries
 WHERE outcome = 'classified' AND label IS NOT NULL AND substr(content, -4) < '0ccd'

@@ -128,7 +128,7 @@ class DeskState:
 class LabelDesk:
     """One for each archive; safe for several threads. `on_change` is called in the thread of whoever changed it.
 
-    `give`, `undo` and `redo` raise JournalBusy where nothing can be kept at the moment: the same may be tried again.
+    `give`, `undo` and `redo` raise JournalBusy where nothing can be kept now: the same may be asked again.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.files import FileLayer, make_folders
+from edge_agent.files import FileLayer, make_folders, remove_leftovers
 from edge_agent.journal import JournalBusy
 from edge_agent.journaling.journal_queries import path_of
 from edge_agent.labelling.label_log import add_events
@@ -67,7 +67,10 @@ class LabelOutbox:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._archive = archive
-        self._layer = layer or FileLayer(archive.owner)
+        self._layer = layer or FileLayer()
+        # A name of its own: what the worker left half-written is removed while this may be writing.
+        self._layer.owner = f"{archive.owner}labels"
+        self._clean: set[Path] = set()
         self._clock = clock
         self._rests: dict[bytes, _Rest] = {}
         self._seen = 0
@@ -141,6 +144,9 @@ class LabelOutbox:
         labels = plan.place(self._where(path, content or "")).labels
         if plan.output is not None:
             make_folders(labels.parent, self._layer)
+        if labels.parent not in self._clean:
+            self._clean.add(labels.parent)
+            remove_leftovers(labels.parent, self._layer.owner)
         events = [LabelEvent.model_validate_json(record) for record in records]
         add_events(labels, events, self._layer, self._archive.free_space_floor_mib)
 

@@ -1,4 +1,4 @@
-"""What people said, in the journal: all statements on `labels` and `label_batches`, and on what `entries` say of them.
+"""What people said, in the journal: the statements that change it, and those of whoever changes it.
 
 An action is a batch. One of many events is staged in pieces: its rows count for nothing (`void` and `written` are
 1) until the batch is `complete`, which is one small change, and become effective in pieces again, until it is
@@ -110,13 +110,13 @@ def read_standing(connection: sqlite3.Connection, batch: str, after: int, limit:
 
 def read_batch(connection: sqlite3.Connection, batch: str) -> tuple[Batch, str] | None:
     """Return a batch and its state."""
-    row = connection.execute(f"{_BATCH} WHERE batch = ?", (batch,)).fetchone()  # noqa: S608
+    row = connection.execute(f"{_BATCH} WHERE batch = ?", (batch,)).fetchone()
     return None if row is None else (Batch(*row[:-1]), row[-1])
 
 
 def read_unfinished(connection: sqlite3.Connection) -> list[tuple[Batch, str]]:
     """Return the batches that are staged or complete, with their state, the oldest first."""
-    rows = connection.execute(f"{_BATCH} WHERE state <> 'applied' ORDER BY number")  # noqa: S608
+    rows = connection.execute(f"{_BATCH} WHERE state <> 'applied' ORDER BY number")
     return [(Batch(*row[:-1]), row[-1]) for row in rows]
 
 
@@ -133,7 +133,7 @@ def read_redoable(connection: sqlite3.Connection, by: str) -> Batch | None:
 
 def _one(connection: sqlite3.Connection, by: str, standing: str, order: str) -> Batch | None:
     row = connection.execute(
-        f'{_BATCH} WHERE "by" = ? AND standing = ? ORDER BY at_us {order}, number {order} LIMIT 1',  # noqa: S608
+        f'{_BATCH} WHERE "by" = ? AND standing = ? ORDER BY at_us {order}, number {order} LIMIT 1',
         (by, standing),
     ).fetchone()
     return None if row is None else Batch(*row[:-1])
@@ -170,9 +170,9 @@ def stage_rows(connection: sqlite3.Connection, rows: Iterable[LabelRow]) -> None
 
 def _insert(connection: sqlite3.Connection, rows: Iterable[LabelRow], void_and_written: str) -> None:
     connection.executemany(
-        "INSERT OR IGNORE INTO labels "
+        "INSERT OR IGNORE INTO labels "  # noqa: S608
         '(event, batch, content, folder, name, at_us, "by", action, label, blind, undoes, record, void, written) '
-        f"VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {void_and_written})",  # noqa: S608
+        f"VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {void_and_written})",
         (
             (
                 row.event.id,
@@ -234,8 +234,8 @@ def apply_some(connection: sqlite3.Connection, batch: Batch, after: int, limit: 
         connection.execute(f"UPDATE labels SET void = 1 WHERE event IN ({undone})", span)  # noqa: S608
     if batch.deed == "redo":
         connection.execute(
-            "UPDATE labels SET void = 0 WHERE event IN "
-            f"(SELECT undoes FROM labels WHERE event IN ({undone}))",  # noqa: S608
+            "UPDATE labels SET void = 0 WHERE event IN "  # noqa: S608
+            f"(SELECT undoes FROM labels WHERE event IN ({undone}))",
             span,
         )
     refresh_given(connection, f"SELECT content FROM labels WHERE {inside}", span)  # noqa: S608
@@ -245,10 +245,10 @@ def apply_some(connection: sqlite3.Connection, batch: Batch, after: int, limit: 
 def refresh_given(connection: sqlite3.Connection, contents: str, values: Sequence[object]) -> None:
     """Let entries say what was said of their bytes last, by whomever; `contents` is a SELECT with `values`."""
     connection.execute(
-        "UPDATE entries SET (given_action, given_label, given_by, given_at_us) = ("
+        "UPDATE entries SET (given_action, given_label, given_by, given_at_us) = ("  # noqa: S608
         'SELECT action, label, "by", at_us FROM labels '
         f"WHERE labels.content = entries.content AND {_COUNTS} ORDER BY at_us DESC, number DESC LIMIT 1) "
-        f"WHERE content IN ({contents})",  # noqa: S608
+        f"WHERE content IN ({contents})",
         values,
     )
 

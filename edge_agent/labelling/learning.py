@@ -41,7 +41,7 @@ SELECT decision = 'abstain', COUNT(*), SUM(label IS answered) FROM (
 
 @dataclass(frozen=True, slots=True)
 class NewLabels:
-    """The new labels of one class (None: not in the list): of so many, how many the agent had answered otherwise."""
+    """The new labels of one class (None: not in the list), and of how many the agent had answered otherwise."""
 
     label: str | None
     corrected: Share

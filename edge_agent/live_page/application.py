@@ -24,6 +24,7 @@ from edge_agent.page import (
     page_routes,
     picture_routes,
     second_look_routes,
+    session_routes,
     stream_routes,
 )
 from edge_agent.page.access import KeyCheck
@@ -46,6 +47,7 @@ def site_of(home: PageHome) -> Site:
         *page_routes.routes(home),
         *stream_routes.routes(home),
         *history_routes.routes(home),
+        *session_routes.routes(home),
         *label_routes.routes(home),
         *picture_routes.routes(home),
         *second_look_routes.routes(home),

@@ -20,6 +20,7 @@ from edge_agent.page.news import News
 from edge_agent.page.no_archive import NoArchive
 from edge_agent.page.pictures import Pictures
 from edge_agent.page.second_look import SecondLook
+from edge_agent.page.sessions import Sessions
 from edge_agent.page.stream import Hub
 
 if TYPE_CHECKING:
@@ -47,10 +48,11 @@ class PageHome:
         self.monitor = monitor
         self.access = Access()
         self.hub = Hub(self._agent_speaks)
-        self.news = News(self.hub, monitor, self._rows_of)
+        self.news = News(self.hub, monitor, self._rows_of, self.access.look)
         self.access.on_new_key = self.hub.end_streams
         self._archive: Archive | None = None
         self._history: History | None = None
+        self._sessions: Sessions | None = None
         self._labels: LabelDesk | None = None
         self._pictures: Pictures | None = None
         self._second_look: SecondLook | None = None
@@ -73,11 +75,16 @@ class PageHome:
         return history
 
     @property
+    def sessions(self) -> Sessions:
+        """The sessions they belong to. Raises NoArchive."""
+        sessions = self._sessions
+        if sessions is None:
+            raise NoArchive("the agent is starting or changing over")
+        return sessions
     def labels(self) -> LabelDesk:
         """Where people say what a micrograph shows. Raises NoArchive."""
         labels = self._labels
         if labels is None:
-            raise NoArchive("the agent is starting or changing over")
         return labels
 
     @property
@@ -96,15 +103,16 @@ class PageHome:
 
     def meet(self, archive: Archive | None) -> None:
         """Learn what the service that runs now keeps; None: it is about to be closed."""
+        if archive is not None:
+            self._pool.submit(self.access.meet, archive.state)
         self._archive = archive
         self._history = None if archive is None else History(archive)
+        self._sessions = None if archive is None else Sessions(archive)
         self._close_processes()
         self._labels = None if archive is None else LabelDesk(archive, self._tell_labels)
         self._pictures = None if archive is None else Pictures(archive)
         self._second_look = None if archive is None else SecondLook(archive, self._nothing_waits)
         if archive is not None:
-            state = archive.state
-            self._pool.submit(self.access.meet, state)
             self.hub.publish("resync", {})
 
     def note_status(self, status: AgentStatus) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GONE = ["ERR_", "Failed to load resource"]
-DIMMED = "() => Number(getComputedStyle(document.querySelector('#picture')).opacity) < 0.5"
+DIMMED = "() => Number(getComputedStyle(document.querySelector('#latest canvas')).opacity) < 0.5"
 HIDE = """hidden => {
   Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
   Object.defineProperty(document, 'visibilityState', {value: hidden ? 'hidden' : 'visible', configurable: true});
