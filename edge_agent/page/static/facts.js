@@ -5,17 +5,19 @@ import { el } from "./dom.js";
 import { store } from "./store.js";
 import { givenWords, percent, spaced, timeWords } from "./words.js";
 
-/** The nodes that tell an entry's detail. */
-export function factsOf(detail) {
-  const said = detail.labels.filter((event) => event.action !== "undo" && !event.void).slice(-4);
+/** What the network and people said of an entry. */
+export function factsOf({ labels, probabilities }) {
+  const said = labels.filter((event) => event.action !== "undo" && !event.void).slice(-4);
   const lines = said.map((event) => el("li", {}, `${givenWords(event)}, ${timeWords(event.at)}`));
-  const facts = factLines(detail).filter((line) => line[1]);
   return [
-    detail.probabilities.length > 0 && el("ul", { class: "bars", "aria-label": "Classes" }, ...bars(detail.probabilities)),
+    probabilities.length > 0 && el("ul", { class: "bars", "aria-label": "Classes" }, ...bars(probabilities)),
     lines.length > 0 && el("ul", { class: "said", "aria-label": "What people said" }, ...lines),
-    el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
   ];
 }
+
+/** Where an entry comes from, as names and values of a list. */
+export const recordOf = (detail) =>
+  factLines(detail).filter((line) => line[1]).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
 
 // In the order of the manifest, never by value: what an eye has learned stays where it was.
 function bars(probabilities) {
@@ -40,8 +42,8 @@ function factLines({ row, instrument, shape, pixel_size_nm: size, acquired, nove
   return [
     ["File", row.name],
     ["Folder", row.folder],
-    ["Finished", timeWords(row.at)],
     ["Acquired", timeWords(acquired)],
+    ["Answered", timeWords(row.at)],
     ["Instrument", [kv && `${kv} kV`, times, spaced(mode), signal, device].filter(Boolean).join(", ")],
     ["Field", shape && `${shape[1]} \u00d7 ${shape[0]} px, ${pixelWords(size)}`],
     ["Novelty", typeof novelty === "number" && novelty.toFixed(2) + (limit ? ` (limit ${limit.toFixed(2)})` : "")],

@@ -3,13 +3,14 @@
 import { bitmap, get } from "./api.js";
 import { classMark } from "./colours.js";
 import { el, fill, put } from "./dom.js";
-import { factsOf } from "./facts.js";
+import { factsOf, recordOf } from "./facts.js";
 import { follow } from "./live.js";
 import { Picture } from "./picture.js";
 import { store } from "./store.js";
 import { abstentionWords, decisionWords, givenWords, outcomeWords, percent, reasonWords, rowWords } from "./words.js";
 
 const SLOW_MS = 800; // a load that took so long gives way to a newer entry
+const LONG_LABEL = 15; // characters; a longer one has no room in large letters
 const parts = {};
 
 /** Draw into `root` what is wanted, from now on; what corrects it goes into `corrections`. Returns the picture. */
@@ -23,6 +24,7 @@ export function start(root, corrections) {
     without: el("p", { id: "no-picture" }),
     pill: el("button", { id: "pill", onclick: follow, hidden: true }),
     facts: el("div", { id: "facts" }),
+    record: el("dl"),
     legend: el("p", { class: "small" }),
     box: el("input", { id: "overlay", type: "checkbox", onchange: ({ target }) => store.set({ overlay: target.checked }) }),
     slider: el("input", { id: "opacity", type: "range", min: 0, max: 100, step: 10, oninput: slide }),
@@ -30,7 +32,7 @@ export function start(root, corrections) {
   stage.append(parts.without, parts.pill);
   const map = el("div", { id: "map" }, el("label", {}, parts.box, "Map"), el("label", {}, "Colours", parts.slider), parts.legend);
   const title = el("h2", { class: "unseen" }, "Latest micrograph");
-  root.append(title, parts.answer, stage, el("div", { id: "beside" }, parts.facts, map), corrections);
+  root.append(title, parts.answer, stage, el("div", { id: "beside" }, parts.facts, map, parts.record), corrections);
   drawOverlay(store.state);
   store.subscribe(draw);
   document.addEventListener("visibilitychange", turn);
@@ -71,7 +73,7 @@ async function turn() {
 
 async function load(shown, signal) {
   const id = String(shown?.id ?? "");
-  const isSame = parts.root.dataset.entry === id;
+  const isSame = parts.root.dataset.id === id;
   if (!isSame) {
     parts.picture.outdate();
     parts.root.classList.add("loading"); // the old picture goes, lest it pass for that of the new answer
@@ -79,7 +81,7 @@ async function load(shown, signal) {
   drawAnswer(shown);
   await Promise.all([isSame || loadPicture(shown, signal), loadDetail(shown, signal)]);
   // What was given up is loaded whole when it is wanted again.
-  if (signal.aborted) parts.root.dataset.entry = "";
+  if (signal.aborted) parts.root.dataset.id = "";
 }
 
 async function loadPicture(shown, signal) {
@@ -99,20 +101,21 @@ async function loadPicture(shown, signal) {
 }
 
 async function loadDetail(shown, signal) {
-  let nodes = [];
+  let [facts, record] = [[], []];
   if (shown && !shown.blind) {
     try {
       const detail = await get(`/api/entries/${shown.id}`, { signal });
       if (signal.aborted) return;
       if (!shown.row) drawAnswer({ ...shown, row: detail.row });
       put(parts.legend, parts.picture.explain(detail));
-      nodes = factsOf(detail);
+      [facts, record] = [factsOf(detail), recordOf(detail)];
     } catch (error) {
       if (signal.aborted) return;
-      nodes = [`No record: ${error.message}`];
+      facts = [`No record: ${error.message}`];
     }
   }
-  fill(parts.facts, ...nodes);
+  fill(parts.facts, ...facts);
+  fill(parts.record, ...record);
 }
 
 function drawAnswer(shown) {
@@ -125,7 +128,7 @@ function drawAnswer(shown) {
   else if (!row) fill(answer, word(shown ? "Loading" : nothing));
   else if (row.outcome !== "classified") fill(answer, word(outcomeWords(row.outcome)));
   else fill(answer, ...(row.decision === "abstain" ? abstention(row) : label(row)));
-  root.dataset.entry = id ?? "";
+  root.dataset.id = id ?? "";
   store.set({ selected: id ?? null });
 }
 
@@ -144,7 +147,7 @@ function label(row) {
   const { letter, colour, ink } = classMark(store.state.model?.labels, row.label);
   return [
     el("span", { class: "chip", "aria-hidden": "true", style: { background: colour, color: ink } }, letter),
-    el("p", { class: "label" }, row.label),
+    el("p", { class: row.label.length > LONG_LABEL ? "label long" : "label" }, row.label),
     el("div", {}, el("p", { class: "probability" }, percent(row.probability)), el("p", { class: "decision" }, decisionWords(row.decision)), given(row)),
   ];
 }

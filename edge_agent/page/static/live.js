@@ -18,7 +18,11 @@ export function start() {
   for (const [kind, fn] of Object.entries({ entry: onEntry, status: onStatus, labels: onLabels, model: refresh, heartbeat: onHeartbeat }))
     stream.onEvent(kind, (data, id) => take(kind, id, () => fn(data)));
   // `broken` also to find out that the key is no longer good.
-  for (const kind of ["open", "resync", "broken", "signed_in"]) stream.onEvent(kind, refresh);
+  for (const kind of ["open", "resync", "broken"]) stream.onEvent(kind, refresh);
+  stream.onEvent("signed_in", () => {
+    store.set({ heard: Date.now() });
+    refresh();
+  });
   stream.start();
   return refresh();
 }
@@ -57,14 +61,14 @@ async function fetchAll() {
 }
 
 function adopt(found) {
-  const { rows, following, unseen, wanted, model, person } = store.state;
+  const { rows, following, unseen, wanted, model, person, heard } = store.state;
   const { status, folders, undo, redo, waiting_labels, recent } = found;
   const news = rows.length ? recent.filter((row) => row.id > rows[0].id).length : 0;
   const now = Date.now();
   store.set({
     status, folders, undo, redo, waiting_labels, rows: recent,
-    connection: "live",
-    heard: now,
+    // That it answers is not enough: it stops its heartbeat when the watching is stuck.
+    connection: now - heard > SILENCE_MS ? "lost" : "live",
     skew: now - Date.parse(found.now),
     model: kept(model, found.model),
     person: person || found.person || "",
@@ -75,6 +79,7 @@ function adopt(found) {
 
 /** Take an event once and in order; where one was missed, all is fetched anew. */
 function take(kind, id, work, isLate = false) {
+  if (!isLate) store.set({ heard: Date.now() });
   if (fetching && !isLate) {
     if (waiting.push([kind, id, work]) > MOST_WAITING) waiting.shift();
     return;
@@ -83,7 +88,6 @@ function take(kind, id, work, isLate = false) {
   const number = Number(id.slice(at + 1));
   const isNext = number <= seen.number + (kind !== "heartbeat"); // a heartbeat has the number of the last event
   if (id.slice(0, at) !== seen.epoch || !isNext || store.state.connection !== "live") return void refresh();
-  store.set({ heard: Date.now() });
   if (kind === "heartbeat") return work();
   if (number > seen.number) [seen.number] = [number, work()];
 }

@@ -117,7 +117,7 @@ function draw(shown, now) {
 function ageWords(state, now) {
   const { heard: last, skew, rows } = store.state;
   if (state === "no_contact") return ` for ${spanWords((now - last) / 1000)}`;
-  return rows.length ? `, last image ${spanWords((now - skew - Date.parse(rows[0].at)) / 1000)} ago` : "";
+  return rows.length && state !== "signed_out" ? `, last image ${spanWords((now - skew - Date.parse(rows[0].at)) / 1000)} ago` : "";
 }
 
 function beep() {
