@@ -89,7 +89,6 @@ def test_an_agent_killed_with_its_connections(chromium: Any, apart: QuietProcess
         visit.expected += GONE
         visit.context.clock.install()
         tab = visit.tab()
-        tab.locator("#corrections button").first.wait_for()
         apart.kill()
         tab.clock.run_for(13_000)
         tab.locator("#state-bar[data-state=no_contact]").wait_for()
