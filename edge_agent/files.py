@@ -196,7 +196,9 @@ def read_small(path: Path, limit_bytes: int) -> bytes:
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "is a link, a folder or a device where a file belongs", str(path))
     if found.st_size > limit_bytes:
-        raise OSError(errno.EFBIG, f"has {found.st_size} bytes, and at most {limit_bytes} are read", str(path))
+        raise OSError(
+            errno.EFBIG, f"has {found.st_size} bytes, and at most {limit_bytes} are read", str(path)
+        )
     if sys.platform == "win32":
         with open_shared(path) as handle:
             return handle.read(found.st_size)

@@ -171,18 +171,19 @@ class Journal:
         """
         return self._ask_aside(question, unknown, faults=(sqlite3.Error, Unbelievable))
 
-    def change(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def change(self, work: Callable[[sqlite3.Connection], _T], *, durable: bool = True) -> _T:
         """Do somebody else's work in one transaction, which is on the disk when this returns.
 
-        The desk waits meanwhile. Raises JournalBusy where the file takes nothing at the moment, and
-        sqlite3.IntegrityError for what a table does not take.
+        One that is not `durable` a power cut may take, never out of the order of those before it. The desk waits
+        meanwhile. Raises JournalBusy where the file takes nothing at the moment, and sqlite3.IntegrityError for
+        what a table does not take.
         """
         with self._lock:
             self._write_waiting()
             if self._closed or time.monotonic() < self._writing_due:
                 raise JournalBusy("the journal takes nothing at the moment")
             try:
-                with self._file.transaction(durable=True) as connection:
+                with self._file.transaction(durable=durable) as connection:
                     return work(connection)
             except sqlite3.IntegrityError:
                 raise  # what the work wanted to write is at fault, and not the file

@@ -21,6 +21,10 @@ class NameTooLong(Exception):
     """The outputs' names would not fit into the file system; the text names the file and the limit."""
 
 
+class NameTaken(NameTooLong):
+    """The sidecar would have the name of another file's labels; whoever cannot name outputs stops the same way."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where the outputs of one micrograph go."""
@@ -46,8 +50,9 @@ class OutputPlan:
     roots: tuple[Path, ...] = ()
 
     def place(self, source: Path) -> Place:
-        """Return where `source`'s outputs go. Raises NameTooLong: a name is never shortened."""
+        """Return where `source`'s outputs go. Raises NameTooLong (a name is never shortened), NameTaken."""
         _require_room(source)
+        _require_free_name(source)
         folder = source.parent if self.output is None else self.output / self._below_roots(source.parent)
         return Place(folder / (source.name + SIDECAR_SUFFIX), folder / (source.name + HEATMAP_SUFFIX))
 
@@ -71,6 +76,12 @@ def _require_room(source: Path) -> None:
             f"the name has no room for {HEATMAP_SUFFIX!r}: {length} {unit} where {NAME_LIMIT} are possible; "
             "rename the file"
         )
+
+
+def _require_free_name(source: Path) -> None:
+    other = source.name[: -len(LABEL_SUFFIX) + len(SIDECAR_SUFFIX)]
+    if (source.name + SIDECAR_SUFFIX).casefold().endswith(LABEL_SUFFIX):
+        raise NameTaken(f"its sidecar would have the name of the labels of {other!r}; rename the file")
 
 
 def is_own_output(name: str) -> bool:

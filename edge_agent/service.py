@@ -25,6 +25,7 @@ from edge_agent.clerk import Clerk
 from edge_agent.desk import Desk, Errand
 from edge_agent.drift import Drift
 from edge_agent.journal import Journal
+from edge_agent.labelling.label_intake import LabelIntake
 from edge_agent.preview_files import PICTURES_FOLDER
 from edge_agent.protocol import WorkerSettings
 from edge_agent.room import Room
@@ -333,7 +334,9 @@ class Service:
 
     def _watch(self, watcher: Watcher, clerk: Clerk, agent: _Agent) -> None:
         heatmap_days = self._config.retention.heatmap_days
+        intake = LabelIntake(agent.journal, self._plan)
         for quiet in watcher.watch(self._stop):
+            intake.take(quiet.path)
             model_sha256, since = agent.journal.model_sha256, heatmaps_kept_since(heatmap_days)
             known = finding_on_record(quiet.path, quiet.stamp, self._plan, model_sha256, since)
             if known is not None and not agent.desk.wants(quiet.path):

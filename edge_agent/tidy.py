@@ -1,6 +1,6 @@
 """What may be tidied away: sidecars and heatmaps whose micrograph is gone, and halves left by crashes.
 
-Finds first, removes only what was shown and is still so. Only outputs that prove to be ours are ever
+Finds first, removes only what was shown and is still so; labels always stay. Only outputs that prove to be ours are ever
 touched, and nothing where a folder looks as if its disk or share were not mounted.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.files import is_our_temporary
-from edge_agent.output_places import HEATMAP_SUFFIX, SIDECAR_SUFFIX, OutputPlan, readable_path
+from edge_agent.output_places import HEATMAP_SUFFIX, LABEL_SUFFIX, SIDECAR_SUFFIX, OutputPlan, readable_path
 from edge_agent.shared_opening import system_path
 from edge_agent.sidecar import read_record
 
@@ -124,7 +124,8 @@ def _orphans_in(folder: Path, sources: Path, names: list[str]) -> Iterator[Orpha
     present = set(names)
     for name in names:
         source = sources / name.removesuffix(SIDECAR_SUFFIX)
-        if not name.endswith(SIDECAR_SUFFIX) or not _is_gone(source):
+        # What people said of a micrograph is theirs, and may be of use without it.
+        if not name.endswith(SIDECAR_SUFFIX) or name.endswith(LABEL_SUFFIX) or not _is_gone(source):
             continue
         # Ours only when it is whole, of our schema, and about a file of this very name.
         record = read_record(folder / name)

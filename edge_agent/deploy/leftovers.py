@@ -1,6 +1,6 @@
 """What the agent has left on this PC besides results, and how it is taken away without taking anything else.
 
-Sidecars and heatmaps are the owner's, wherever they lie. Only this module decides what is the agent's own.
+Sidecars, heatmaps and labels are the owner's, wherever they lie. Only this module decides what is the agent's own.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from edge_agent.hosting.vital_signs import HEARTBEAT_NAME
 from edge_agent.journaling.journal_file import JOURNAL_NAME
 from edge_agent.keeping.model_store import STORE_NAME, ModelStore
 from edge_agent.logs import LOG_NAME
+from edge_agent.page.flips import LOOKS_FOLDER, LOOKS_NAME
 from edge_agent.page.opening import LEAD_NAME
 from edge_agent.page.page_key import KEY_NAME
+from edge_agent.preview_files import PICTURES_FOLDER
 from edge_agent.status import LOCK_NAME, STATUS_NAME
 
 if TYPE_CHECKING:
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MADE_BY_THE_AGENT: Final = frozenset(
-    {LOCK_NAME, STATUS_NAME, HEARTBEAT_NAME, DRIFT_NAME, KEY_NAME, LEAD_NAME, "models"}
+    {
+        *(LOCK_NAME, STATUS_NAME, HEARTBEAT_NAME, DRIFT_NAME, KEY_NAME, LEAD_NAME, "models"),
+        *(PICTURES_FOLDER, LOOKS_NAME, LOOKS_FOLDER),
+    }
 )
 _ALSO_WITH_MORE_BEHIND: Final = (LOG_NAME, JOURNAL_NAME)
 """Older logs, and what SQLite keeps beside a journal."""

@@ -116,7 +116,7 @@ def uninstall(*, own: bool | None, everything: bool) -> Iterator[str]:
     yield from purge(state, config_file, kept)
     if not service.own and state != SYSTEM_STATE:  # systemd makes it, whether it is used or not
         yield from purge(SYSTEM_STATE, config_file, kept)
-    yield "kept           sidecars and heatmaps"
+    yield "kept           sidecars, heatmaps and labels"
 
 
 def start(*, own: bool | None) -> Iterator[str]:

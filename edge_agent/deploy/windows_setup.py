@@ -117,7 +117,7 @@ def uninstall(*, own: bool | None, everything: bool, system: WindowsSystem | Non
             f"remove {state} and {file} by hand"
         ) from None
     yield from purge(state, file, (*config.folders, *([config.output] if config.output else [])))
-    yield "kept           sidecars and heatmaps"
+    yield "kept           sidecars, heatmaps and labels"
 
 
 def start(*, own: bool | None, system: WindowsSystem | None = None) -> Iterator[str]:

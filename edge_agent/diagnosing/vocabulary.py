@@ -35,7 +35,7 @@ USUAL_NAMES: Final = frozenset(
     .cache .config .venv venv Users Windows System32 Program ProgramData AppData Local Roaming LocalLow Temp Public
     Default Volumes Library Application Support site-packages dist-packages Lib Scripts scopewatch models.json
     agent.log status.json heartbeat.json store.json drift.json agent.lock page.token page-open.html agent.toml
-    config.toml models journal.sqlite journal.sqlite-wal journal.sqlite-shm
+    pictures second-look second-look.json config.toml models journal.sqlite journal.sqlite-wal journal.sqlite-shm
     scopewatch.toml python python3 python.exe pythonw.exe UNC self mountinfo
     python3.11 python3.12 python3.13 python3.14 python311 python312 python313 python314 scopewatch-locks
     edge_agent commands deploy hosting keeping packing diagnosing

@@ -2,7 +2,8 @@
 
 Only this module knows what SQLite is told about them. `entries` is what the operator's page lists: a row a file,
 in the order in which files were finished. `labels` holds what people said, as long as the label files beside
-the micrographs do; `session_marks` the moments at which somebody ended a session.
+the micrographs do, and `label_batches` what they did in one action, so that they can undo it; `session_marks` the
+moments at which somebody ended a session.
 """
 
 from __future__ import annotations
@@ -81,6 +82,18 @@ _TABLES: Final = (
     "CREATE INDEX labels_by_content ON labels (content, at_us, number)",
     "CREATE INDEX labels_by_batch ON labels (batch)",
     "CREATE INDEX labels_to_be_written ON labels (number) WHERE written = 0",
+    """CREATE TABLE label_batches (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, batch TEXT NOT NULL UNIQUE, at_us INTEGER NOT NULL, by TEXT NOT NULL,
+    deed TEXT NOT NULL, label TEXT, count INTEGER NOT NULL, skipped INTEGER NOT NULL, of_batch TEXT,
+    state TEXT NOT NULL, standing TEXT,
+    CHECK (deed IN ('confirm', 'correct', 'not_in_list', 'undo', 'redo')),
+    CHECK (state IN ('staged', 'complete', 'applied')),
+    CHECK (standing IS NULL OR standing IN ('counts', 'undone', 'dropped')),
+    CHECK (typeof(at_us) = 'integer' AND typeof(count) = 'integer' AND typeof(skipped) = 'integer')
+)""",
+    "CREATE INDEX label_batches_of_a_person ON label_batches (by, standing, at_us, number)",
+    "CREATE INDEX label_batches_unfinished ON label_batches (number) WHERE state <> 'applied'",
+    "CREATE INDEX label_batches_by_what_they_undo ON label_batches (of_batch) WHERE of_batch IS NOT NULL",
     "CREATE TABLE session_marks (at_us INTEGER PRIMARY KEY)",
 )
 

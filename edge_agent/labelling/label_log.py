@@ -59,7 +59,9 @@ def _understood(path: Path, layer: FileLayer) -> tuple[LabelEvent, ...]:
         return read_events(path)
     except ValueError:
         aside = _put_aside(path, layer)
-        _log.warning("%s is no label file that this version can read; kept as %s, and begun anew", path, aside.name)
+        _log.warning(
+            "%s is no label file that this version can read; kept as %s, and begun anew", path, aside.name
+        )
         return ()
 
 

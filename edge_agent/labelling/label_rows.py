@@ -1,4 +1,4 @@
-"""What people said, in the journal: all statements on `labels` and `label_batches`, and on what `entries` say of them.
+"""What people said, in the journal: the statements that change it, and those of whoever changes it.
 
 An action is a batch. One of many events is staged in pieces: its rows count for nothing (`void` and `written` are
 1) until the batch is `complete`, which is one small change, and become effective in pieces again, until it is
@@ -12,6 +12,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from edge_agent.journaling.journal_queries import microseconds_of
+
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
@@ -23,7 +25,11 @@ Deed = Literal["confirm", "correct", "not_in_list", "undo", "redo"]
 GivenWord = tuple[int, str | None, str | None, str | None, int | None]
 """An entry's id and what was said of it last: action, label, by, when (microseconds); four times None: nothing."""
 _COUNTS: Final = "void = 0 AND action <> 'undo'"
-_EFFECTIVE: Final = "batch NOT IN (SELECT batch FROM label_batches WHERE state = 'staged')"
+# The first condition only lets SQLite see that a small index holds them all.
+_EFFECTIVE: Final = (
+    "batch NOT IN (SELECT batch FROM label_batches WHERE state <> 'applied' AND state = 'staged')"
+)
+_BATCH: Final = 'SELECT batch, at_us, "by", deed, label, count, skipped, of_batch, state FROM label_batches'
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +98,7 @@ def read_subjects(connection: sqlite3.Connection, ids: Sequence[int]) -> list[Su
     return [Subject(*row) for row in rows]
 
 
-def read_standing(
-    connection: sqlite3.Connection, batch: str, after: int, limit: int
-) -> list[Standing]:
+def read_standing(connection: sqlite3.Connection, batch: str, after: int, limit: int) -> list[Standing]:
     """Return events of a batch with a number above `after`."""
     rows = connection.execute(
         "SELECT number, folder, name, content, record FROM labels WHERE batch = ? AND number > ? "
@@ -106,16 +110,13 @@ def read_standing(
 
 def read_batch(connection: sqlite3.Connection, batch: str) -> tuple[Batch, str] | None:
     """Return a batch and its state."""
-    row = connection.execute(f"{_BATCH} WHERE batch = ?", (batch,)).fetchone()  # noqa: S608
+    row = connection.execute(f"{_BATCH} WHERE batch = ?", (batch,)).fetchone()
     return None if row is None else (Batch(*row[:-1]), row[-1])
-
-
-_BATCH: Final = 'SELECT batch, at_us, "by", deed, label, count, skipped, of_batch, state FROM label_batches'
 
 
 def read_unfinished(connection: sqlite3.Connection) -> list[tuple[Batch, str]]:
     """Return the batches that are staged or complete, with their state, the oldest first."""
-    rows = connection.execute(f"{_BATCH} WHERE state <> 'applied' ORDER BY number")  # noqa: S608
+    rows = connection.execute(f"{_BATCH} WHERE state <> 'applied' ORDER BY number")
     return [(Batch(*row[:-1]), row[-1]) for row in rows]
 
 
@@ -132,7 +133,7 @@ def read_redoable(connection: sqlite3.Connection, by: str) -> Batch | None:
 
 def _one(connection: sqlite3.Connection, by: str, standing: str, order: str) -> Batch | None:
     row = connection.execute(
-        f"{_BATCH} WHERE \"by\" = ? AND standing = ? ORDER BY at_us {order}, number {order} LIMIT 1",  # noqa: S608
+        f'{_BATCH} WHERE "by" = ? AND standing = ? ORDER BY at_us {order}, number {order} LIMIT 1',
         (by, standing),
     ).fetchone()
     return None if row is None else Batch(*row[:-1])
@@ -141,7 +142,8 @@ def _one(connection: sqlite3.Connection, by: str, standing: str, order: str) -> 
 def read_last_undo(connection: sqlite3.Connection, of: str) -> str | None:
     """Return the batch that undid this one last."""
     row = connection.execute(
-        "SELECT batch FROM label_batches WHERE of_batch = ? AND deed = 'undo' ORDER BY number DESC LIMIT 1", (of,)
+        "SELECT batch FROM label_batches WHERE of_batch = ? AND deed = 'undo' ORDER BY number DESC LIMIT 1",
+        (of,),
     ).fetchone()
     return None if row is None else str(row[0])
 
@@ -168,9 +170,9 @@ def stage_rows(connection: sqlite3.Connection, rows: Iterable[LabelRow]) -> None
 
 def _insert(connection: sqlite3.Connection, rows: Iterable[LabelRow], void_and_written: str) -> None:
     connection.executemany(
-        "INSERT OR IGNORE INTO labels "
+        "INSERT OR IGNORE INTO labels "  # noqa: S608
         '(event, batch, content, folder, name, at_us, "by", action, label, blind, undoes, record, void, written) '
-        f"VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {void_and_written})",  # noqa: S608
+        f"VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {void_and_written})",
         (
             (
                 row.event.id,
@@ -200,20 +202,25 @@ def complete_batch(connection: sqlite3.Connection, batch: Batch) -> None:
     if batch.of is None:
         # Who says something new has left what was undone behind.
         connection.execute(
-            "UPDATE label_batches SET standing = 'dropped' WHERE \"by\" = ? AND standing = 'undone'", (batch.by,)
+            "UPDATE label_batches SET standing = 'dropped' WHERE \"by\" = ? AND standing = 'undone'",
+            (batch.by,),
         )
     else:
         standing = "undone" if batch.deed == "undo" else "counts"
         connection.execute("UPDATE label_batches SET standing = ? WHERE batch = ?", (standing, batch.of))
 
 
-def apply_some(connection: sqlite3.Connection, batch: Batch, limit: int) -> tuple[int, int] | None:
-    """Make up to `limit` events of a complete batch effective; return their first and last number, or None."""
-    numbers = [
+def apply_some(connection: sqlite3.Connection, batch: Batch, after: int, limit: int) -> int | None:
+    """Make up to `limit` events of a complete batch effective, of those with a number above `after`.
+
+    Returns the last one's number, None where there are no more: then the batch is applied.
+    """
+    numbers: list[int] = [
         number
         for (number,) in connection.execute(
-            "SELECT number FROM labels WHERE batch = ? AND void = 1 AND written = 1 ORDER BY number LIMIT ?",
-            (batch.batch, limit),
+            "SELECT number FROM labels WHERE batch = ? AND number > ? AND void = 1 AND written = 1 "
+            "ORDER BY number LIMIT ?",
+            (batch.batch, after, limit),
         )
     ]
     if not numbers:
@@ -227,38 +234,39 @@ def apply_some(connection: sqlite3.Connection, batch: Batch, limit: int) -> tupl
         connection.execute(f"UPDATE labels SET void = 1 WHERE event IN ({undone})", span)  # noqa: S608
     if batch.deed == "redo":
         connection.execute(
-            "UPDATE labels SET void = 0 WHERE event IN "
-            f"(SELECT undoes FROM labels WHERE event IN ({undone}))",  # noqa: S608
+            "UPDATE labels SET void = 0 WHERE event IN "  # noqa: S608
+            f"(SELECT undoes FROM labels WHERE event IN ({undone}))",
             span,
         )
     refresh_given(connection, f"SELECT content FROM labels WHERE {inside}", span)  # noqa: S608
-    return numbers[0], numbers[-1]
+    return numbers[-1]
 
 
 def refresh_given(connection: sqlite3.Connection, contents: str, values: Sequence[object]) -> None:
     """Let entries say what was said of their bytes last, by whomever; `contents` is a SELECT with `values`."""
     connection.execute(
-        "UPDATE entries SET (given_action, given_label, given_by, given_at_us) = ("
+        "UPDATE entries SET (given_action, given_label, given_by, given_at_us) = ("  # noqa: S608
         'SELECT action, label, "by", at_us FROM labels '
         f"WHERE labels.content = entries.content AND {_COUNTS} ORDER BY at_us DESC, number DESC LIMIT 1) "
-        f"WHERE content IN ({contents})",  # noqa: S608
+        f"WHERE content IN ({contents})",
         values,
     )
 
 
-def read_given(connection: sqlite3.Connection, batch: str) -> list[GivenWord]:
-    """Return what is said now of all entries that a batch is about."""
+def read_given(connection: sqlite3.Connection, batch: str, limit: int) -> list[GivenWord]:
+    """Return what is said now of up to `limit` entries that a batch is about."""
     return connection.execute(
         "SELECT id, given_action, given_label, given_by, given_at_us FROM entries "
-        "WHERE content IN (SELECT content FROM labels WHERE batch = ?) ORDER BY id",
-        (batch,),
+        "WHERE content IN (SELECT content FROM labels WHERE batch = ?) ORDER BY id LIMIT ?",
+        (batch, limit),
     ).fetchall()
 
 
 def drop_some(connection: sqlite3.Connection, batch: str, limit: int) -> bool:
     """Take away up to `limit` events of a batch that was never complete; return whether some are left."""
     gone = connection.execute(
-        "DELETE FROM labels WHERE number IN (SELECT number FROM labels WHERE batch = ? LIMIT ?)", (batch, limit)
+        "DELETE FROM labels WHERE number IN (SELECT number FROM labels WHERE batch = ? LIMIT ?)",
+        (batch, limit),
     )
     if gone.rowcount == limit:
         return True
@@ -299,6 +307,64 @@ def read_places(connection: sqlite3.Connection, content: str) -> list[tuple[byte
     ).fetchall()
 
 
+def is_known_label(connection: sqlite3.Connection, label: str) -> bool:
+    """Whether a model of this agent ever answered this, or a person said it."""
+    (known,) = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM entries WHERE label = ?1) OR EXISTS (SELECT 1 FROM labels WHERE label = ?1)",
+        (label,),
+    ).fetchone()
+    return bool(known)
+
+
+def known_events(connection: sqlite3.Connection, events: Sequence[str]) -> set[str]:
+    """Return those of `events` that the journal has."""
+    rows = connection.execute(
+        "SELECT event FROM labels WHERE event IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(events)),),
+    )
+    return {event for (event,) in rows}
+
+
+def put_back(
+    connection: sqlite3.Connection, row: LabelRow, of: tuple[str, str | None], *, is_void: bool
+) -> None:
+    """Add an event from its label file, and what can be told from it of its batch: the deed and the batch undone.
+
+    What was undone cannot be done again after that.
+    """
+    _insert(connection, (row,), f"{int(is_void)}, 1")
+    event, (deed, of_batch) = row.event, of
+    standing = None if event.undoes is not None else "dropped" if is_void else "counts"
+    connection.execute(
+        'INSERT INTO label_batches (batch, at_us, "by", deed, label, count, skipped, of_batch, state, standing) '
+        "VALUES (?, ?, ?, ?, ?, 1, 0, ?, 'applied', ?) ON CONFLICT (batch) DO UPDATE SET count = count + 1, "
+        # Of a batch of corrections some may have confirmed.
+        "deed = CASE deed WHEN 'confirm' THEN excluded.deed ELSE deed END, "
+        "label = CASE excluded.deed WHEN 'correct' THEN excluded.label ELSE label END, "
+        "standing = CASE standing WHEN 'counts' THEN standing ELSE excluded.standing END",
+        (
+            event.batch,
+            microseconds_of(event.at),
+            event.by,
+            deed,
+            event.label if deed == "correct" else None,
+            of_batch,
+            standing,
+        ),
+    )
+
+
+def set_void(connection: sqlite3.Connection, content: str | None, void: Iterable[str]) -> None:
+    """Let exactly these events on some bytes no longer count, of those that ever did."""
+    connection.execute(
+        "UPDATE labels SET void = event IN (SELECT value FROM json_each(?)) WHERE content = ? "
+        "AND batch NOT IN (SELECT batch FROM label_batches WHERE state <> 'applied')",
+        (json.dumps(list(void)), content),
+    )
+
+
 def mark_written(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
     """Note that events are in their label files."""
-    connection.executemany("UPDATE labels SET written = 1 WHERE number = ?", ((number,) for number in numbers))
+    connection.executemany(
+        "UPDATE labels SET written = 1 WHERE number = ?", ((number,) for number in numbers)
+    )

@@ -20,9 +20,11 @@ from edge_agent.live_page.metrics import registry_of
 from edge_agent.live_page.pulse import not_alive, not_ready
 from edge_agent.page import (
     history_routes,
+    label_routes,
     page_routes,
     picture_routes,
     second_look_routes,
+    session_routes,
     stream_routes,
 )
 from edge_agent.page.access import KeyCheck
@@ -45,6 +47,8 @@ def site_of(home: PageHome) -> Site:
         *page_routes.routes(home),
         *stream_routes.routes(home),
         *history_routes.routes(home),
+        *session_routes.routes(home),
+        *label_routes.routes(home),
         *picture_routes.routes(home),
         *second_look_routes.routes(home),
     ]

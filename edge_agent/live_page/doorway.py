@@ -129,7 +129,8 @@ def _loopback_sockets(port: int) -> list[socket.socket]:
 
 
 def _listen(family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named: asyncio switches Nagle's waiting off only where it is, and each answer is two writes.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if sys.platform == "win32":
             # Windows lets a second program take over a port that a first one listens on (not verified there).

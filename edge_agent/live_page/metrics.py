@@ -144,6 +144,12 @@ def _counted(counted: Counted) -> Iterator[Metric]:
     for (label, decision), count in counted.answers.items():
         answers.add_metric([label, decision], count)
     yield answers
+    corrections = _counter(
+        "corrections", "Answers that a person said are wrong, by the label given.", "label"
+    )
+    for label, count in counted.corrections.items():
+        corrections.add_metric([label], count)
+    yield corrections
     stages = HistogramMetricFamily(
         "scopewatch_stage_duration_seconds", "Time spent on a file, by stage.", labels=["stage"]
     )

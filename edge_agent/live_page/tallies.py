@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final, get_args
 from edge_agent.finding import FindingOutcome, Milliseconds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edge_agent.finding import Finding
 
 STAGES: Final = tuple(Milliseconds.model_fields)
@@ -60,6 +62,8 @@ class Counted:
     answers: dict[tuple[str, str], int]
     stages: dict[str, Distribution]
     latency: Distribution
+    corrections: dict[str, int]
+    """By the label that people gave in place of the agent's."""
 
 
 class Tallies:
@@ -72,6 +76,7 @@ class Tallies:
         self._answers: Counter[tuple[str, str]] = Counter()
         self._stages = {stage: empty(STAGE_BOUNDS_SECONDS) for stage in STAGES}
         self._latency = empty(LATENCY_BOUNDS_SECONDS)
+        self._corrections: Counter[str] = Counter()
 
     def note(self, finding: Finding) -> None:
         """Count one finding."""
@@ -89,10 +94,23 @@ class Tallies:
             if latency_seconds is not None:
                 self._latency = self._latency.plus(latency_seconds)
 
+    def note_corrections(self, corrections: Mapping[str, int]) -> None:
+        """Count answers that people said are wrong, by the label that they gave."""
+        with self._lock:
+            for label, count in corrections.items():
+                known = label in self._corrections or len(self._corrections) < MOST_ANSWERS
+                self._corrections[label if known else OTHER] += count
+
     def counted(self) -> Counted:
         """Return the counts of this moment."""
         with self._lock:
-            return Counted(dict(self._outcomes), dict(self._answers), dict(self._stages), self._latency)
+            return Counted(
+                dict(self._outcomes),
+                dict(self._answers),
+                dict(self._stages),
+                self._latency,
+                dict(self._corrections),
+            )
 
 
 def latency_of(finding: Finding) -> float | None:

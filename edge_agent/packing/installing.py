@@ -1,7 +1,7 @@
 """What install and uninstall scripts leave to Python: where settings belong, and what is the agent's own.
 
 Run as `python -m edge_agent.packing.installing config FILE [--user]` and `... leftovers [--user]`. Prints a line
-for each thing it did; sidecars and heatmaps are never touched.
+for each thing it did; sidecars, heatmaps and labels are never touched.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +41,7 @@ class Access:
     """The key as it is now. `meet` and `look` touch the disk; all else may be called from any thread."""
 
     def __init__(self) -> None:
+        self._looking = threading.Lock()
         self._state: Path | None = None
         self._key: KeyFile | None = None
         self._why_none = "the agent is starting"
@@ -54,6 +56,10 @@ class Access:
 
     def look(self) -> None:
         """Read the key again where its file is another; never raises."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         state, before = self._state, self._key
         if state is None or (before is not None and is_still(before, state)):
             return
@@ -153,4 +159,4 @@ def _values_of(cookies: list[str], name: str) -> list[str]:
 
 
 def _equal(given: str, right: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), right.encode())
+    return hmac.compare_digest(given.encode("utf-8", "backslashreplace"), right.encode())

@@ -28,8 +28,7 @@ _T = TypeVar("_T")
 class BoundedReads:
     """Read for coroutines of one loop at a time; all of it belongs to that loop's thread."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._running: Counter[Hashable] = Counter()
         self._hanging: Counter[Hashable] = Counter()
 
@@ -44,13 +43,13 @@ class BoundedReads:
         threading.Thread(target=_work, args=(work, loop, answer), name="page-read", daemon=True).start()
         waiting = asyncio.shield(answer)
         try:
-            return await asyncio.wait_for(waiting, self._seconds)
+            return await asyncio.wait_for(waiting, SECONDS)
         except TimeoutError:
             if answer.done():
                 raise
             self._hanging[place] += 1
             answer.add_done_callback(lambda _: self._hanging.subtract([place]))
-            raise NoArchive(f"the disk of this file has not answered for {self._seconds:g} s") from None
+            raise NoArchive(f"the disk of this file has not answered for {SECONDS:g} s") from None
 
     def _count_back(self, place: Hashable) -> None:
         self._running[place] -= 1

@@ -13,12 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from edge_agent.journaling.journal_queries import microseconds_of
 from edge_agent.output_places import readable_path
 from edge_agent.sidecar import as_text
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS: Final = """
@@ -28,7 +29,9 @@ FROM entries JOIN folders ON folders.id = entries.folder
 LEFT JOIN findings ON findings.folder = entries.folder AND findings.name = entries.name
 """
 _ONE: Final = f"{_COLUMNS} WHERE entries.id = ?"
-_FINISHED_BETWEEN: Final = f"{_COLUMNS} WHERE finished_us BETWEEN ? AND ? ORDER BY finished_us, entries.id"
+_ON_FROM: Final = f"""{_COLUMNS}
+WHERE (finished_us, entries.id) > (?, ?) AND finished_us < ? ORDER BY finished_us, entries.id LIMIT ?
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,16 @@ class EntryRow:
     given: Given | None
 
     @property
+    def finished_us(self) -> int:
+        """When it was finished, as the tables hold it."""
+        return microseconds_of(self.finished)
+
+    @property
+    def name(self) -> str:
+        r"""The file's name for people; bytes that are no UTF-8 are written as \xNN."""
+        return os.fsencode(self.path.name).decode("utf-8", "backslashreplace")
+
+    @property
     def is_corrected(self) -> bool:
         """Whether a person said something else than the network."""
         return self.given is not None and (self.given.label is None or self.given.label != self.label)
@@ -76,16 +89,19 @@ def read_entries(connection: sqlite3.Connection, numbers: Iterable[int]) -> tupl
     return tuple(row for row in found if row is not None)
 
 
-def each_entry(connection: sqlite3.Connection, first_us: int, last_us: int) -> Iterator[EntryRow]:
-    """Yield the entries that were finished in this time, the earliest first. Raises what SQLite does."""
-    return map(_entry, connection.execute(_FINISHED_BETWEEN, (first_us, last_us)))
+def entries_after(
+    connection: sqlite3.Connection, finished_us: int, number: int, end_us: int, most: int
+) -> tuple[EntryRow, ...]:
+    """Return entries behind the one of this time and id, and before `end_us`, the earliest first."""
+    rows = connection.execute(_ON_FROM, (finished_us, number, end_us, most))
+    return tuple(map(_entry, rows))
 
 
 def row_json(row: EntryRow, roots: Sequence[Path]) -> dict[str, Any]:
     r"""Return a row as the page is told it; names that are no UTF-8 are written with \xNN."""
     return {
         "id": row.id,
-        "name": os.fsencode(row.path.name).decode("utf-8", "backslashreplace"),
+        "name": row.name,
         "folder": folder_below(row.path.parent, tuple(roots)),
         "at": iso(row.finished),
         "outcome": row.outcome,
@@ -119,6 +135,16 @@ def folder_below(folder: Path, roots: tuple[Path, ...]) -> str:
 def moment_of(microseconds: int) -> datetime:
     """Return a moment as the tables hold it (microseconds since 1970)."""
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def local_minute(microseconds: int) -> str:
+    """Return a moment for people, by this PC's clock, or by UTC where its calendar has no such day."""
+    moment = moment_of(microseconds)
+    try:
+        moment = moment.astimezone()
+    except (OverflowError, OSError, ValueError):
+        pass
+    return f"{moment:%Y-%m-%d %H:%M}"
 
 
 def iso(moment: datetime) -> str:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCHEMA: Final = "scopewatch.second-look/1"
+LOOKS_NAME: Final = "second-look.json"
+LOOKS_FOLDER: Final = "second-look"
+"""In the state folder, for as long as a look runs."""
 MOST_PAIRS: Final = 5
 """Looks that are kept, one for each two models."""
 _FILE_LIMIT_BYTES: Final = 2**20

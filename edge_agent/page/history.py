@@ -24,7 +24,7 @@ from edge_agent.page.entry_filter import (
     parse_cursor,
     span_of_day,
 )
-from edge_agent.page.entry_row import EntryRow, read_entries, row_json
+from edge_agent.page.entry_row import EntryRow, entries_after, read_entries, row_json
 from edge_agent.page.no_archive import NoArchive
 from edge_agent.page.session_spans import Timeline
 
@@ -166,16 +166,20 @@ class History:
 
         return self._ask(read)
 
+    def following(self, finished_us: int, number: int, end_us: int, most: int) -> tuple[EntryRow, ...]:
+        """Return rows behind the one of this time and id, finished before `end_us`, the earliest first."""
+        return self._ask(lambda connection: entries_after(connection, finished_us, number, end_us, most))
+
     def json_of(self, row: EntryRow) -> dict[str, Any]:
         """Return a row as the page is told it, its folder as seen from the watched ones."""
         return row_json(row, self._roots)
 
     def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
-        def in_one_view(connection: sqlite3.Connection) -> _T:
-            with _one_view(connection):
+        def inone_view(connection: sqlite3.Connection) -> _T:
+            with one_view(connection):
                 return question(connection)
 
-        answer = self._journal.look(in_one_view, None)
+        answer = self._journal.look(inone_view, None)
         if answer is None:
             raise NoArchive("the journal cannot be read at the moment")
         return answer
@@ -284,7 +288,7 @@ def _ids_of(connection: sqlite3.Connection, keys: Iterable[tuple[bytes, bytes]])
 
 
 @contextlib.contextmanager
-def _one_view(connection: sqlite3.Connection) -> Iterator[None]:
+def one_view(connection: sqlite3.Connection) -> Iterator[None]:
     """Let several questions see the same state of the journal."""
     connection.execute("BEGIN")
     try:

@@ -11,13 +11,16 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from edge_agent.labelling.label_desk import LabelDesk, LabelsChanged
 from edge_agent.live_page.pulse import SILENT_SECONDS
 from edge_agent.page.access import Access
 from edge_agent.page.history import History
+from edge_agent.page.labels_told import change_told, desk_told
 from edge_agent.page.news import News
 from edge_agent.page.no_archive import NoArchive
 from edge_agent.page.pictures import Pictures
 from edge_agent.page.second_look import SecondLook
+from edge_agent.page.sessions import Sessions
 from edge_agent.page.stream import Hub
 
 if TYPE_CHECKING:
@@ -45,10 +48,12 @@ class PageHome:
         self.monitor = monitor
         self.access = Access()
         self.hub = Hub(self._agent_speaks)
-        self.news = News(self.hub, monitor, self._rows_of)
+        self.news = News(self.hub, monitor, self._rows_of, self.access.look)
         self.access.on_new_key = self.hub.end_streams
         self._archive: Archive | None = None
         self._history: History | None = None
+        self._sessions: Sessions | None = None
+        self._labels: LabelDesk | None = None
         self._pictures: Pictures | None = None
         self._second_look: SecondLook | None = None
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="page-disk")
@@ -70,6 +75,19 @@ class PageHome:
         return history
 
     @property
+    def sessions(self) -> Sessions:
+        """The sessions they belong to. Raises NoArchive."""
+        sessions = self._sessions
+        if sessions is None:
+            raise NoArchive("the agent is starting or changing over")
+        return sessions
+    def labels(self) -> LabelDesk:
+        """Where people say what a micrograph shows. Raises NoArchive."""
+        labels = self._labels
+        if labels is None:
+        return labels
+
+    @property
     def pictures(self) -> Pictures:
         """The pictures of what was examined. Raises NoArchive."""
         if self._pictures is None:
@@ -85,14 +103,16 @@ class PageHome:
 
     def meet(self, archive: Archive | None) -> None:
         """Learn what the service that runs now keeps; None: it is about to be closed."""
+        if archive is not None:
+            self._pool.submit(self.access.meet, archive.state)
         self._archive = archive
         self._history = None if archive is None else History(archive)
+        self._sessions = None if archive is None else Sessions(archive)
         self._close_processes()
+        self._labels = None if archive is None else LabelDesk(archive, self._tell_labels)
         self._pictures = None if archive is None else Pictures(archive)
         self._second_look = None if archive is None else SecondLook(archive, self._nothing_waits)
         if archive is not None:
-            state = archive.state
-            self._pool.submit(self.access.meet, state)
             self.hub.publish("resync", {})
 
     def note_status(self, status: AgentStatus) -> None:
@@ -106,15 +126,16 @@ class PageHome:
         if pictures is not None:
             pictures.note_finding(finding)
 
-    def kept_state(self, rows: int) -> dict[str, Any]:
-        """Return what the page starts from of what is kept: the newest rows and what may be undone.
+    def kept_state(self, rows: int, by: str) -> dict[str, Any]:
+        """Return what the page starts from of what is kept: the newest rows and what `by` may undo.
 
         Raises NoArchive.
         """
         history = self.history
         recent = [history.json_of(row) for row in history.newest(rows)]
         last = recent[0] if recent else None
-        return {"last": last, "recent": recent, "undo": None, "redo": None, "waiting_labels": None}
+        labels = self._labels
+        return {"last": last, "recent": recent, **desk_told(None if labels is None else labels.state(by))}
 
     async def in_pool(self, work: Callable[[], _T]) -> _T:
         """Return what `work` returns, done in another thread. Raises NoArchive when that takes too long."""
@@ -132,9 +153,12 @@ class PageHome:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _close_processes(self) -> None:
-        for one in (self._pictures, self._second_look):
+        for one in (self._pictures, self._second_look, self._labels):
             if one is not None:
                 one.close()
+
+    def _tell_labels(self, change: LabelsChanged) -> None:
+        self.hub.publish("labels", change_told(change))
 
     def _nothing_waits(self) -> bool:
         status = self.monitor.pulse().status

@@ -35,12 +35,18 @@ _log = logging.getLogger(__name__)
 
 
 class News:
-    """Publish `entry`, `status` and `model` to `hub`. `rows_of` answers for paths that the journal has."""
+    """Publish `entry`, `status` and `model` to `hub`. `rows_of` answers for paths that the journal has.
 
-    def __init__(self, hub: Hub, monitor: MonitorState, rows_of: Rows) -> None:
+    `look` is called every two seconds: what has to be looked at on a disk now and then.
+    """
+
+    def __init__(
+        self, hub: Hub, monitor: MonitorState, rows_of: Rows, look: Callable[[], None] = lambda: None
+    ) -> None:
         self._hub = hub
         self._monitor = monitor
         self._rows_of = rows_of
+        self._look = look
         self._lock = threading.Lock()
         self._paths: deque[Path] = deque()
         self._is_overrun = self._is_stopped = False
@@ -89,6 +95,7 @@ class News:
             self._wake.wait(_STATE_SECONDS)
             self._wake.clear()
             try:
+                self._look()
                 self._tell_state()
                 self._tell_entries()
             except Exception as error:

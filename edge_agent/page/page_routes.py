@@ -85,6 +85,11 @@ def routes(home: PageHome) -> list[Route]:
         return _signed_in(home, request)
 
     async def state(request: Request) -> Response:
+        by = request.query_params.get("by") or _person()
+        return answer_of(await home.in_pool(lambda: state_of(home, by)))
+        if not home.hub.is_alive():
+            # What it would say is old, and whoever asks must not take it for news.
+            raise HTTPException(503, "the agent's main loop has stopped")
         return answer_of(await home.in_pool(lambda: state_of(home)))
 
     return [
@@ -96,8 +101,11 @@ def routes(home: PageHome) -> list[Route]:
     ]
 
 
-def state_of(home: PageHome) -> dict[str, Any]:
-    """Return what the page starts from; the number of the last event first, so that none is missed."""
+def state_of(home: PageHome, by: str) -> dict[str, Any]:
+    """Return what the page starts from; the number of the last event first, so that none is missed.
+
+    What may be undone is that of the person `by`.
+    """
     event = home.hub.number
     status = home.monitor.pulse().status
     found: dict[str, Any] = {
@@ -112,7 +120,7 @@ def state_of(home: PageHome) -> dict[str, Any]:
         "person": _person(),
     }
     try:
-        found |= home.kept_state(RECENT)
+        found |= home.kept_state(RECENT, by)
     except NoArchive:
         found |= {"last": None, "recent": [], "undo": None, "redo": None, "waiting_labels": None}
     return found

@@ -91,8 +91,8 @@ def conditions_of(pulse: Pulse, now: datetime) -> tuple[Condition, ...]:
     status = pulse.status
     if status is None:
         return (Condition("starting", "STARTING", "the agent is starting"),)
-    found = [*_of_model(status), *_of_watching(status, pulse), *_of_disks(status)]
-    return (*found, *_of_backlog(status), _of_work(status, pulse, now))
+    found = (*_of_model(status), *_of_watching(status, pulse), *_of_disks(status), *_of_backlog(status))
+    return found or (_of_work(status, pulse, now),)
 
 
 def backlog_of(status: AgentStatus, pace: Pace) -> Backlog | None:

@@ -18,7 +18,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_agent.output_places import NameTooLong, OutputPlan, readable_path
-from edge_agent.page.flips import Flips, Labelled, ModelName, read_flips, read_ids, read_labelled, write_flips
+from edge_agent.page.flips import (
+    LOOKS_FOLDER,
+    LOOKS_NAME,
+    Flips,
+    Labelled,
+    ModelName,
+    read_flips,
+    read_ids,
+    read_labelled,
+    write_flips,
+)
 from edge_agent.page.no_archive import NoArchive
 from edge_agent.processes.job_object import JobLimits, worker_job
 from edge_agent.processes.worker_process import WORKER_COMMAND, WorkerEnded, WorkerProcess
@@ -49,8 +59,6 @@ FILE_SECONDS: Final = 60.0
 START_SECONDS: Final = 120.0
 _MOST_DEATHS: Final = 3
 _POLL_SECONDS: Final = 0.25
-_OUTPUTS: Final = "second-look"
-_RESULTS: Final = "second-look.json"
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +82,7 @@ class SecondLook:
         self._archive = archive
         self._may_work = may_work
         self._command = tuple(command)
-        self._file = archive.state / _RESULTS
+        self._file = archive.state / LOOKS_NAME
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -162,7 +170,7 @@ class _Looker:
     def __init__(
         self, archive: Archive, settings: WorkerSettings, command: tuple[str, ...], stop: threading.Event
     ) -> None:
-        self._outputs = archive.state / _OUTPUTS
+        self._outputs = archive.state / LOOKS_FOLDER
         self._settings = replace(
             settings,
             plan=OutputPlan(self._outputs, archive.folders),

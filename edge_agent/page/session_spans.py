@@ -58,7 +58,8 @@ class Timeline:
     def is_open(self, span: Span, now_us: int) -> bool:
         """Whether a file that is finished now would belong to this session."""
         last_us = span.end_us - 1
-        return now_us - last_us <= GAP_US and self._mark_from(last_us) > now_us
+        # A clock that was set back leaves files of the future: a mark behind the last one ends it all the same.
+        return now_us - last_us <= GAP_US and self._mark_from(last_us) > max(now_us, last_us)
 
     def _ending_at(self, last: int | None) -> Span | None:
         return None if last is None else Span(self._start_of(last), last + 1)

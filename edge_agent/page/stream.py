@@ -80,12 +80,15 @@ class Hub:
         return f"{self.epoch}-{number}"
 
     def join(self, after: str | None) -> Listener | None:
-        """Return a listener of this loop, from the event `after` (an id) on; None where there are too many."""
+        """Return a listener of this loop, from the event `after` (an id), else from this moment on.
+
+        None where there are too many.
+        """
         number = self._number_of(after)
         with self._lock:
             if len(self._listeners) >= MOST_LISTENERS:
                 return None
-            listener = Listener(self, number)
+            listener = Listener(self, self._number if number is None else number)
             self._listeners.add(listener)
         return listener
 
@@ -94,14 +97,11 @@ class Hub:
         with self._lock:
             self._listeners.discard(listener)
 
-    def since(self, number: int | None) -> tuple[list[bytes], int]:
-        """Return what came after an event, and the last number; a `resync` where that is not known any more.
-
-        None stands for the last event that there is.
-        """
+    def since(self, number: int) -> tuple[list[bytes], int]:
+        """Return what came after an event, and the last number; a `resync` where that is not known any more."""
         with self._lock:
             last = self._number
-            missed = 0 if number is None else last - number
+            missed = last - number
             if 0 <= missed <= len(self._ring):
                 return (
                     [self._ring[place] for place in range(len(self._ring) - missed, len(self._ring))],
@@ -120,7 +120,7 @@ class Hub:
 class Listener:
     """One open stream; made and read in a loop, woken from anywhere."""
 
-    def __init__(self, hub: Hub, number: int | None) -> None:
+    def __init__(self, hub: Hub, number: int) -> None:
         self._hub = hub
         self._number = number
         self._loop = asyncio.get_running_loop()

@@ -27,6 +27,7 @@ from edge_agent.files import FileStamp
 from edge_agent.finding import Finding
 from edge_agent.journal import Journal
 from edge_agent.live_page.application import site_of
+from edge_agent.live_page.doorway import Loopback
 from edge_agent.live_page.page_server import PageServer
 from edge_agent.live_page.pulse import MonitorState
 from edge_agent.output_places import OutputPlan
@@ -166,7 +167,7 @@ def main() -> None:
         home = PageHome(MonitorState())
         home.access.meet(Path(folder))
         home.meet(Archive(journal, OutputPlan(), (Path("/data/scope"),), Path(folder), "benchmark"))
-        server = PageServer(0, lambda: site_of(home))
+        server = PageServer(Loopback(0), lambda: site_of(home))
         server.start()
         client = Client(int(server.word.rsplit(":", 1)[1].strip("/")), home.access.cookie)
         with closing(client.connection):

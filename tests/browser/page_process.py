@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from page_rig import REPOSITORY, Page, QuietPage  # noqa: E402
+from page_rig import MISSING, REPOSITORY, Page, QuietPage  # noqa: E402
 
 
 class BusyPage(QuietPage):
@@ -50,6 +50,8 @@ class BusyPage(QuietPage):
 
 class QuietProcess(Page):
     """The process, from outside. Use as a context manager."""
+
+    missing = MISSING
 
     def __init__(self, place: Path) -> None:
         self._place = place

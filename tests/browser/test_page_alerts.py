@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STEP_SECONDS = 5
-HEARTBEAT = """async () => {
-  const { stream } = await import('/static/stream.js');
-  stream.tell('heartbeat', JSON.stringify({now: new Date().toISOString()}));
+HEARTBEAT = """() => {
+  const channel = new BroadcastChannel('scopewatch');
+  channel.postMessage({kind: 'heartbeat', data: JSON.stringify({now: new Date().toISOString()}), id: ''});
+  channel.close();
 }"""
 COUNT_CHANGES = """id => {
   window.told = [];
@@ -87,7 +88,7 @@ def test_what_holds_is_told_once_and_its_end_after_half_a_minute(watcher: Watche
     watcher.pass_seconds(25)
     assert len(watcher.told) == 1
     watcher.pass_seconds(10)
-    assert [text.partition(".")[0] for text in watcher.told] == ["DISK LOW", "IDLE again"]
+    assert [text.partition(".")[0] for text in watcher.told] == ["DISK LOW", "IDLE"]
 
 
 def test_flickering_is_told_once(watcher: Watcher) -> None:
@@ -104,7 +105,7 @@ def test_flickering_is_told_once(watcher: Watcher) -> None:
 def test_silence_ends_by_itself_and_then_tells_what_still_holds(watcher: Watcher) -> None:
     watcher.low()
     watcher.pass_seconds(12)
-    watcher.tab.get_by_role("button", name="Silence 30 min").click()
+    watcher.tab.locator("[data-act=snooze]").click()
     watcher.well()
     watcher.pass_seconds(35)
     watcher.low()

@@ -118,6 +118,41 @@ def test_a_byte_order_mark_of_windows_editors_is_no_error(tmp_path):
         pytest.param("page.port = 80.5\n", "1: page.port: is 80.5, must be a whole number between 0 and 65535",
                      id="no whole number"),
         pytest.param("heatmap = 7\n", "1: heatmap: is 7, must be true or false", id="neither true nor false"),
+        pytest.param(
+            "[page]\nlisten = 'scope-pc'\n",
+            """2: page.listen: 'scope-pc' is no address; write one of this PC, for example "192.168.1.5\"""",
+            id="a name to listen on",
+        ),
+        pytest.param(
+            "page.listen = '0.0.0.0'\n",
+            "1: page.listen: 0.0.0.0 is no address under which other PCs reach this one; name the one they use",
+            id="every address",
+        ),
+        pytest.param(
+            "page.listen = '::1'\n",
+            "1: page.listen: ::1 is no address under which other PCs reach this one; name the one they use",
+            id="this very PC",
+        ),
+        pytest.param(
+            "[page]\nlisten = '192.168.1.5'\n",
+            "1: page: listen needs `certificate` and `private_key`: other PCs get the page by TLS or not at all",
+            id="no certificate",
+        ),
+        pytest.param(
+            "[page]\ncertificate = 'a'\nprivate_key = 'b'\n",
+            "1: page: certificate, private_key and names say how `listen` is reached; give that address, too",
+            id="a certificate for nothing",
+        ),
+        pytest.param(
+            "[page]\nnames = ['https://pc']\n",
+            "2: page.names (item 1): 'https://pc' is no name of a PC; write it without scheme and port",
+            id="an address as a name",
+        ),
+        pytest.param(
+            "[page]\nprivate_key = '//evil/share/a.key'\n",
+            "2: page.private_key: //evil/share/a.key lies on evil, which no watched folder names; this account's",
+            id="a key on a server",
+        ),
         pytest.param("page = 7\n", "1: page: is 7, must be a table of its own", id="a number for a table"),
         pytest.param(
             'folders = "data"\n',

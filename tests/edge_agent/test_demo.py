@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
+import socket
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -68,6 +74,40 @@ def test_the_page_is_offered_while_it_runs(plan, capsys, monkeypatch, page):
     lines = capsys.readouterr().out.splitlines()
     offer = re.compile(r"The page until it ends: http://127\.0\.0\.1:\d+/#token=[0-9a-f]{64}")
     assert [offer.fullmatch(line) is not None for line in lines[1:2]] == [page]
+
+
+@pytest.mark.parametrize("ending", ["enter", "interrupted"])
+def test_a_page_that_was_opened_stays_until_somebody_has_looked(plan, capsys, monkeypatch, ending):
+    monkeypatch.setattr(demo_module, "PageConfig", lambda enabled: PageConfig(enabled=enabled, port=0))
+    monkeypatch.setattr(demo_module, "open_page", lambda word, state: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    answered = []
+
+    def wait(is_over):
+        answered.append(is_over())
+        with socket.create_connection(("127.0.0.1", address.port), timeout=20):
+            answered.append("the page is there")
+        if ending == "interrupted":
+            signal.raise_signal(signal.SIGINT)
+            while not is_over():
+                threading.Event().wait(0.02)
+
+    def remember(text, *stream):
+        nonlocal address
+        found = re.search(r"http://127\.0\.0\.1:\d+/, opened in the browser", text)
+        address = urlsplit(found[0].partition(",")[0]) if found else address
+        real(text, *stream)
+
+    address, real = None, demo_module.say
+    monkeypatch.setattr(demo_module, "say", remember)
+    monkeypatch.setattr(demo_module, "wait_for_enter", wait)
+
+    assert run_demo(replace(plan, files=2))
+    lines = capsys.readouterr().out.splitlines()
+    assert answered == [False, "the page is there"]
+    assert lines[-1] == "The page stays until Enter or Ctrl-C."
+    assert lines[-2].startswith("heatmaps: ")
 
 
 def saved(drawn: str, clear: bool = True) -> SavedFile:

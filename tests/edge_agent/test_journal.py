@@ -11,6 +11,7 @@ import tempfile
 import threading
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -460,6 +461,197 @@ def test_a_first_journal_with_a_damaged_row_is_moved_aside(tmp_path):
 
     with Journal(tmp_path) as journal:
         assert (journal.state, journal.counts()) == ("moved aside", {})
+
+
+VERSION_2 = """
+CREATE TABLE folders (
+    id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE,
+    CHECK (typeof(path) = 'blob')
+);
+CREATE TABLE files (
+    folder INTEGER NOT NULL, name BLOB NOT NULL, size_bytes INTEGER NOT NULL, modified_ns INTEGER NOT NULL,
+    outcome TEXT NOT NULL, model_sha256 TEXT, sha256 TEXT,
+    PRIMARY KEY (folder, name),
+    CHECK (typeof(folder) = 'integer' AND typeof(name) = 'blob'),
+    CHECK (typeof(size_bytes) = 'integer' AND typeof(modified_ns) = 'integer'),
+    CHECK (outcome IN ('classified', 'not_an_image', 'unreadable', 'quarantined', 'refused'))
+) WITHOUT ROWID;
+CREATE INDEX files_by_state ON files (size_bytes, modified_ns) WHERE sha256 IS NOT NULL;
+CREATE TABLE findings (
+    folder INTEGER NOT NULL, name BLOB NOT NULL, finding TEXT NOT NULL,
+    PRIMARY KEY (folder, name)
+) WITHOUT ROWID;
+CREATE TABLE trials (
+    folder BLOB NOT NULL, name BLOB NOT NULL, size_bytes INTEGER NOT NULL, modified_ns INTEGER NOT NULL,
+    model_sha256 TEXT, deaths INTEGER NOT NULL, open INTEGER NOT NULL,
+    PRIMARY KEY (folder, name),
+    CHECK (typeof(folder) = 'blob' AND typeof(name) = 'blob'),
+    CHECK (typeof(size_bytes) = 'integer' AND typeof(modified_ns) = 'integer'),
+    CHECK (typeof(deaths) = 'integer' AND deaths BETWEEN 0 AND 1000 AND open IN (0, 1))
+) WITHOUT ROWID;
+PRAGMA user_version = 2;
+"""
+"""What releases 0.2 to 0.6 made."""
+
+
+def version_2(folder: Path, findings: list[Finding]) -> Path:
+    path = folder / "journal.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_2)
+        for finding in findings:
+            place, name = os.fsencode(finding.path.parent), os.fsencode(finding.path.name)
+            connection.execute("INSERT OR IGNORE INTO folders (path) VALUES (?)", (place,))
+            (number,) = connection.execute("SELECT id FROM folders WHERE path = ?", (place,)).fetchone()
+            stamp = finding.stamp
+            state = (
+                stamp.size_bytes,
+                stamp.modified_ns,
+                finding.outcome,
+                finding.model_sha256,
+                finding.sha256,
+            )
+            connection.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", (number, name, *state))
+            connection.execute(
+                "INSERT INTO findings VALUES (?, ?, ?)", (number, name, finding.to_json(times=False))
+            )
+        connection.execute("INSERT INTO trials VALUES (x'2f64', x'62', 10, 20, 'ab', 2, 0)")
+        connection.commit()
+    return path
+
+
+def test_the_journal_of_the_second_release_is_carried_over_with_what_the_page_lists(tmp_path):
+    findings = [
+        done("/d/late.dm3", sha256="cd", stamp=replace(STAMP, modified_ns=9_000_000)),
+        replace(done("/d/caf\udce9.dm3"), fingerprint="fp1:9"),
+        replace(done("/e/b.dm3", "refused"), label=None, probability=None),
+    ]
+    version_2(tmp_path, findings)
+
+    for _ in range(2):
+        with Journal(tmp_path) as journal:
+            assert journal.state == "kept"
+            assert {journal.finding(finding.path) for finding in findings} == set(findings)
+            assert journal.deaths(Path("/d/b"), STAMP, "ab") == 2
+            # When a file was finished was not kept: its own time stands for it.
+            assert entries(journal, "id, name, finished_us, outcome, label, probability, content") == [
+                (1, b"caf\xe9.dm3", 0, "classified", "rod", 0.9, "fp1:9"),
+                (2, b"b.dm3", 0, "refused", None, None, None),
+                (3, b"late.dm3", 9000, "classified", "rod", 0.9, "cd"),
+            ]
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.sqlite"]
+
+
+@pytest.mark.parametrize("finding", ["no json", "[]", "{}", "1", '{"sha256": "ab"}'])
+def test_a_second_journal_with_a_damaged_finding_is_moved_aside(tmp_path, finding):
+    path = version_2(tmp_path, [done("/d/a.dm3")])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE findings SET finding = ?", (finding,))
+        connection.commit()
+
+    with Journal(tmp_path) as journal:
+        assert (journal.state, journal.counts()) == ("moved aside", {})
+
+
+# --- what the page lists ----------------------------------------------------------------------------------------
+
+
+def entries(journal: Journal, columns: str = "name") -> list[tuple]:
+    return journal.look(
+        lambda connection: connection.execute(f"SELECT {columns} FROM entries ORDER BY id").fetchall(), []
+    )
+
+
+def test_a_file_has_one_entry_that_keeps_its_id(journal):
+    finished = datetime(2026, 5, 4, 12, 0, 0, 123456, tzinfo=UTC)
+    journal.record(replace(done("/d/a.dm3", sha256="cd"), finished=finished, decision="accept"))
+    journal.record(done("/d/b.dm3", "unreadable"))
+    first = entries(
+        journal, "id, name, finished_us, outcome, label, probability, decision, content, model_sha256"
+    )
+
+    journal.record(replace(done("/d/a.dm3", "not_an_image", replace(STAMP, modified_ns=30_000)), label=None))
+
+    microseconds = 1_777_896_000_123_456
+    assert first == [
+        (1, b"a.dm3", microseconds, "classified", "rod", 0.9, "accept", "cd", "ab"),
+        (2, b"b.dm3", 0, "unreadable", "rod", 0.9, None, None, "ab"),
+    ]
+    assert entries(journal, "id, name, finished_us, outcome, label") == [
+        (1, b"a.dm3", 30, "not_an_image", None),
+        (2, b"b.dm3", 0, "unreadable", "rod"),
+    ]
+
+
+def test_an_entry_goes_with_its_file_and_its_id_is_not_given_again(journal):
+    for name in "abc":
+        journal.record(done(f"/d/{name}.dm3"))
+    journal.forget([Path("/d/a.dm3"), Path("/d/c.dm3")])
+    journal.record(done("/d/d.dm3"))
+
+    assert entries(journal, "id, name") == [(2, b"b.dm3"), (4, b"d.dm3")]
+
+
+def say(journal: Journal, content: str, action: str, label: str | None, at_us: int, void: int = 0) -> None:
+    event = f"{content}{action}{at_us}"
+    row = (event, content, at_us, action, label, void)
+    journal.change(
+        lambda connection: connection.execute(
+            "INSERT INTO labels (event, batch, content, folder, name, at_us, by, action, label, blind, void, "
+            "written, record) VALUES (?, 'b', ?, x'2f', x'61', ?, 'ana', ?, ?, 0, ?, 1, '{}')",
+            row,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "given"),
+    [
+        pytest.param([], (None, None, None, None), id="nothing"),
+        pytest.param([("confirm", "rod", 5, 0)], ("confirm", "rod", "ana", 5), id="a label"),
+        pytest.param(
+            [("correct", "cube", 7, 0), ("confirm", "rod", 5, 0)],
+            ("correct", "cube", "ana", 7),
+            id="the later one",
+        ),
+        pytest.param(
+            [("correct", "cube", 7, 1), ("confirm", "rod", 5, 0), ("undo", None, 8, 0)],
+            ("confirm", "rod", "ana", 5),
+            id="the one that was not undone",
+        ),
+        pytest.param(
+            [("not_in_list", None, 5, 0)], ("not_in_list", None, "ana", 5), id="no class of the model"
+        ),
+    ],
+)
+def test_what_was_said_of_the_same_bytes_is_said_of_every_file_with_them(journal, said, given):
+    for action, label, at_us, void in said:
+        say(journal, "cd", action, label, at_us, void)
+    say(journal, "ef", "correct", "sphere", 9)
+    journal.record(done("/d/a.dm3", sha256="cd"))
+    journal.record(done("/e/copy.dm3", sha256="cd"))
+    journal.record(done("/e/other.dm3"))
+    columns = "given_action, given_label, given_by, given_at_us"
+
+    assert entries(journal, columns) == [given, given, (None, None, None, None)]
+    journal.record(done("/d/a.dm3", sha256="ef"))
+    journal.record(done("/e/copy.dm3", sha256="another"))
+    assert entries(journal, columns) == [("correct", "sphere", "ana", 9), (None,) * 4, (None,) * 4]
+
+
+def test_a_label_with_half_a_sign_in_it_can_be_kept(journal):
+    journal.record(replace(done("/d/a.dm3"), label="rod\udce9"))
+
+    assert entries(journal, "label") == [("rod\\udce9",)]
+    assert journal.state == "new"
+
+
+def test_what_a_table_does_not_take_is_no_damage(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.record(done("/d/a.dm3"))
+        with pytest.raises(sqlite3.IntegrityError):
+            journal.change(lambda connection: connection.execute("UPDATE entries SET outcome = 'nothing'"))
+        assert entries(journal, "outcome") == [("classified",)]
+        assert journal.state == "new"
 
 
 def test_a_journal_that_another_program_holds_is_left_alone(tmp_path, caplog):

@@ -23,7 +23,10 @@ def pc(tmp_path):
     state = tmp_path / "scopewatch"
     with sole_agent(state, []):
         pass
-    for name in ("journal.sqlite3", "agent.log", "models/particle-shape-1.2/model.onnx"):
+    for name in (
+        "journal.sqlite3", "agent.log", "models/particle-shape-1.2/model.onnx", "second-look.json",
+        "pictures/ab/ab.jpg", "second-look/a.dm3.json",
+    ):  # fmt: skip
         (state / name).parent.mkdir(parents=True, exist_ok=True)
         (state / name).touch()
     etc = tmp_path / "etc/scopewatch"

@@ -266,7 +266,7 @@ def test_uninstalling(pc, everything):
     assert not (pc.units[False] / "scopewatch.service").exists()
     assert (pc.scope / "a.dm3.json").exists()
     assert pc.etc.exists() is pc.state.exists() is not everything
-    assert lines[-1] == ("kept           sidecars and heatmaps" if everything else lines[-1])
+    assert lines[-1] == ("kept           sidecars, heatmaps and labels" if everything else lines[-1])
     with pytest.raises(ServiceFailed, match="no service is installed"):
         list(linux_service.uninstall(own=None, everything=False))
 

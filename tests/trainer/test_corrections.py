@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -77,7 +78,7 @@ def said(root: Path) -> Corrections:
 
 def told(verdict: Verdict) -> str:
     if verdict.kind == "label":
-        return f"{verdict.label} by {verdict.who}"
+        return f"{verdict.label} {verdict.who}"
     return f"{verdict.kind} ({verdict.said})"
 
 
@@ -113,9 +114,9 @@ def told(verdict: Verdict) -> str:
             id="whether it is a class is disputed",
         ),
         pytest.param([event(1, label="Sta\u0308bchen")], "St\u00e4bchen by ada", id="one spelling of a class"),
-        pytest.param([event(1, blind=True)], "rod by ada, blind", id="blind"),
+        pytest.param([event(1, blind=True)], "rod blind by ada", id="blind"),
         pytest.param(
-            [event(1, blind=True), event(2, "confirm")], "rod by ada, blind", id="blind, and confirmed when seen"
+            [event(1, blind=True), event(2, "confirm")], "rod blind by ada", id="blind, and confirmed when seen"
         ),
         pytest.param([event(1, blind=True), event(2, label="round")], "round by ada", id="blind, then changed"),
         pytest.param(
@@ -125,7 +126,7 @@ def told(verdict: Verdict) -> str:
             [event(1, blind=True), undo(2, 1), event(3)], "rod by ada", id="blind, undone, said again in sight"
         ),
         pytest.param(
-            [event(1), event(2, by="ben", blind=True)], "rod by ada, ben, blind", id="one of two was blind"
+            [event(1), event(2, by="ben", blind=True)], "rod blind by ada, ben", id="one of two was blind"
         ),
         pytest.param([event(1), event(1)], "rod by ada", id="one event twice in a file"),
     ],
@@ -133,6 +134,20 @@ def told(verdict: Verdict) -> str:
 def test_what_counts_of_what_was_said(tmp_path: Path, events: list[LabelEvent], expected: str | None) -> None:
     write_labels(tmp_path / "a.dm3", *events)
     assert [told(verdict) for verdict in said(tmp_path).verdicts.values()] == ([expected] if expected else [])
+
+
+def test_an_id_that_says_two_things_is_told(tmp_path: Path) -> None:
+    write_labels(tmp_path / "a.dm3", event(1))
+    write_labels(tmp_path / "b.dm3", event(1, label="round"))
+    found = said(tmp_path)
+    assert [told(verdict) for verdict in found.verdicts.values()] == ["rod by ada"]
+    assert found.faults == (f"{tmp_path}/b.dm3.label.json: event event 1 says otherwise elsewhere",)
+
+
+def test_no_terminal_obeys_a_name(tmp_path: Path) -> None:
+    write_labels(tmp_path / "a.dm3", event(1, by="\x1b[2Jada\n"), event(2, by="ben", label="\x9b2J"))
+    (verdict,) = said(tmp_path).verdicts.values()
+    assert verdict.said == r"\x1b[2Jada\n: rod; ben: \x9b2J"
 
 
 def test_label_files_of_one_content_are_one(tmp_path: Path) -> None:
@@ -185,6 +200,12 @@ def test_a_bad_label_file_costs_a_line_and_no_more(tmp_path: Path, name: str, co
     (fault,) = found.faults
     assert fault.startswith(f"{tmp_path / name}: is no label file that this version reads (")
     assert "\n" not in fault
+
+
+def test_the_data_set_folder_is_not_searched(tmp_path: Path) -> None:
+    write_labels(tmp_path / "a.dm3", event(1))
+    write_labels(tmp_path / "out" / "b.dm3", event(2, content=B))
+    assert list(said(tmp_path).verdicts) == [A]
 
 
 def test_what_is_no_plain_file_is_not_read(tmp_path: Path) -> None:
@@ -386,7 +407,7 @@ def test_a_relabelled_file_says_so(lab: Lab) -> None:
     source = of_part(lab.prepared(corrected=False), "train")
     lab.label_raw(source, "round")
     (crop,) = (crop for crop in lab.prepared().crops if crop.source == source)
-    assert (crop.note, crop.correction) == ("correction: class by ada, was rod", "ada")
+    assert (crop.note, crop.correction) == ("correction: class by ada, was rod", "by ada")
 
 
 def test_one_picture_in_two_class_folders_is_settled_by_a_person(lab: Lab) -> None:
@@ -490,11 +511,15 @@ def test_the_share_at_its_ends(lab: Lab, share: float, expected: int) -> None:
     assert found["round in train"] == expected
 
 
-def test_blind_labels_are_held_back_last(lab: Lab) -> None:
+def test_blind_labels_are_a_fair_sample_and_never_held_back(lab: Lab) -> None:
     for at in range(20):
         lab.seen(f"{at}.tif", 200 + at, blind=at < 6)
-    found = newcomers(lab.prepared(split=SplitRule(by="every-third"), corrections_share=0.3))
-    assert all(found[f"{at}.tif"] == "round in train" for at in range(2))
+    dataset = lab.prepared(split=SplitRule(by="every-third"), corrections_share=0.3)
+    found = newcomers(dataset)
+    assert all(found[f"{at}.tif"] == "round in train" for at in range(6))
+    led = [crop for crop in dataset.train if crop.answer_seen]
+    everybody = [crop for crop in dataset.train if crop.label == "round"]
+    assert 0 < len(led) / len(everybody) <= 0.3 < (len(led) + 1) / (len(everybody) + 1)
 
 
 def test_relabelled_files_of_the_class_folders_are_not_held_back(lab: Lab) -> None:
@@ -689,6 +714,26 @@ def test_the_sidecar_tells_where_a_mirrored_micrograph_lies(lab: Lab, tmp_path: 
     assert newcomers(lab.prepared()) == {"a.tif": "round in train"}
 
 
+def test_a_fingerprint_finds_the_file_of_the_class_folders(lab: Lab) -> None:
+    """The agent's snapshot limit was lower than the trainer's."""
+    source = of_part(lab.prepared(corrected=False), "train")
+    fingerprint = identify(lab.raw / source, 0).fingerprint
+    lab.label("", "a.tif", source_sha256=None, fingerprint=fingerprint)
+    lab.label("", "b.tif", source_sha256=None, fingerprint="fp1:no number:")
+    dataset = lab.prepared()
+    assert fate(dataset, source) == "round in train"
+    assert newcomers(dataset) == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a file name be no text")
+def test_a_path_that_is_no_text_is_reported(lab: Lab) -> None:
+    content = lab.seen("a.tif", 200)
+    (lab.watched / "a.tif").rename(lab.watched / os.fsdecode(b"gr\xf6\xdfe.tif"))
+    dataset = lab.prepared()
+    assert dataset.corrections is not None
+    assert dataset.corrections.missing == {content: "a.tif: its path is not Unicode, rename it"}
+
+
 @pytest.mark.parametrize(
     "sidecar",
     [
@@ -783,7 +828,7 @@ def test_the_data_set_tells_what_came_from_corrections(lab: Lab) -> None:
     assert "note: corrections: of a class that the raw folder has not: 1 (d.tif (cube))" in text
     assert "note: corrections: not read: 1 (" in text
     page = write_contact_sheet(dataset).read_text()
-    assert "correction: round by ada, blind" in page
+    assert "correction: round blind by ada" in page
     assert "correction: class by ben, was rod" in page
     record = json.loads((dataset.root / "dataset.json").read_text())["corrections"]
     assert record["roots"] == [str(lab.watched)]

@@ -52,6 +52,18 @@ def test_every_micrograph_is_scored_once(finished: tuple[Path, CrossValidation],
     assert result.unreadable == {}
 
 
+def test_who_had_seen_the_answer_taught_but_is_not_scored(run: Path, dataset: DataSet) -> None:
+    led = {dataset.train[0].source, dataset.test[0].source}
+    told = dict.fromkeys(led, "by ada") | {dataset.train[1].source: "blind by ada"}
+    crops = tuple(replace(crop, correction=told.get(crop.source, "")) for crop in dataset.crops)
+    for fold in (0, 1):
+        (run / f"fold-{fold}" / "scores.json").unlink()
+    result = cross_validate(replace(dataset, crops=crops), run, QUICK, folds=2)
+    seen = [entry.file for fold in (0, 1) for entry in scores(run, fold).scored]
+    assert sorted(seen) == sorted(crop.source for crop in dataset.kept if crop.source not in led)
+    assert result.pooled.micrographs == len(dataset.kept) - 2
+
+
 def test_no_network_saw_the_groups_that_it_judges(
     finished: tuple[Path, CrossValidation], dataset: DataSet
 ) -> None:

@@ -72,11 +72,12 @@ def test_what_changed_is_counted_and_listed() -> None:
             sets=(found,),
             warnings=("beware",),
             unreadable={"f": "gone"},
-        )  # fmt: skip
+        )
     )
     assert text.splitlines() == [
         "from net-1 to net-2",
-        "test: 5 micrographs of 5 groups, 2 right before, 3 now: 2 fixed, 1 broken, 2 the same; p = 1 (McNemar, exact)",
+        "test: 5 micrographs of 5 groups, 2 right before, 3 now: 2 fixed, 1 broken, 2 the same; "
+        "p = 1 (McNemar, exact)",
         "  fixed   e: is rod, was round 0.90, now rod 0.80",
         "  fixed   b: is rod, was round 0.90, now rod 0.60",
         "  broken  c: is rod, was rod 0.90, now round 0.70",

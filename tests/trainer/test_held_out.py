@@ -70,6 +70,19 @@ def test_each_training_micrograph_is_asked_about_once_and_no_other(
     assert {one.part for one in held} == {"fold-0", "fold-1", "fold-2"}
 
 
+def test_who_had_seen_the_answer_teaches_and_is_not_asked_about(
+    limited: Limited, limited_folds: Path, spy: Spy
+) -> None:
+    led = limited.dataset.train[0].source
+    crops = tuple(
+        replace(crop, correction="by ada" if crop.source == led else "") for crop in limited.dataset.crops
+    )
+    manifest = open_bundle(limited.bare).manifest
+    held = held_out_by_folds(limited_folds, manifest, replace(limited.dataset, crops=crops), silent)
+    asked = {one.seen.source.file for one in held}
+    assert asked == {crop.source for crop in limited.dataset.train} - {led}
+
+
 def test_each_goes_with_the_lesson_of_the_fold_that_did_not_see_it(
     limited_by_folds: ByFolds, limited: Limited, limited_folds: Path
 ) -> None:

@@ -527,6 +527,14 @@ def test_the_commands_are_those_of_the_contract() -> None:
     assert set(typer.main.get_command(cli.app).commands) == {*COMMANDS, *WITHOUT_CHANCE}  # type: ignore[attr-defined]
 
 
+def test_corrections_that_are_not_there_are_told_in_a_line(run: Run, raw: Path, tmp_path: Path) -> None:
+    code, _, error = run("prepare", raw, tmp_path / "out", "--corrections", tmp_path / "gone")
+    assert (code, error) == (
+        2,
+        f"edge-trainer: {tmp_path}/gone: there is no such folder; name one that holds label files (--corrections)",
+    )
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_stage_takes_a_seed_and_explains_itself(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")

@@ -25,7 +25,7 @@ from trainer.fitting.run_folder import Recipe
 from trainer.fitting.training import TrainingFailed, train
 from trainer.preparing.crops import PrepareError
 from trainer.preparing.split import SplitRule
-from trainer.searching import frozen_heads, study_storage, tuning
+from trainer.searching import frozen_heads, study_claim, study_storage, tuning
 from trainer.searching.search_space import SearchSpace
 from trainer.searching.study_storage import TrialFailed, TuningError, opened, own_place
 from trainer.searching.tuning import StudyResult, TuningFailed, study_text, tune
@@ -295,6 +295,26 @@ def test_folds_hold_every_crop_out_once_and_no_test_crop(dataset: DataSet) -> No
     assert {crop.part for crop in data.crops} == {"train", "validation"}
     for fitted, out in data.folds:
         assert {data.crops[row].group for row in fitted}.isdisjoint({data.crops[row].group for row in out})
+
+
+def test_who_had_seen_the_answer_chooses_nothing(dataset: DataSet) -> None:
+    led = {crop.crop_id for crop in dataset.train[:6]}
+    told = replace(
+        dataset,
+        crops=tuple(
+            replace(crop, correction="by ada" if crop.crop_id in led else "blind by ben")
+            for crop in dataset.crops
+        ),
+    )
+    data = frozen_heads.head_data(told, 4, 0, 1000)
+    asked = {data.crops[row].crop_id for row in data.held_out}
+    assert asked == {crop.crop_id for crop in (*dataset.train, *dataset.validation)} - led
+    assert {data.crops[row].crop_id for train, _ in data.folds for row in train} >= led
+    bare = replace(told, crops=told.train)
+    searched = study_claim.searched_part(bare, 4, 0)
+    assert searched.validation
+    assert not led & {crop.crop_id for crop in searched.validation}
+    assert not {crop.group for crop in searched.train} & {crop.group for crop in searched.validation}
 
 
 def test_without_folds_the_validation_part_is_held_out(dataset: DataSet) -> None:

@@ -100,7 +100,7 @@ def prepare(
         typer.Option(
             min=0,
             max=1,
-            help="Largest part of a class's training micrographs that may come from corrections.",
+            help="Largest part of a class's training micrographs that corrections not given blind may add.",
         ),
     ] = 0.3,
     contact_sheet: Annotated[

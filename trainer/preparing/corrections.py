@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from pydantic import ValidationError
+
 from edge_agent.files import read_whole
 from edge_agent.labelling.label_record import last_words, read_label_file, void_events
 from edge_agent.output_places import LABEL_SUFFIX
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 LONGEST_BYTES: Final = 64 * 2**20
 """No label file of the agent's is longer; what is, is not read."""
+
+BLIND: Final = "blind "
+"""How `Verdict.who` begins where the label was given before any look at the answer."""
 
 Kind = Literal["label", "not_in_list", "disputed"]
 
@@ -46,7 +51,7 @@ class Verdict:
     blind: bool
     """Whether the label was given before any look at the answer."""
     by: tuple[str, ...]
-    """Who said it, sorted."""
+    """Who said it, sorted, as text that can be printed."""
     said: str
     """In words, as in: ada: round; ben: rod."""
     first: datetime
@@ -60,8 +65,8 @@ class Verdict:
 
     @property
     def who(self) -> str:
-        """Who gave the label, and whether blind, in words."""
-        return f"{', '.join(self.by)}{', blind' if self.blind else ''}"
+        """Who gave the label, and whether blind: by ada, ben; blind by ada."""
+        return f"{BLIND if self.blind else ''}by {', '.join(self.by)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,7 @@ def read_corrections(
         if fault := one.read():
             faults.append(fault)
         progress("label files", done, len(told))
-    verdicts, nameless = _verdicts(told)
+    verdicts, nameless = _verdicts(told, faults)
     return Corrections(
         tuple(root.resolve() for root in roots), out, len(paths), verdicts, tuple(faults), nameless
     )
@@ -125,7 +130,7 @@ def files_below(root: Path, out: Path, faults: list[str]) -> Iterator[Path]:
     """All files below a folder in alphabetical order; links to folders are not followed, nor is `out` entered."""
 
     def fault(error: OSError) -> None:
-        faults.append(f"{error.filename}: cannot be listed ({error.strerror or error})")
+        faults.append(f"{printable(str(error.filename))}: cannot be listed ({error.strerror or error})")
 
     there = out.resolve()
     for folder, below, names in os.walk(root, onerror=fault):
@@ -133,9 +138,10 @@ def files_below(root: Path, out: Path, faults: list[str]) -> Iterator[Path]:
         yield from (Path(folder) / name for name in sorted(names))
 
 
-def printable(name: str) -> str:
-    """A file name as text, whatever bytes it holds."""
-    return name.encode("utf-8", "backslashreplace").decode()
+def printable(text: str) -> str:
+    """What others wrote, as text that no terminal obeys: a file name of any bytes, a person's name."""
+    plain = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in plain)
 
 
 class _Told:
@@ -147,14 +153,15 @@ class _Told:
 
     def read(self) -> str:
         """Read it; return what is wrong with it, "" for nothing."""
-        data = read_whole(self.path, LONGEST_BYTES)
+        data, name = read_whole(self.path, LONGEST_BYTES), printable(str(self.path))
         if data is None:
-            return f"{self.path}: cannot be read (no plain file, too long, or not allowed)"
+            return f"{name}: cannot be read (no plain file, too long, or not allowed)"
         try:
             events = read_label_file(data).events
-        except ValueError as error:
-            why = " ".join(str(error).split())
-            return f"{self.path}: is no label file that this version reads ({why[:160]})"
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            why = ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
+            return f"{name}: is no label file that this version reads ({printable(why)[:160]})"
         latest: datetime | None = None
         for event in events:
             latest = event.at if latest is None else max(latest, event.at)
@@ -162,14 +169,18 @@ class _Told:
         return ""
 
 
-def _verdicts(told: Sequence[_Told]) -> tuple[dict[str, Verdict], int]:
+def _verdicts(told: Sequence[_Told], faults: list[str]) -> tuple[dict[str, Verdict], int]:
     """All events, each once, in the order in which they were said; then by content."""
     known: dict[str, tuple[datetime, LabelEvent]] = {}
     files: defaultdict[str, dict[Path, None]] = defaultdict(dict)
     nameless: set[str] = set()
     for one in told:
         for moment, event in one.events:
-            known.setdefault(event.id, (moment, event))
+            if known.setdefault(event.id, (moment, event))[1] != event:
+                faults.append(
+                    f"{printable(str(one.path))}: event {printable(event.id)} says otherwise elsewhere"
+                )
+                continue
             content = event.source_sha256 or event.fingerprint
             if content is None:
                 nameless.add(event.id)
@@ -196,8 +207,10 @@ def _verdict(
     if not words:
         return None
     labels = {by: _composed(event.label) for by, event in words.items()}
-    by = tuple(sorted(words))
-    said = "; ".join(f"{one}: {labels[one] or 'not in the list'}" for one in by)
+    by = tuple(printable(one) for one in sorted(words))
+    said = "; ".join(
+        f"{printable(one)}: {printable(labels[one]) or 'not in the list'}" for one in sorted(words)
+    )
     first = min(event.at for event in events)
     agreed = set(labels.values())
     if len(agreed) > 1:

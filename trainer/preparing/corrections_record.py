@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from trainer.preparing.corrections import BLIND
 from trainer.preparing.split import PARTS
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class CorrectionsRecord(BaseModel):
     fingerprint: str
     """Hash of what was decided about which contents."""
     share: float
-    """The largest part of a class's training micrographs that may come from corrections."""
+    """The largest part of a class's training micrographs that corrections not given blind may add."""
     label_files: int
     verdicts: int
     """Micrographs of which people said something that counts."""
@@ -74,7 +75,7 @@ def corrections_text(record: CorrectionsRecord, crops: Iterable[Corrected]) -> l
         counts = by_label.setdefault(crop.label, Counter())
         if crop.kept:
             counts[crop.part] += 1
-            counts["blind"] += crop.correction.endswith(", blind")
+            counts["blind"] += crop.correction.startswith(BLIND)
             counts["of the raw folder"] += crop.source not in record.files
         counts[HELD_BACK] += crop.reason.startswith(HELD_BACK)
     if by_label:

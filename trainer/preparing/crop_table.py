@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edge_agent import __version__
 from edge_agent.files import write_durably
 from edge_agent.preprocessing import Preprocessing
+from trainer.preparing.corrections import BLIND
 from trainer.preparing.corrections_record import CorrectionsRecord, aligned, corrections_text
 from trainer.preparing.leaks import leak_report
 from trainer.preparing.quality import MEASURE_NAMES, Measures
@@ -84,6 +85,11 @@ class Crop:
     """What a person should know of it: a burnt-in scale bar, a reason that was overruled."""
     correction: str = ""
     """Who gave its class on the operator's page, and whether blind; "" where its folder did."""
+
+    @property
+    def answer_seen(self) -> bool:
+        """Whether who gave its class had seen an answer before: it may train, but no figure may rest on it."""
+        return bool(self.correction) and not self.correction.startswith(BLIND)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class Order:
     corrections: Corrections | None = None
     """What people said of micrographs on the operator's page."""
     corrections_share: float = 0.3
-    """The largest part of a class's training micrographs that may come from corrections."""
+    """The largest part of a class's training micrographs that corrections not given blind may add."""
     as_laid_out: bool = True
     """Whether train, val and test folders, where there are such, decide the parts."""
     seed: int = 0
@@ -198,7 +198,7 @@ def _new_rows(taken: Taken) -> list[Crop]:
     rows: list[Crop] = []
     for cut in taken.cuts:
         verdict = taken.verdict_of[cut.source]
-        told = f"correction: {verdict.label} by {verdict.who}"
+        told = f"correction: {verdict.label} {verdict.who}"
         note = "; ".join(filter(None, (cut.note, told)))
         rows += [replace(crop, correction=verdict.who, note=note) for crop in _crops_of(cut, verdict.label)]
     return rows

@@ -17,6 +17,7 @@ from datetime import timedelta
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from trainer.preparing.corrections import printable
 from trainer.preparing.corrections_record import HELD_BACK
 from trainer.preparing.grouping import Provenance, group_files, moment_of
 from trainer.preparing.split import PARTS, tears_micrographs
@@ -44,7 +45,7 @@ def against(verdict: Verdict, classes: Collection[str]) -> str:
     if verdict.kind == "not_in_list":
         return f"{NOT_IN_LIST}: said by {', '.join(verdict.by)}"
     if verdict.label not in classes:
-        return f"{UNKNOWN_CLASS}: {verdict.label} by {', '.join(verdict.by)}, and the raw folder has none"
+        return f"{UNKNOWN_CLASS}: {printable(verdict.label)} {verdict.who}, and the raw folder has none"
     return ""
 
 
@@ -72,12 +73,12 @@ def _told(crop: Crop, verdict: Verdict, override: Override | None, classes: Coll
         return crop
     reason = against(verdict, classes)
     if not reason and verdict.label != crop.label and crop.part != "train" and not verdict.blind:
-        reason = f"{ANSWER_SEEN}: {verdict.label} by {verdict.who}, so it is no {crop.part} micrograph"
+        reason = f"{ANSWER_SEEN}: {verdict.label} {verdict.who}, so it is no {crop.part} micrograph"
     if reason:
         return crop if override is not None else replace(crop, kept=False, part="", reason=reason)
     if verdict.label == crop.label and crop.part != "train" and not verdict.blind:
         return crop
-    note = "" if verdict.label == crop.label else f"correction: class by {verdict.who}, was {crop.label}"
+    note = "" if verdict.label == crop.label else f"correction: class {verdict.who}, was {crop.label}"
     notes = "; ".join(filter(None, (crop.note, note)))
     return replace(crop, label=verdict.label, correction=verdict.who, note=notes)
 
@@ -109,11 +110,12 @@ def joined(
     """Give the newcomers their parts and groups, or a reason why not; return them after the rows of the data set.
 
     `dealt` are the rows before verdicts were applied: what left the test for one still marks its group as held out.
-    Blind labels come first, in the order in which they were given; then the others by lot, each class until
-    newcomers are `share` of its training micrographs. Groups that a newcomer ties together become one.
+    Blind labels come first, in the order in which they were given; then the others by lot, each class until they
+    are `share` of its training micrographs: what people correct at will is no sample of what is seen. Groups that a
+    newcomer ties together become one.
     """
     kin = _Kin(dealt, newcomers.near, rule, table)
-    room = _room(rows, share)
+    room = _Room(rows, share)
     by_source: defaultdict[str, list[Crop]] = defaultdict(list)
     for crop in newcomers.rows:
         by_source[crop.source].append(crop)
@@ -125,18 +127,16 @@ def joined(
         file = newcomers.files[source]
         family = kin.of(file)
         part = _part(family.parts, verdict, rule, family.own, seed)
+        free = verdict.blind or source in newcomers.exempt
         if part is None:
-            held_out = " and ".join(name for name in PARTS if name in family.parts)
-            why = (
-                "the label was not given blind" if len(family.parts) == 1 else "it ties these parts together"
-            )
-            reasons[source] = f"{KIN}: of one group with {family.example} in {held_out}, and {why}"
-        elif part == "train" and room[label] < 1 and source not in newcomers.exempt:
+            reasons[source] = f"{KIN}: {family.text()}"
+        elif part == "train" and not free and not room.fits(label):
             reasons[source] = f"{HELD_BACK}: no more than {share:.0%} of {label} in train may be corrections"
         else:
             parts[source] = part
             kin.take(file, family, part)
-            room[label] -= (part == "train") and source not in newcomers.exempt
+            if part == "train":
+                room.enter(label, counts=not free)
     placed = [_placed(crop, reasons.get(crop.source, ""), parts.get(crop.source)) for crop in newcomers.rows]
     return [kin.named(crop) for crop in (*rows, *placed)]
 
@@ -146,16 +146,22 @@ def _turn(verdict: Verdict, seed: int) -> tuple[bool, str, str]:
     return (False, verdict.first.isoformat(), lot) if verdict.blind else (True, "", lot)
 
 
-def _room(rows: Iterable[Crop], share: float) -> defaultdict[str, float]:
+class _Room:
     """How many newcomers each class's training part has room for: n of n + those there are at most `share`."""
-    there = Counter(
-        label
-        for _, label in {(crop.source, crop.label) for crop in rows if crop.kept and crop.part == "train"}
-    )
-    room: defaultdict[str, float] = defaultdict(lambda: inf if share >= 1 else 0.0)
-    if share < 1:
-        room |= {label: number * share / (1 - share) + 1e-9 for label, number in there.items()}
-    return room
+
+    def __init__(self, rows: Iterable[Crop], share: float) -> None:
+        self._most = inf if share >= 1 else share / (1 - share)
+        there = {(crop.source, crop.label) for crop in rows if crop.kept and crop.part == "train"}
+        self._others = Counter(label for _, label in there)
+        self._taken: Counter[str] = Counter()
+
+    def fits(self, label: str) -> bool:
+        """Whether one more may come in."""
+        return self._most == inf or self._taken[label] + 1 <= self._most * self._others[label] + 1e-9
+
+    def enter(self, label: str, counts: bool) -> None:
+        """Take one in; what does not count is one of the others."""
+        (self._taken if counts else self._others)[label] += 1
 
 
 def _part(there: Collection[Part], verdict: Verdict, rule: SplitRule, group: str, seed: int) -> Part | None:
@@ -194,6 +200,12 @@ class _Family:
     """One of their micrographs, "" for none."""
     near: frozenset[str]
     """Micrographs of about the same area."""
+
+    def text(self) -> str:
+        """Why a newcomer of this family can go nowhere."""
+        held_out = " and ".join(name for name in PARTS if name in self.parts)
+        why = "the label was not given blind" if len(self.parts) == 1 else "it ties these parts together"
+        return f"of one group with {self.example} in {held_out}, and {why}"
 
 
 class _Kin:

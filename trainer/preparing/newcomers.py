@@ -162,6 +162,8 @@ def _find(
         there = found.get(content)
         if there is None:
             taken.missing[content] = shown(verdict, roots)
+        elif not _is_text(there.path):
+            taken.missing[content] = f"{shown(verdict, roots)}: its path is not Unicode, rename it"
         elif there.content in sources:  # labelled above the agent's snapshot limit, which is below ours
             for cut in sources[there.content]:
                 taken.lend(cut.source, verdict)
@@ -170,6 +172,13 @@ def _find(
             taken.elsewhere[source] = there.path
             taken.verdict_of[source] = replace(verdict, content=there.content)
             taken.folders[source] = _folders(there.path, roots, classes)
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _short(content: str) -> str:
@@ -219,7 +228,7 @@ def record_of(
         },
         not_in_list=tuple(one.content for one in verdicts if one.kind == "not_in_list"),
         unknown_class={
-            one.content: f"{shown(one, roots)} ({one.label})"
+            one.content: f"{shown(one, roots)} ({printable(one.label)})"
             for one in verdicts
             if against(one, classes).startswith(UNKNOWN_CLASS)
         },

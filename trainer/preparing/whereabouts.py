@@ -9,6 +9,7 @@ folder, so that looking again costs a `stat` a file.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ from trainer.preparing.raw_folder import PICTURE_SUFFIXES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+_FINGERPRINT: Final = re.compile(r"fp1:(\d{1,18}):")
 _MEMORY: Final = Path("cache") / "contents.json"
 _LONGEST_SIDECAR_BYTES: Final = 16 * 2**20
 _LONGEST_MEMORY_BYTES: Final = 2**30
@@ -80,8 +82,8 @@ class _Hints:
                     self.paths.append(Path(told))
                 if isinstance(source.get("bytes"), int):
                     self.size_bytes = source["bytes"]
-        if content.startswith("fp1:"):
-            self.size_bytes = int(content.split(":")[1])
+        if (told := _FINGERPRINT.match(content)) is not None:
+            self.size_bytes = int(told[1])
 
 
 def _may_be_opened(told: str, folders: Sequence[Path]) -> bool:

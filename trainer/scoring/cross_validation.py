@@ -124,7 +124,8 @@ def fold_scores(
 ) -> FoldScores:
     """Train in `run` without the groups held out and those unused, export, and score the groups held out.
 
-    What is finished is not computed again.
+    Micrographs labelled by somebody who had seen the answer train in the other folds and are not scored. What is
+    finished is not computed again.
     """
     file = run / "scores.json"
     done = _finished(file, dataset, recipe, seed, held_out, held_out | unused, masks)
@@ -147,7 +148,7 @@ def fold_scores(
     bundle = run / "bundle"
     if not bundle.exists():
         export(run, dataset, bundle, BundleNotes(name=run.name, version="0"), progress=told)
-    crops = [crop for crop in dataset.train if crop.group in held_out]
+    crops = [crop for crop in dataset.train if crop.group in held_out and not crop.answer_seen]
     scored, unreadable = score(open_bundle(bundle), dataset, sources_of(crops), masks, told)
     result = FoldScores(
         dataset_fingerprint=dataset.fingerprint,

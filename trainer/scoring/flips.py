@@ -123,7 +123,7 @@ def compared(name: str, before: Sequence[Scored], after: Sequence[Scored]) -> Fl
     return FlipSet(
         name=name,
         micrographs=len(pairs),
-        groups=len({old.group for old in before}),
+        groups=len({old.group or old.file for old in before}),
         both_right=sum(old.right and new.right for old, new in pairs),
         both_wrong=sum(not (old.right or new.right) for old, new in pairs),
         fixed=tuple(sorted(fixed, key=lambda flip: -flip.after_probability)),
@@ -194,8 +194,8 @@ def _warnings(before: Bundle, after: Bundle, dataset: DataSet, part: Part) -> It
     for bundle in (before, after):
         if bundle.manifest.dataset_fingerprint != dataset.fingerprint:
             yield (
-                f"{_named(bundle)} was trained on another data set: it has not seen these held-out micrographs only if "
-                "that one was prepared from the same raw folder with the same split and seed"
+                f"{_named(bundle)} was trained on another data set: it has not seen what is held out here only "
+                "if that one was prepared from the same raw folder with the same split and seed"
             )
         elif part in _trained_parts(bundle):
             yield f"{_named(bundle)} was trained on the part {part}: it says nothing about others"

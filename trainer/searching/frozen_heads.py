@@ -90,6 +90,7 @@ def head_data(dataset: DataSet, folds: int, seed: int, most: int) -> HeadData:
         validation = {crop.crop_id for crop in dataset.validation}
         held = np.array([crop.crop_id in validation for crop in crops])
         return HeadData(dataset, crops, ((np.flatnonzero(~held), np.flatnonzero(held)),))
+    led = {crop.crop_id for crop in crops if crop.answer_seen}  # they train, and choose nothing
     dealt = grouped_folds(crops, folds, seed)
     return HeadData(
         dataset,
@@ -97,7 +98,7 @@ def head_data(dataset: DataSet, folds: int, seed: int, most: int) -> HeadData:
         tuple(
             (
                 np.array([rows[crop_id] for crop_id in fold.train_ids]),
-                np.array([rows[crop_id] for crop_id in fold.held_out_ids]),
+                np.array([rows[crop_id] for crop_id in fold.held_out_ids if crop_id not in led]),
             )
             for fold in dealt
         ),

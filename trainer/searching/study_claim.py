@@ -89,7 +89,11 @@ def searched_part(dataset: DataSet, folds: int, seed: int) -> DataSet:
     held = set(grouped_folds(known, folds, seed)[0].held_out_ids)
     return replace(
         dataset,
-        crops=tuple(replace(crop, part="validation") if crop.crop_id in held else crop for crop in known),
+        crops=tuple(
+            replace(crop, part="validation") if crop.crop_id in held else crop
+            for crop in known
+            if not (crop.crop_id in held and crop.answer_seen)
+        ),
     )
 
 

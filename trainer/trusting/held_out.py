@@ -156,7 +156,8 @@ def _held_out_by(fold: Bundle, rule: Preprocessing, dataset: DataSet, progress: 
     observer = observer_of(fold, rule)
     known = [source for source in sources_of(dataset.kept) if source.group not in unseen]
     lesson = learnt(observer, dataset, known, progress, f"{name}: ")
-    asked = [source for source in sources_of(dataset.train) if source.group in unseen]
+    fit = [crop for crop in dataset.train if not crop.answer_seen]
+    asked = [source for source in sources_of(fit) if source.group in unseen]
     seen = _observed(observer, dataset, asked, f"{name}: held-out", progress)
     return [HeldOut(one, lesson, name) for one in seen]
 

@@ -1,81 +1,63 @@
-// The one table of keys: what the list of keys shows is what works. A key acts only while the focus is inside its
-// area and nobody is typing; keys without Ctrl that write a character can be switched off (WCAG 2.1.4).
+// The one table of keys: what the list shows is what works. A key acts only while the focus is inside its area and
+// nobody is typing; those that write a character can be switched off (WCAG 2.1.4).
+
+import { modal } from "./dialogs.js";
 import { el } from "./dom.js";
 
 const AREAS = {
-  review: ["#latest, #history", "picture and history"],
-  latest: ["#latest", "picture"],
+  review: ["#latest, #history", "picture, history"],
   history: ["#history", "history"],
   audit: ["#audit", "blind check"],
 };
 const SWITCH = "scopewatch.single_keys";
-const FIELDS = "input:not([type=checkbox],[type=radio],[type=button]), textarea, select, [contenteditable]";
-const PRESSED = "button, a, summary, input, [role=slider]";
+const FIELDS = "input:not([type=checkbox], [type=radio]), textarea, select";
+const PRESSED = "button, a, summary, input";
 const table = [];
 
 export const keys = {
-  // `names`: "R", "Ctrl+Z", "ArrowDown", "1-9", or several in an array; `run(event, name)` may return false: not used.
+  /** `names`: "R", "Ctrl+Z", "1-9", or several. `repeats`: also while held down. */
   add(names, area, text, run, { repeats = false } = {}) {
     const shown = [names].flat();
-    const each = shown.flatMap((name) => (name === "1-9" ? [..."123456789"] : [name]));
-    table.push({ shown, names: each, area, text, run, repeats });
+    const all = shown.flatMap((name) => (name === "1-9" ? [..."123456789"] : name));
+    table.push({ shown, all, area, text, run, repeats });
   },
-  get on() {
-    return localStorage.getItem(SWITCH) !== "off";
-  },
-  set on(value) {
-    localStorage.setItem(SWITCH, value ? "on" : "off");
-  },
-  list: openList,
+  list,
 };
 
 function nameOf(event) {
-  const { key, code } = event;
-  const chosen = event.getModifierState("AltGraph");
-  if ((event.altKey && !chosen) || event.isComposing) return "";
-  const control = (event.ctrlKey || event.metaKey) && !chosen;
-  let name = key.length === 1 ? key.toUpperCase() : key;
-  // Letters of other alphabets and the digits' row of a French keyboard are known by their place.
-  if (/^[^\x00-\x7f]$/.test(key) && /^Key[A-Z]$/.test(code)) name = code.at(-1);
-  const isBound = table.some((row) => row.names.includes(name));
-  if (!isBound && !chosen && !event.shiftKey && /^Digit\d$/.test(code)) name = code.at(-1);
-  if (name === " ") name = "Space";
-  const shift = event.shiftKey && (name.length > 1 || /[A-Z]/.test(name));
-  return `${control ? "Ctrl+" : ""}${shift ? "Shift+" : ""}${name}`;
+  const { key, code, altKey, ctrlKey, metaKey, shiftKey } = event;
+  const isThirdLevel = event.getModifierState("AltGraph");
+  if (event.isComposing || (altKey && !isThirdLevel)) return "";
+  let name = key === " " ? "Space" : key.length === 1 ? key.toUpperCase() : key;
+  // Letters of other alphabets, and the row of digits of a French keyboard, are known by their place.
+  if (/^[^\x00-\x7f]$/.test(key) && code.startsWith("Key")) name = code.at(-1);
+  const isFree = !isThirdLevel && !shiftKey && !table.some(({ all }) => all.includes(name));
+  if (isFree && code.startsWith("Digit")) name = code.at(-1);
+  const shift = shiftKey && (name.length > 1 || /[A-Z]/.test(name)) ? "Shift+" : "";
+  return ((ctrlKey || metaKey) && !isThirdLevel ? "Ctrl+" : "") + shift + name;
 }
 
-function pressed(event) {
+document.addEventListener("keydown", (event) => {
   const { target } = event;
-  if (event.defaultPrevented || target.closest(FIELDS)) return;
   const name = nameOf(event);
   const writes = name.length === 1 || name === "Space";
-  if (!name || (writes && !keys.on)) return;
+  if (!name || event.defaultPrevented || target.closest(FIELDS)) return;
+  if (writes && localStorage.getItem(SWITCH) === "off") return;
   if ((name === "Enter" || name === "Space") && target.closest(PRESSED)) return;
-  for (const row of table) {
-    if (!row.names.includes(name) || !target.closest(AREAS[row.area][0])) continue;
-    if (event.repeat && !row.repeats) return event.preventDefault();
-    if (row.run(event, name) !== false) return event.preventDefault();
-  }
-}
-document.addEventListener("keydown", pressed);
+  const row = table.find(({ all, area }) => all.includes(name) && target.closest(AREAS[area][0]));
+  if (!row) return;
+  event.preventDefault();
+  if (!event.repeat || row.repeats) row.run(event, name);
+});
 
-function openList() {
-  const on = el("input", { type: "checkbox", id: "single-keys" });
-  on.checked = keys.on;
-  on.addEventListener("change", () => (keys.on = on.checked));
-  const close = el("button", { type: "button" }, "Close");
+function list() {
+  const on = el("input", { type: "checkbox", id: "keys-on", checked: localStorage.getItem(SWITCH) !== "off" });
+  on.onchange = () => localStorage.setItem(SWITCH, on.checked ? "on" : "off");
   const rows = table.map(({ shown, area, text }) =>
-    el("tr", {}, el("td", {}, ...shown.flatMap((name, at) => [at ? " " : "", el("kbd", {}, name)])),
-      el("td", {}, text), el("td", {}, AREAS[area][1])));
-  const head = ["Key", "What it does", "Works in"].map((name) => el("th", { scope: "col" }, name));
-  const dialog = el("dialog", { class: "keys", "aria-labelledby": "keys-title" },
-    el("h2", { id: "keys-title" }, "Keys"),
-    el("p", {}, "They act only while the focus is there, and never while you type."),
-    el("label", { for: "single-keys" }, on, " Single keys (digits, letters, Space) act"),
-    el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)), close);
-  close.addEventListener("click", () => dialog.close());
-  dialog.addEventListener("close", () => dialog.remove());
-  document.querySelector("#dialogs").append(dialog);
-  dialog.showModal();
+    el("tr", {}, el("td", {}, shown.map((name) => el("kbd", {}, name))), el("td", {}, text), el("td", {}, AREAS[area][1])));
+  const heads = ["Key", "What it does", "Where"].map((name) => el("th", { scope: "col" }, name));
+  const dialog = modal("Keys", {}, el("p", {}, "They act while the focus is there, and never while you type."),
+    el("label", {}, on, "Digits, letters and other characters act"), el("table", {}, el("tr", {}, heads), rows),
+    el("button", { onclick: () => dialog.close() }, "Close"));
 }
-for (const area of ["review"]) keys.add("?", area, "shows this list", () => openList());
+keys.add("?", "review", "this list", list);

@@ -1,0 +1,136 @@
+"""Label files that the journal does not know are read back into it: after it was lost, or with copied folders.
+
+It looks at a file's label file when the watcher hands that file out, before the journal says anything of it: so
+there is no moment at which a file is done and what people said of it is forgotten.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from edge_agent.journal import JournalBusy
+from edge_agent.journaling.journal_queries import key_of
+from edge_agent.labelling.label_log import read_events
+from edge_agent.labelling.label_record import LabelEvent, void_events
+from edge_agent.labelling.label_rows import (
+    LabelRow,
+    known_events,
+    put_back,
+    read_records,
+    refresh_given,
+    set_void,
+)
+from edge_agent.output_places import NameTooLong, OutputPlan, readable_path
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from edge_agent.journal import Journal
+    from edge_agent.journaling.attempts import Key
+
+_RETRY_SECONDS: Final = 5.0
+_MOST_WAITING: Final = 10_000
+_COMPLAINT_SECONDS: Final = 60.0
+_log = logging.getLogger(__name__)
+
+
+class LabelIntake:
+    """One for each watched folder, in its watcher's thread."""
+
+    def __init__(self, journal: Journal, plan: OutputPlan) -> None:
+        self._journal = journal
+        self._plan = plan
+        self._waiting: dict[Path, None] = {}
+        self._due = self._complaint_due = float("-inf")
+
+    def take(self, path: Path) -> int:
+        """Read back what people said of a micrograph, as far as the journal lacks it; return how many events."""
+        if self._waiting and time.monotonic() >= self._due:
+            waiting, self._waiting = self._waiting, {}
+            for earlier in waiting:
+                self._take(earlier)
+        return self._take(path)
+
+    def _take(self, path: Path) -> int:
+        try:
+            events = read_events(self._plan.place(path).labels)
+        except NameTooLong:
+            return 0
+        except (OSError, ValueError) as error:
+            self._complain(path, error)
+            return 0
+        if not events:
+            return 0
+        try:
+            return self._journal.change(
+                partial(put_events_back, key=key_of(path), events=events), durable=False
+            )
+        except JournalBusy:
+            self._due = time.monotonic() + _RETRY_SECONDS
+            if len(self._waiting) < _MOST_WAITING:
+                self._waiting[path] = None
+            return 0
+
+    def _complain(self, path: Path, error: Exception) -> None:
+        now = time.monotonic()
+        if now >= self._complaint_due:
+            self._complaint_due = now + _COMPLAINT_SECONDS
+            why = (error.strerror or error) if isinstance(error, OSError) else "not of this version's form"
+            _log.warning(
+                "labels of %s cannot be read (%s); the file stays as it is", readable_path(path), why
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """All that is known of some bytes, the oldest first, and which of it no longer counts."""
+
+    events: tuple[LabelEvent, ...]
+    void: frozenset[str]
+
+
+def put_events_back(connection: sqlite3.Connection, key: Key, events: Sequence[LabelEvent]) -> int:
+    """Add the events of a label file that the journal lacks, inside the caller's transaction; return how many."""
+    known = known_events(connection, [event.id for event in events])
+    new = [event for event in events if event.id not in known]
+    for content in dict.fromkeys(_content(event) for event in new):
+        own = [event for event in new if _content(event) == content]
+        merged = _merged(connection, content, own)
+        for event in own:
+            put_back(
+                connection,
+                LabelRow(event, *key, content),
+                _of(event, merged),
+                is_void=event.id in merged.void,
+            )
+        set_void(connection, content, merged.void)
+        refresh_given(connection, "SELECT ?", (content,))
+    return len(new)
+
+
+def _merged(connection: sqlite3.Connection, content: str | None, new: list[LabelEvent]) -> _Merged:
+    known = [LabelEvent.model_validate_json(text) for text in read_records(connection, content or "")]
+    events = sorted((*known, *new), key=lambda event: event.at)
+    return _Merged(tuple(events), void_events(events))
+
+
+def _of(event: LabelEvent, merged: _Merged) -> tuple[str, str | None]:
+    """Return what the event's action did, and to which batch."""
+    if event.undoes is None:
+        return event.action, None
+    batches = {other.id: other for other in merged.events}
+    undone = batches.get(event.undoes)
+    if undone is None or undone.undoes is None:
+        return "undo", undone.batch if undone else None
+    first = batches.get(undone.undoes)
+    return "redo", first.batch if first else None
+
+
+def _content(event: LabelEvent) -> str | None:
+    return event.source_sha256 or event.fingerprint

@@ -1,0 +1,189 @@
+"""Events on their way from the journal into the label files beside the micrographs.
+
+An event waits in the journal until its file has it, over any number of restarts; a file takes each event once,
+however often it is tried. Where a disk or a share takes nothing, its folder rests for a while and the others go
+on. Only this module knows into which file an event belongs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+
+from edge_agent.files import FileLayer, make_folders, remove_leftovers
+from edge_agent.journal import JournalBusy
+from edge_agent.journaling.journal_queries import path_of
+from edge_agent.labelling.label_log import add_events
+from edge_agent.labelling.label_record import LabelEvent
+from edge_agent.labelling.label_rows import (
+    count_waiting,
+    mark_written,
+    read_places,
+    read_records,
+    read_waiting,
+)
+from edge_agent.output_places import readable_path
+from edge_agent.shared_opening import system_path
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edge_agent.archive import Archive
+    from edge_agent.labelling.label_rows import Waiting
+
+RETRY_SECONDS: Final = 5.0
+"""After a journal that could not be read."""
+_PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_AT_A_TIME: Final = 200
+_SLOW_SECONDS: Final = 10.0
+_COMPLAINT_SECONDS: Final = 60.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """A folder that takes nothing: when it is tried again (monotonic), how often it failed in a row, and why."""
+
+    due: float
+    failures: int
+    reason: str
+
+
+class LabelOutbox:
+    """One thread calls `round`; `reason` may be asked by any."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        layer: FileLayer | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._archive = archive
+        self._layer = layer or FileLayer()
+        # A name of its own: what the worker left half-written is removed while this may be writing.
+        self._layer.owner = f"{archive.owner}labels"
+        self._clean: set[Path] = set()
+        self._clock = clock
+        self._rests: dict[bytes, _Rest] = {}
+        self._seen = 0
+        self._complaint_due = float("-inf")
+        self._writing: tuple[bytes, float] | None = None
+
+    def waiting(self) -> int:
+        """Return how many events are not in their files yet; 0 where the journal cannot say."""
+        return self._archive.journal.look(count_waiting, 0)
+
+    def reason(self) -> str | None:
+        """Return why events wait for longer than it takes to write them, or None."""
+        writing = self._writing
+        if writing is not None and (seconds := self._clock() - writing[1]) > _SLOW_SECONDS:
+            return f"{_readable(writing[0])} has not answered for {seconds:.0f} s"
+        return next((rest.reason for rest in list(self._rests.values())), None)
+
+    def round(self, stop: threading.Event) -> float | None:
+        """Write what can be written now; return after how many seconds to try again, None where nothing waits."""
+        if any(rest.due <= self._clock() for rest in self._rests.values()):
+            self._seen = 0
+        while not stop.is_set():
+            page = self._archive.journal.look(partial(read_waiting, after=self._seen, limit=_AT_A_TIME), None)
+            if page is None or not self._deliver(page, stop):
+                return RETRY_SECONDS
+            if len(page) < _AT_A_TIME:
+                break
+        dues = [rest.due for rest in self._rests.values()]
+        return max(0.1, min(dues) - self._clock()) if dues else None
+
+    def _deliver(self, page: list[Waiting], stop: threading.Event) -> bool:
+        """Write a page of events, the oldest first; return whether the journal took note of it."""
+        written: list[int] = []
+        for (folder, _name), group in groupby(page, key=lambda row: (row.folder, row.name)):
+            rows = list(group)
+            if stop.is_set():
+                break
+            rest = self._rests.get(folder)
+            if (rest is None or rest.due <= self._clock()) and self._write(rows):
+                written += [row.number for row in rows]
+            self._seen = rows[-1].number
+        try:
+            if written:
+                self._archive.journal.change(partial(mark_written, numbers=written), durable=False)
+        except JournalBusy:
+            self._seen = 0
+            return False
+        return True
+
+    def _write(self, rows: list[Waiting]) -> bool:
+        folder = rows[0].folder
+        self._writing = (folder, self._clock())
+        try:
+            for content in dict.fromkeys(row.content for row in rows):
+                self._write_one(path_of((folder, rows[0].name)), content)
+        except Exception as error:
+            self._note_failure(folder, error)
+            return False
+        finally:
+            self._writing = None
+        if self._rests.pop(folder, None) is not None:
+            _log.info("labels are written to %s again", _readable(folder))
+        return True
+
+    def _write_one(self, path: Path, content: str | None) -> None:
+        """Put all that was said of these bytes into the file: a copy that was moved has its whole history."""
+        journal, plan = self._archive.journal, self._archive.plan
+        records = journal.look(partial(read_records, content=content or ""), None)
+        if not records:
+            raise OSError("the journal does not say what was said")
+        labels = plan.place(self._where(path, content or "")).labels
+        if plan.output is not None:
+            make_folders(labels.parent, self._layer)
+        if labels.parent not in self._clean:
+            self._clean.add(labels.parent)
+            remove_leftovers(labels.parent, self._layer.owner)
+        events = [LabelEvent.model_validate_json(record) for record in records]
+        add_events(labels, events, self._layer, self._archive.free_space_floor_mib)
+
+    def _where(self, path: Path, content: str) -> Path:
+        """Return the micrograph that the events belong beside: where it lay, or where its bytes lie now."""
+        if _is_there(path):
+            return path
+        nowhere: list[tuple[bytes, bytes]] = []
+        others = self._archive.journal.look(partial(read_places, content=content), nowhere)
+        return next((other for key in others if _is_there(other := path_of(key))), path)
+
+    def _note_failure(self, folder: bytes, error: Exception) -> None:
+        before, now = self._rests.get(folder), self._clock()
+        failures = 1 if before is None else before.failures + 1
+        pause = _PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS)) - 1]
+        why = (
+            (error.strerror or str(error))
+            if isinstance(error, OSError)
+            else f"{type(error).__name__}: {error}"
+        )
+        self._rests[folder] = _Rest(now + pause, failures, f"{_readable(folder)} takes no labels: {why}")
+        if now >= self._complaint_due:
+            self._complaint_due = now + _COMPLAINT_SECONDS
+            _log.warning(
+                "labels cannot be written to %s (%s); they are kept in the journal and tried again",
+                _readable(folder),
+                why,
+            )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        os.lstat(system_path(path))
+    except OSError:
+        return False
+    return True
+
+
+def _readable(folder: bytes) -> str:
+    return readable_path(path_of((folder, b"")))
