@@ -53,6 +53,8 @@ SWITCHES: Final = (
 SHIPPED_MODEL: Final = REPOSITORY / "models" / "particle-shape-1.2"
 LABELS: Final = ("faceted", "rod", "round")
 AXE_RULES: Final = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
+ALL_PARTS: Final = """() => performance.getEntriesByType('resource')
+  .some(one => one.name.endsWith('/view_keys.js') && one.responseEnd > 0)"""
 WAIT_SECONDS: Final = float(os.environ.get("SCOPEWATCH_RIG_SECONDS", "30"))
 MISSING: Final = ("/thumb.jpg", "/picture.jpg")
 START: Final = datetime(2026, 5, 4, 8, tzinfo=UTC)
@@ -94,6 +96,7 @@ class Visit:
         tab.goto(self.address + fragment + (f"#token={self.token}" if signed_in else ""))
         if signed_in:
             tab.locator("#state-bar").wait_for()
+            until(lambda: tab.evaluate(ALL_PARTS), "the page's parts are loaded")
         return tab
 
     def watch(self, tab: Any) -> None:

@@ -135,6 +135,6 @@ def test_in_red_nothing_else_shines(tab: Any, page: QuietPage) -> None:
 
 def test_regions_have_names_and_the_picture_says_what_it_shows(tab: Any) -> None:
     tab.locator("#history .name", has_text="latest.dm3").click()
-    expect(tab.locator("canvas[role=img]")).to_have_attribute("aria-label", "latest.dm3: round 97 %, accepted")
+    expect(tab.locator("canvas[role=img]")).to_have_attribute("aria-label", "micrograph latest.dm3")
     for role in ("banner", "main", "navigation", "complementary"):
         assert tab.get_by_role(role).count() == 1, role
