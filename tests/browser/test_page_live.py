@@ -1,13 +1,15 @@
-"""The page of a real agent: the shipped model, the simulated microscope, names of this disk, and nothing missing."""
+"""The page of a real agent: the shipped model, the simulated microscope, names of this disk; nothing is missing."""
 
 from __future__ import annotations
 
 import os
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from page_rig import LivePage, file_names_of_this_disk, until, visiting
+from PIL import Image
 from playwright_or_skip import expect
 from test_page_names import NAMES, readable
 
@@ -18,16 +20,6 @@ if TYPE_CHECKING:
 
 FILES = 12
 SIZE_PX = 512
-HAS_INK = """canvas => {
-  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-  let grey = 0, line = 0;
-  for (let at = 0; at < data.length; at += 4) {
-    const [r, g, b] = [data[at], data[at + 1], data[at + 2]];
-    if (r > 40 && Math.abs(r - g) < 6 && Math.abs(g - b) < 6) grey += 1;
-    if (r > 200 && g > 150 && b < 150) line += 1;
-  }
-  return {grey: grey / (data.length / 4), line};
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +35,14 @@ def tab(chromium: Any, page: LivePage) -> Iterator[Any]:
         tab = visit.tab()
         tab.locator("#history [role=option]").nth(3).wait_for()
         yield tab
+
+
+def ink(canvas: Any) -> tuple[float, int]:
+    """Which part of what is seen there is grey, and how many pixels have the colour of the map's line."""
+    seen = np.asarray(Image.open(BytesIO(canvas.screenshot())).convert("RGB"), dtype=int)
+    red, green, blue = seen[..., 0], seen[..., 1], seen[..., 2]
+    grey = (red > 40) & (abs(red - green) < 6) & (abs(green - blue) < 6)
+    return float(grey.mean()), int(((red > 200) & (green > 150) & (blue < 150)).sum())
 
 
 def save(page: LivePage, name: str, shape: str, seed: int) -> None:
@@ -64,14 +64,14 @@ def test_a_new_micrograph_comes_with_its_answer_picture_map_and_scale(page: Live
         expect(latest).to_contain_text("ABSTAINED")
     else:
         expect(latest).to_contain_text(last["label"])
-    until(lambda: canvas.evaluate(HAS_INK)["line"] > 50, "the map's line is drawn")
-    assert canvas.evaluate(HAS_INK)["grey"] > 0.2
+    until(lambda: ink(canvas)[1] > 50, "the map's line is drawn")
+    assert ink(canvas)[0] > 0.2
     expect(tab.locator("#scale")).to_be_visible()
     bars = tab.locator("#latest [data-label]").evaluate_all("all => all.map(one => one.dataset.label)")
     assert bars == ["faceted", "rod", "round"]
 
     tab.locator("#overlay").uncheck()
-    until(lambda: canvas.evaluate(HAS_INK)["line"] == 0, "the map is off")
+    until(lambda: ink(canvas)[1] == 0, "the map is off")
     tab.locator("#overlay").check()
 
 
