@@ -39,7 +39,9 @@ def shows(tab: Any, name: str) -> None:
 
 def dims(tab: Any, dimmed: bool = True) -> None:
     """Wait until the picture is shown as one of before, or as one of now."""
-    until(lambda: tab.evaluate(DIMMED) is dimmed, "the picture is dimmed" if dimmed else "the picture is bright")
+    until(
+        lambda: tab.evaluate(DIMMED) is dimmed, "the picture is dimmed" if dimmed else "the picture is bright"
+    )
 
 
 def test_seven_tabs_are_live_over_one_stream(chromium: Any, quiet: QuietPage) -> None:
@@ -128,7 +130,9 @@ def test_after_a_closed_lid_nothing_old_looks_new(chromium: Any, quiet: QuietPag
           new MutationObserver(() => window.seen.push(bar.dataset.state)).observe(bar, {attributes: true});
         }""")
         tab.clock.fast_forward(3_600_000)
-        until(lambda: "no_contact" in tab.evaluate("() => window.seen"), "said at once that there is no contact")
+        until(
+            lambda: "no_contact" in tab.evaluate("() => window.seen"), "said at once that there is no contact"
+        )
         until(lambda: bar.get_attribute("data-state") != "no_contact", "in touch again")
         expect(bar).to_contain_text("ago")
 

@@ -1,5 +1,7 @@
-"""Corrections by keyboard: a key a label, all of a filter, ranges, undone and done again, kept through a reload; and the
-keys that do nothing where they should not."""
+"""Corrections by keyboard: a key a label, all of a filter, ranges, undone and done again, kept through a reload.
+
+And the keys that do nothing where they should not.
+"""
 
 from __future__ import annotations
 

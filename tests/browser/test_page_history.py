@@ -82,7 +82,10 @@ def test_a_filter_stands_in_the_address_and_survives_a_reload(
     pick(tab, query)
     for _ in range(2):
         until(lambda: query in tab.url, "the address")
-        until(lambda: all(re.search(text, one, re.I) for one in options(tab).locator(part).all_inner_texts()), "only those")
+        until(
+            lambda: all(re.search(text, one, re.I) for one in options(tab).locator(part).all_inner_texts()),
+            "only those",
+        )
         tab.reload()
         options(tab).nth(5).wait_for()
     tab.get_by_role("button", name="Show all").click()
@@ -93,7 +96,9 @@ def test_a_filter_stands_in_the_address_and_survives_a_reload(
 def test_most_uncertain_first(tab: Any) -> None:
     pick(tab, "order=uncertain")
     until(lambda: "40 %" in options(tab).first.inner_text(), "the least probable first")
-    percents = [int(text.split("%")[0].split()[-1]) for text in options(tab).locator(".answer").all_inner_texts()]
+    percents = [
+        int(text.split("%")[0].split()[-1]) for text in options(tab).locator(".answer").all_inner_texts()
+    ]
     assert percents == sorted(percents)
 
 

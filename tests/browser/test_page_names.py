@@ -1,4 +1,4 @@
-"""Names that mean harm: file names, texts of tags and class labels stand on the page as text, and do nothing else."""
+"""Names that mean harm: file names, texts of tags and class labels stand there as text, and do nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     b"<img src=x onerror=alert(1)>.dm3",
-    b"\"><script>alert(1)</script>.dm3",
+    b'"><script>alert(1)</script>.dm3',
     b"'-alert(1)-'.dm3",
     b"javascript:alert(1).dm3",
     b"{{7*7}}${7*7}#{7*7}.dm3",
@@ -44,8 +44,14 @@ NAMES = (
     b"__proto__.dm3",
     b"x" * 230 + b".dm3",
 )
-LABELS = ("<img src=x onerror=alert(1)>", "=cmd|' /C calc'!A0", "__proto__", "\u202edor", "a label that is much too long " * 6)
-TAG = "\"><script>alert(document.domain)</script><img src=x onerror=alert(2)>"
+LABELS = (
+    "<img src=x onerror=alert(1)>",
+    "=cmd|' /C calc'!A0",
+    "__proto__",
+    "\u202edor",
+    "a label that is much too long " * 6,
+)
+TAG = '"><script>alert(document.domain)</script><img src=x onerror=alert(2)>'
 
 
 @pytest.fixture(scope="module")
@@ -112,4 +118,8 @@ def test_what_a_session_leaves_to_print_and_to_count_is_text_too(chromium: Any, 
         assert printed.locator("script, img[src=x]").count() == 0
         assert accessible(printed) == []
         table = tab.request.get(f"{page.address}api/sessions/{link}/entries.csv").text()
-        assert not any(cell.strip('"').startswith(("=", "+", "-", "@")) for row in table.splitlines() for cell in row.split(","))
+        assert not any(
+            cell.strip('"').startswith(("=", "+", "-", "@"))
+            for row in table.splitlines()
+            for cell in row.split(",")
+        )
