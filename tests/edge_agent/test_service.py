@@ -170,7 +170,9 @@ def test_without_its_journal_it_takes_over_every_sidecar(config, scope, microgra
         assert journal.counts() == {"classified": 2}
 
 
-def test_without_its_journal_it_knows_again_what_people_said(config, scope, micrograph_bytes, publishing_often):
+def test_without_its_journal_it_knows_again_what_people_said(
+    config, scope, micrograph_bytes, publishing_often
+):
     saved = scope / "a.dm3"
     saved.write_bytes(micrograph_bytes)
     with running(config) as agent:
