@@ -63,7 +63,8 @@ PIECE: Final = 500
 """Events of one transaction; the journal's other users wait no longer than such a one takes."""
 MOST_TOLD: Final = 500
 """More changed entries than these are not listed one by one."""
-_BREATH_SECONDS: Final = 0.002
+_BREATHS: Final = 0.3
+"""Of the time that a transaction took: so long the journal is then left to others."""
 _CLOSE_SECONDS: Final = 0.5
 _TURN_SECONDS: Final = 3.0
 """So long somebody waits for an action of another, of 100,000 labels for example."""
@@ -216,8 +217,9 @@ class LabelDesk:
 
     def _change_in_passing(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """A step of several, with room for others before the next; the last one makes all of them durable."""
+        started = time.monotonic()
         done = self._journal.change(work, durable=False)
-        time.sleep(_BREATH_SECONDS)
+        time.sleep(_BREATHS * (time.monotonic() - started))
         return done
 
     def _finish_earlier(self) -> None:
@@ -281,6 +283,10 @@ class LabelDesk:
         self._latest_us = now_us
         return _EPOCH + timedelta(microseconds=now_us)
 
+    def _must_pause(self) -> bool:
+        """Whether no file is to be written now: at the end, and while an action is kept, which is waited for."""
+        return self._stop.is_set() or self._turn.locked()
+
     def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
         answer = self._journal.look(lambda connection: (question(connection),), None)
         if answer is None:
@@ -295,7 +301,7 @@ class LabelDesk:
                 if self._is_unfinished:
                     with self._turn:
                         self._finish_earlier()
-                pause = self._outbox.round(self._stop)
+                pause = self._outbox.round(self._must_pause)
             except JournalBusy:
                 _log.debug("labels wait for the journal")
             except Exception as error:
