@@ -171,8 +171,9 @@ def stage_rows(connection: sqlite3.Connection, rows: Iterable[LabelRow]) -> None
 def _insert(connection: sqlite3.Connection, rows: Iterable[LabelRow], void_and_written: str) -> None:
     connection.executemany(
         "INSERT OR IGNORE INTO labels "  # noqa: S608
-        '(event, batch, content, folder, name, at_us, "by", action, label, blind, undoes, record, void, written) '
-        f"VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {void_and_written})",
+        '(event, batch, content, folder, name, at_us, "by", action, label, blind, undoes, record, '
+        "shown_label, shown_decision, shown_model, void, written) "
+        f"VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {void_and_written})",
         (
             (
                 row.event.id,
@@ -187,6 +188,9 @@ def _insert(connection: sqlite3.Connection, rows: Iterable[LabelRow], void_and_w
                 row.event.blind,
                 row.event.undoes,
                 row.event.model_dump_json(),
+                row.event.shown.label,
+                row.event.shown.decision,
+                row.event.shown.model_sha256,
             )
             for row in rows
         ),

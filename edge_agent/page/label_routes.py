@@ -13,7 +13,7 @@ from edge_agent.labelling.audit import OFFERED_SHARE, Tickets, may_be_blind, rea
 from edge_agent.labelling.label_record import LONGEST_TEXT
 from edge_agent.labelling.label_rows import is_known_label
 from edge_agent.labelling.label_words import NothingToDo, Order
-from edge_agent.labelling.learning import ENOUGH, read_accuracy, read_new_labels
+from edge_agent.labelling.learning import ENOUGH, read_accuracy, read_first_answer, read_new_labels
 from edge_agent.page.entry_filter import BadFilter, EntryFilter
 from edge_agent.page.json_body import answer_of, json_body, text_in
 from edge_agent.page.labels_told import done_told
@@ -53,6 +53,8 @@ class _Changed(Exception):
 def routes(home: PageHome) -> list[Route]:
     """Return the routes of labels."""
     tickets = Tickets()
+    # By model; the search for one reads all entries.
+    first_answers: dict[str, int] = {}
 
     async def labels(request: Request) -> Response:
         body = await json_body(request)
@@ -81,7 +83,7 @@ def routes(home: PageHome) -> list[Route]:
         return answer_of(await home.in_pool(lambda: _offer(home, tickets, by, passed_over)))
 
     async def learning(request: Request) -> Response:
-        return answer_of(await home.in_pool(lambda: _learning(home)))
+        return answer_of(await home.in_pool(lambda: _learning(home, first_answers)))
 
     return [
         Route("/api/labels", labels, methods=["POST"]),
@@ -186,10 +188,14 @@ def _offer(home: PageHome, tickets: Tickets, by: str, passed_over: list[int]) ->
     return {"row": told, "ticket": tickets.ticket(offer.id, offer.content, by), "left": offer.left}
 
 
-def _learning(home: PageHome) -> dict[str, Any]:
+def _learning(home: PageHome, first_answers: dict[str, int]) -> dict[str, Any]:
     model = model_told(home.monitor.pulse().status)
     sha256, labels = (None, []) if model is None else (model["sha256"], model["labels"])
-    new = _asked(home, partial(read_new_labels, model_sha256=sha256, labels=labels))
+    if sha256 is not None and sha256 not in first_answers:
+        first = _asked(home, partial(read_first_answer, model_sha256=sha256))
+        first_answers |= {} if first is None else {sha256: first}
+    first = first_answers.get(sha256 or "")
+    new = _asked(home, partial(read_new_labels, model_sha256=sha256, first_answer_us=first, labels=labels))
     accuracy = _asked(home, partial(read_accuracy, model_sha256=sha256))
     return {
         "per_class": [_class_told(item) for item in new if item.label is not None],

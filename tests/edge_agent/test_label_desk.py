@@ -358,7 +358,7 @@ def test_a_disk_that_fails_is_tried_again_and_the_reason_is_told_once(grumbling,
 
     waiting = desk.state("ann").waiting
     assert waiting.count == 1
-    assert waiting.reason == f"{paths[0].parent} takes no labels: Permission denied"
+    assert waiting.reason == f"labels of {paths[0]} cannot be written: Permission denied"
     layer.fault = None
     with caplog.at_level(logging.INFO):
         until(lambda: all_written(desk))
@@ -379,6 +379,35 @@ def test_a_folder_that_rests_holds_no_other_up(grumbling, journal, tmp_path):
 
     until(lambda: said(elsewhere))
     assert desk.state("ann").waiting.count == 1
+    layer.fault = None
+    until(lambda: all_written(desk))
+
+
+def test_a_file_that_takes_nothing_holds_no_other_of_its_folder_up(grumbling, paths):
+    """Something lies in the place of the label files of all but one, more of them than make a folder suspect."""
+    desk, _ = grumbling
+    for path in paths[:5]:
+        label_file(path).mkdir()
+
+    desk.give(correct("b1", 1, 2, 3, 4, 5, 6))
+
+    until(lambda: desk.state("ann").waiting.count == 5)
+    assert said(paths[5]) == [("ann", "correct", "faceted")]
+    assert "is a link, a folder or a device where a file belongs" in desk.state("ann").waiting.reason
+    for path in paths[:5]:
+        label_file(path).rmdir()
+    until(lambda: all_written(desk))
+
+
+def test_of_a_folder_that_takes_nothing_only_a_few_files_are_tried(grumbling, journal, tmp_path):
+    desk, layer = grumbling
+    fill(journal, tmp_path / "data", range(6, 60))
+    layer.fault = OSError(30, "Read-only file system")
+
+    desk.give(correct("b1", *range(1, 61)))
+
+    until(lambda: layer.tries >= 3)
+    assert layer.tries < 20
     layer.fault = None
     until(lambda: all_written(desk))
 
