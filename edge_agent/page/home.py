@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from edge_agent.labelling.label_desk import LabelDesk, LabelsChanged
@@ -41,6 +42,23 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What works on the archive of one service."""
+
+    archive: Archive
+    history: History
+    sessions: Sessions
+    labels: LabelDesk
+    pictures: Pictures
+    second_look: SecondLook
+
+    def close(self) -> None:
+        """End processes and threads; returns at once."""
+        for one in (self.pictures, self.second_look, self.labels):
+            one.close()
+
+
 class PageHome:
     """One for as long as the page lives. `meet`, `note_status` and `note_finding` may come from any thread."""
 
@@ -50,72 +68,54 @@ class PageHome:
         self.hub = Hub(self._agent_speaks)
         self.news = News(self.hub, monitor, self._rows_of, self.access.look)
         self.access.on_new_key = self.hub.end_streams
-        self._archive: Archive | None = None
-        self._history: History | None = None
-        self._sessions: Sessions | None = None
-        self._labels: LabelDesk | None = None
-        self._pictures: Pictures | None = None
-        self._second_look: SecondLook | None = None
+        self._kept: _Kept | None = None
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="page-disk")
 
     @property
     def archive(self) -> Archive:
-        """What the service that runs now keeps. Raises NoArchive."""
-        archive = self._archive
-        if archive is None:
-            raise NoArchive("the agent is starting or changing over")
-        return archive
+        """What the service that runs now keeps. Raises NoArchive, as the following do."""
+        return self._now().archive
 
     @property
     def history(self) -> History:
-        """The files that were examined. Raises NoArchive."""
-        history = self._history
-        if history is None:
-            raise NoArchive("the agent is starting or changing over")
-        return history
+        """The files that were examined."""
+        return self._now().history
 
     @property
     def sessions(self) -> Sessions:
-        """The sessions they belong to. Raises NoArchive."""
-        sessions = self._sessions
-        if sessions is None:
-            raise NoArchive("the agent is starting or changing over")
-        return sessions
+        """The sessions they belong to."""
+        return self._now().sessions
 
     @property
     def labels(self) -> LabelDesk:
-        """Where people say what a micrograph shows. Raises NoArchive."""
-        labels = self._labels
-        if labels is None:
-            raise NoArchive("the agent is starting or changing over")
-        return labels
+        """Where people say what a micrograph shows."""
+        return self._now().labels
 
     @property
     def pictures(self) -> Pictures:
-        """The pictures of what was examined. Raises NoArchive."""
-        if self._pictures is None:
-            raise NoArchive("the agent is starting or changing over")
-        return self._pictures
+        """The pictures of what was examined."""
+        return self._now().pictures
 
     @property
     def second_look(self) -> SecondLook:
-        """How the present model answers what people labelled. Raises NoArchive."""
-        if self._second_look is None:
-            raise NoArchive("the agent is starting or changing over")
-        return self._second_look
+        """How the present model answers what people labelled."""
+        return self._now().second_look
 
     def meet(self, archive: Archive | None) -> None:
         """Learn what the service that runs now keeps; None: it is about to be closed."""
+        before, self._kept = self._kept, None
+        if before is not None:
+            before.close()
         if archive is not None:
             self._pool.submit(self.access.meet, archive.state)
-        self._archive = archive
-        self._history = None if archive is None else History(archive)
-        self._sessions = None if archive is None else Sessions(archive)
-        self._close_processes()
-        self._labels = None if archive is None else LabelDesk(archive, self._tell_labels)
-        self._pictures = None if archive is None else Pictures(archive)
-        self._second_look = None if archive is None else SecondLook(archive, self._nothing_waits)
-        if archive is not None:
+            self._kept = _Kept(
+                archive,
+                History(archive),
+                Sessions(archive),
+                LabelDesk(archive, self._tell_labels),
+                Pictures(archive),
+                SecondLook(archive, self._nothing_waits),
+            )
             self.hub.publish("resync", {})
 
     def note_status(self, status: AgentStatus) -> None:
@@ -125,20 +125,18 @@ class PageHome:
     def note_finding(self, finding: Finding) -> None:
         """Hear what became of a file, once the journal has it."""
         self.news.note_finding(finding.path)
-        pictures = self._pictures
-        if pictures is not None:
-            pictures.note_finding(finding)
+        if self._kept is not None:
+            self._kept.pictures.note_finding(finding)
 
     def kept_state(self, rows: int, by: str) -> dict[str, Any]:
         """Return what the page starts from of what is kept: the newest rows and what `by` may undo.
 
         Raises NoArchive.
         """
-        history = self.history
-        recent = [history.json_of(row) for row in history.newest(rows)]
+        kept = self._now()
+        recent = [kept.history.json_of(row) for row in kept.history.newest(rows)]
         last = recent[0] if recent else None
-        labels = self._labels
-        return {"last": last, "recent": recent, **desk_told(None if labels is None else labels.state(by))}
+        return {"last": last, "recent": recent, **desk_told(kept.labels.state(by))}
 
     async def in_pool(self, work: Callable[[], _T]) -> _T:
         """Return what `work` returns, done in another thread. Raises NoArchive when that takes too long."""
@@ -151,14 +149,15 @@ class PageHome:
     def close(self) -> None:
         """Take no more work; returns at once."""
         self.news.close()
-        self._close_processes()
+        self.meet(None)
         self.hub.end_streams()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _close_processes(self) -> None:
-        for one in (self._pictures, self._second_look, self._labels):
-            if one is not None:
-                one.close()
+    def _now(self) -> _Kept:
+        kept = self._kept
+        if kept is None:
+            raise NoArchive("the agent is starting or changing over")
+        return kept
 
     def _tell_labels(self, change: LabelsChanged) -> None:
         self.hub.publish("labels", change_told(change))
@@ -171,5 +170,5 @@ class PageHome:
         return self.monitor.pulse().silent_seconds <= SILENT_SECONDS
 
     def _rows_of(self, paths: Sequence[Path]) -> list[dict[str, Any]]:
-        history = self._history
-        return [] if history is None else [history.json_of(row) for row in history.rows_of(paths)]
+        kept = self._kept
+        return [] if kept is None else [kept.history.json_of(row) for row in kept.history.rows_of(paths)]

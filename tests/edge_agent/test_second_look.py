@@ -83,8 +83,9 @@ def say(laboratory, finding, label, number, **changes):
 
 
 def look_of(laboratory, may_work=lambda: True, **given) -> SecondLook:
-    laboratory.home._second_look = SecondLook(laboratory.archive, may_work, **given)
-    return laboratory.home.second_look
+    look = SecondLook(laboratory.archive, may_work, **given)
+    laboratory.home._kept = replace(laboratory.home._kept, second_look=look)
+    return look
 
 
 def finished(look, seconds=40.0):
