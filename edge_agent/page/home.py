@@ -43,8 +43,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """What works on the archive of one service."""
+class _Parts:
+    """What stands on one archive, for as long as its service runs."""
 
     archive: Archive
     history: History
@@ -54,13 +54,17 @@ class _Kept:
     second_look: SecondLook
 
     def close(self) -> None:
-        """End processes and threads; returns at once."""
-        for one in (self.pictures, self.second_look, self.labels):
-            one.close()
+        """End what works by itself."""
+        self.pictures.close()
+        self.second_look.close()
+        self.labels.close()
 
 
 class PageHome:
-    """One for as long as the page lives. `meet`, `note_status` and `note_finding` may come from any thread."""
+    """One for as long as the page lives. `meet`, `note_status` and `note_finding` may come from any thread.
+
+    What belongs to the service that runs now raises NoArchive while there is none.
+    """
 
     def __init__(self, monitor: MonitorState) -> None:
         self.monitor = monitor
@@ -68,54 +72,47 @@ class PageHome:
         self.hub = Hub(self._agent_speaks)
         self.news = News(self.hub, monitor, self._rows_of, self.access.look)
         self.access.on_new_key = self.hub.end_streams
-        self._kept: _Kept | None = None
+        self._parts: _Parts | None = None
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="page-disk")
 
     @property
     def archive(self) -> Archive:
-        """What the service that runs now keeps. Raises NoArchive, as the following do."""
-        return self._now().archive
+        """What the service that runs now keeps."""
+        return self._present.archive
 
     @property
     def history(self) -> History:
         """The files that were examined."""
-        return self._now().history
+        return self._present.history
 
     @property
     def sessions(self) -> Sessions:
         """The sessions they belong to."""
-        return self._now().sessions
+        return self._present.sessions
 
     @property
     def labels(self) -> LabelDesk:
         """Where people say what a micrograph shows."""
-        return self._now().labels
+        return self._present.labels
 
     @property
     def pictures(self) -> Pictures:
         """The pictures of what was examined."""
-        return self._now().pictures
+        return self._present.pictures
 
     @property
     def second_look(self) -> SecondLook:
         """How the present model answers what people labelled."""
-        return self._now().second_look
+        return self._present.second_look
 
     def meet(self, archive: Archive | None) -> None:
         """Learn what the service that runs now keeps; None: it is about to be closed."""
-        before, self._kept = self._kept, None
+        before, self._parts = self._parts, None
         if before is not None:
             before.close()
         if archive is not None:
             self._pool.submit(self.access.meet, archive.state)
-            self._kept = _Kept(
-                archive,
-                History(archive),
-                Sessions(archive),
-                LabelDesk(archive, self._tell_labels),
-                Pictures(archive),
-                SecondLook(archive, self._nothing_waits),
-            )
+            self._parts = self._parts_of(archive)
             self.hub.publish("resync", {})
 
     def note_status(self, status: AgentStatus) -> None:
@@ -125,18 +122,18 @@ class PageHome:
     def note_finding(self, finding: Finding) -> None:
         """Hear what became of a file, once the journal has it."""
         self.news.note_finding(finding.path)
-        if self._kept is not None:
-            self._kept.pictures.note_finding(finding)
+        parts = self._parts
+        if parts is not None:
+            parts.pictures.note_finding(finding)
 
     def kept_state(self, rows: int, by: str) -> dict[str, Any]:
         """Return what the page starts from of what is kept: the newest rows and what `by` may undo.
 
         Raises NoArchive.
         """
-        kept = self._now()
-        recent = [kept.history.json_of(row) for row in kept.history.newest(rows)]
-        last = recent[0] if recent else None
-        return {"last": last, "recent": recent, **desk_told(kept.labels.state(by))}
+        parts = self._present
+        recent = [parts.history.json_of(row) for row in parts.history.newest(rows)]
+        return {"last": recent[0] if recent else None, "recent": recent, **desk_told(parts.labels.state(by))}
 
     async def in_pool(self, work: Callable[[], _T]) -> _T:
         """Return what `work` returns, done in another thread. Raises NoArchive when that takes too long."""
@@ -149,15 +146,28 @@ class PageHome:
     def close(self) -> None:
         """Take no more work; returns at once."""
         self.news.close()
-        self.meet(None)
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            parts.close()
         self.hub.end_streams()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _now(self) -> _Kept:
-        kept = self._kept
-        if kept is None:
+    @property
+    def _present(self) -> _Parts:
+        parts = self._parts
+        if parts is None:
             raise NoArchive("the agent is starting or changing over")
-        return kept
+        return parts
+
+    def _parts_of(self, archive: Archive) -> _Parts:
+        return _Parts(
+            archive,
+            History(archive),
+            Sessions(archive),
+            LabelDesk(archive, self._tell_labels),
+            Pictures(archive),
+            SecondLook(archive, self._nothing_waits),
+        )
 
     def _tell_labels(self, change: LabelsChanged) -> None:
         self.hub.publish("labels", change_told(change))
@@ -170,5 +180,5 @@ class PageHome:
         return self.monitor.pulse().silent_seconds <= SILENT_SECONDS
 
     def _rows_of(self, paths: Sequence[Path]) -> list[dict[str, Any]]:
-        kept = self._kept
-        return [] if kept is None else [kept.history.json_of(row) for row in kept.history.rows_of(paths)]
+        parts = self._parts
+        return [] if parts is None else [parts.history.json_of(row) for row in parts.history.rows_of(paths)]

@@ -84,7 +84,7 @@ def say(laboratory, finding, label, number, **changes):
 
 def look_of(laboratory, may_work=lambda: True, **given) -> SecondLook:
     look = SecondLook(laboratory.archive, may_work, **given)
-    laboratory.home._kept = replace(laboratory.home._kept, second_look=look)
+    laboratory.home._parts = replace(laboratory.home._parts, second_look=look)
     return look
 
 

@@ -3,9 +3,9 @@
 `python tests/long/thirty_corrections.py [--kills N] [--seed N] [--work DIR]`
 
 The real agent with the shipped model, the simulated microscope, headless Chromium, and `kill -9` at random moments
-while thirty micrographs are labelled, a key each. Then every label file is read, the agent is started once more (it
-must take nothing twice), and `edge-trainer prepare --corrections` makes a data set of other micrographs with them: each
-stands in it exactly once, none in its frozen test. Ends with 1 and says what is wrong, if anything is.
+while thirty micrographs are labelled, a key each. Then the agent is started once more (it must take nothing twice),
+every label file is read, and `edge-trainer prepare --corrections` makes a data set of other micrographs with them:
+each stands in it exactly once, none in its frozen test. Ends with 1 and says what is wrong, if anything is.
 """
 
 from __future__ import annotations
@@ -82,9 +82,7 @@ def labelled(work: Path, kills: int, chance: random.Random) -> list[str]:
     return wrong
 
 
-def by_keyboard(
-    tab: Any, page: LivePage, kills: int, chance: random.Random
-) -> tuple[dict[str, str], float]:
+def by_keyboard(tab: Any, page: LivePage, kills: int, chance: random.Random) -> tuple[dict[str, str], float]:
     """Press thirty keys; return the label wanted for each file name, and how long it took to be all taken."""
     listbox = tab.locator("#history [role=listbox]")
     listbox.locator("[role=option]").nth(5).wait_for()
@@ -102,7 +100,10 @@ def by_keyboard(
         tab.keyboard.press(str(digit + 1))
         tab.wait_for_timeout(KEY_PAUSE_SECONDS * 1000)
     killer.join()
-    until(lambda: tab.evaluate("() => sessionStorage.getItem('scopewatch.outbox') ?? '[]'") == "[]", "all are taken")
+    until(
+        lambda: tab.evaluate("() => sessionStorage.getItem('scopewatch.outbox') ?? '[]'") == "[]",
+        "all are taken",
+    )
     return wanted, time.monotonic() - begun
 
 

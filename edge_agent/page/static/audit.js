@@ -6,7 +6,7 @@ import { el, put } from "./dom.js";
 import { keys } from "./keys.js";
 import { accuracyWords } from "./learning.js";
 
-const LOOK_MS = 300000;
+const LOOK_MS = 30000;
 const MOST_SKIPPED = 50;
 let sitting = null;
 
@@ -14,18 +14,18 @@ let sitting = null;
 export function offer({ api, stream, store }) {
   const button = el("button", { hidden: true });
   let looked = 0;
-  const next = (skip = []) => {
-    const query = new URLSearchParams({ by: corrections.person, ...(skip.length && { skip: skip.slice(-MOST_SKIPPED) }) });
-    return api.get(`/api/audit/next?${query}`);
-  };
+  const next = (skip = []) =>
+    api.get(`/api/audit/next?${new URLSearchParams({ by: corrections.person || "-", skip: skip.slice(-MOST_SKIPPED) })}`);
   const look = async () => {
     looked = Date.now();
     const { left } = await next().catch(() => ({ left: 0 }));
     button.hidden = !left;
     put(button, `Blind check: ${left} waiting`);
   };
-  button.onclick = () => (sitting = new Sitting(store.state.model?.labels ?? [], api, next, look));
-  stream.onEvent("entry", () => Date.now() - looked > LOOK_MS && look());
+  button.onclick = async () => {
+    if (await corrections.known()) sitting = new Sitting(store.state.model?.labels ?? [], api, next, look);
+  };
+  for (const kind of ["entry", "labels"]) stream.onEvent(kind, () => Date.now() - looked > LOOK_MS && look());
   look();
   return button;
 }
@@ -64,8 +64,8 @@ class Sitting {
   async give(action, label) {
     const { entry } = this;
     this.entry = null;
-    const by = entry && (await corrections.known());
-    if (!by) return;
+    if (!entry) return;
+    const by = corrections.person;
     const body = { batch: crypto.randomUUID(), action, label, by, ids: [entry.id], count: 1, ticket: entry.ticket };
     if (await corrections.post({ path: "/api/labels", body })) this.given += 1;
     this.ask();

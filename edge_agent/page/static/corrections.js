@@ -32,9 +32,11 @@ class Corrections {
     this.by.onchange = () => localStorage.setItem(BY, this.by.value.trim());
     this.stays = el("input", { type: "checkbox", checked: localStorage.getItem(STAYS) === "yes" });
     this.stays.onchange = () => localStorage.setItem(STAYS, this.stays.checked ? "yes" : "no");
-    root.append(bars.latest, el("div", { class: "bar" }, el("button", { onclick: () => this.undo("undo") }, "Undo"),
-      el("button", { onclick: () => this.undo("redo") }, "Redo"), el("button", { onclick: keys.list }, "Keys"), el("label", {}, "By", this.by)));
-    entries.bar.append(bars.history, el("label", {}, this.stays, "stay here after a label"));
+    root.append(bars.latest);
+    document.getElementById("beside").append(el("div", { class: "bar" }, el("button", { onclick: () => this.undo("undo") }, "Undo"),
+      el("button", { onclick: keys.list }, "Keys"), el("label", {}, "By", this.by)));
+    entries.bar.append(bars.history);
+    entries.options.append(el("label", {}, this.stays, "stay after a label"));
     this.makeToast();
     this.addKeys();
     const draw = () => {
@@ -71,17 +73,17 @@ class Corrections {
     return [
       ...this.labels.map((label, at) =>
         button(at < 9 && `${at + 1}`, label, () => this.give("correct", label, from), chip(this.labels, label))),
-      button("0", "not in the list", () => this.give("not_in_list", null, from)),
-      button("Enter", "confirm", () => this.give("confirm", null, from)),
+      button("0", "not listed", () => this.give("not_in_list", null, from)),
+      button("\u21b5", "confirm", () => this.give("confirm", null, from)),
       button("R", "repeat", () => this.repeat(from)),
     ];
   }
 
   makeToast() {
     this.words = el("p", { role: "status" });
-    this.back = el("button", { hidden: true }, "Undo");
+    this.back = el("button", { hidden: true });
     this.back.onclick = () => {
-      this.undo("undo");
+      this.undo(this.turn);
       this.place?.focus(); // the button goes
     };
     document.body.append(el("div", { class: "toast" }, this.words, this.back));
@@ -90,9 +92,12 @@ class Corrections {
     });
   }
 
-  say(text, canUndo = false) {
+  // `turn`: "undo" or "redo", where that can be done now.
+  say(text, turn = "") {
     put(this.words, text);
-    this.back.hidden = !canUndo;
+    this.turn = turn;
+    this.back.hidden = !turn;
+    put(this.back, turn === "redo" ? "Redo" : "Undo");
     clearTimeout(this.silence);
     if (text) this.silence = setTimeout(() => this.back === document.activeElement || this.say(""), TOAST_MS);
   }
@@ -133,7 +138,7 @@ class Corrections {
   send(order) {
     const body = { batch: crypto.randomUUID(), ...order, ticket: null };
     this.post({ path: "/api/labels", body, before: this.foresee(order) });
-    this.say(`${wordsOf(order)}.`, true);
+    this.say(`${wordsOf(order)}.`, "undo");
   }
 
   // Shows what is said before the agent knows it; returns what is shown again should it refuse.
@@ -187,9 +192,10 @@ class Corrections {
   done({ path, body, done }, { count, skipped, what }) {
     done?.({ count });
     if (body.ticket) return;
-    if (path !== "/api/labels") return this.say(`${path === "/api/undo" ? "Taken back" : "Done again"}: ${what}.`);
+    if (path === "/api/undo") return this.say(`Taken back: ${what}.`, "redo");
+    if (path === "/api/redo") return this.say(`Done again: ${what}.`, "undo");
     const left = skipped ? `; ${skipped} left out, without an answer or a file` : "";
-    this.say(`${wordsOf({ ...body, count })}${left}.`, count > 0);
+    this.say(`${wordsOf({ ...body, count })}${left}.`, count ? "undo" : "");
   }
 
   refused({ body, before, done }, error) {
@@ -210,8 +216,9 @@ class Corrections {
     return ask("So many at once?", text, `${count}`, (typed) => typed.replace(/\D/g, "") === `${count}`);
   }
 
-  undo(which) {
-    this.post({ path: `/api/${which}`, body: { by: this.person, batch: crypto.randomUUID() } });
+  async undo(which) {
+    const by = await this.known();
+    if (by) this.post({ path: `/api/${which}`, body: { by, request: crypto.randomUUID() } });
   }
 }
 

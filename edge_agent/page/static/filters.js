@@ -7,7 +7,7 @@ const ANY = ["", "any"];
 const same = (values, words = String) => values.map((value) => [value, words(value)]);
 const CHOICES = {
   label: ["Class", ({ labels }) => [ANY, ...same(labels)]],
-  decision: ["Decision", () => [ANY, ...same(["accept", "abstain", "ungated"], decisionWords)]],
+  decision: ["Answer", () => [ANY, ...same(["accept", "abstain", "ungated"], decisionWords)]],
   given: ["Label", () => [ANY, ["yes", "given"], ["no", "not given"], ["disagrees", "disagrees"]]],
   day: ["Day", ({ days }) => [ANY, ...days.map(({ day, count }) => [day, `${day} (${count})`])]],
   session: ["Session", ({ sessions }) => [ANY, ...sessions.map(({ id, start, files }) => [`${id}`, `${timeWords(start)} (${files})`])]],

@@ -6,7 +6,7 @@ import { el, put } from "./dom.js";
 import { Filters } from "./filters.js";
 import { keys } from "./keys.js";
 import { Pages, VirtualList } from "./virtual_list.js";
-import { decisionWords, outcomeWords, percent, timeWords } from "./words.js";
+import { percent, rowWords, timeWords } from "./words.js";
 
 const ROW_PX = 48; // also in review.css
 const LONGEST_RANGE = 2000;
@@ -43,9 +43,10 @@ class Entries {
     });
     this.words = el("p", { id: "history-total", class: "small" });
     this.trouble = el("p", { role: "status" });
-    this.bar = el("div", { hidden: true });
+    this.options = el("div", { class: "options" }, this.words);
+    this.bar = el("div", { hidden: true }); // for several at once; one is also in #latest
     this.box = el("div", { class: "entries", role: "listbox", tabindex: 0, "aria-label": "Entries", "aria-multiselectable": "true" });
-    root.append(this.filters.box, this.words, this.bar, this.trouble, this.box);
+    root.append(this.filters.box, this.options, this.bar, this.trouble, this.box);
     this.list = new VirtualList(this.box, {
       height: ROW_PX,
       make: makeRow,
@@ -126,7 +127,7 @@ class Entries {
     const chosen = this.isWhole ? total : this.ids.size;
     const found = `${entriesWords(total)}${this.filters.isSet ? " found" : ""}`;
     put(this.words, chosen ? `${found}, ${chosen.toLocaleString("en")} selected` : found);
-    this.bar.hidden = !chosen;
+    this.bar.hidden = chosen < 2;
   }
 
   loaded(error) {
@@ -169,7 +170,7 @@ class Entries {
   drawThumbs() {
     for (const [position, { thumb }] of this.list.nodes) {
       const row = this.pages.at(position);
-      if (!row || thumb.hasAttribute("src")) continue;
+      if (row?.outcome !== "classified" || thumb.hasAttribute("src")) continue;
       thumb.src = `/api/entries/${row.id}/thumb.jpg?v=${(row.content ?? "").slice(0, 16)}`;
       thumb.hidden = false;
     }
@@ -268,11 +269,17 @@ function drawRow(node, row, labels) {
     node.thumb.hidden = true;
   }
   node.dataset.id = id;
-  const { label, probability, decision, outcome, given, name, at } = row ?? {};
-  node.mark.replaceChildren(label ? chip(labels, label) : "");
-  put(node.answer, !row ? "…" : label ? `${label} ${percent(probability)}, ${decisionWords(decision)}` : outcomeWords(outcome));
+  const { label, decision, given, name, at } = row ?? {};
+  node.mark.replaceChildren(decision === "abstain" ? el("span", { class: "chip none", "aria-hidden": "true" }, "?") : label ? chip(labels, label) : "");
+  put(node.answer, row ? answerWords(row) : "…");
   put(node.given, given ? ` → ${given.label ?? "not in the list"} (${given.by})` : "");
   node.given.classList.toggle("disagrees", Boolean(given && given.label !== label));
   put(node.name, name ?? "");
   put(node.when, timeWords(at));
+}
+
+// An abstention must not look like an answer.
+function answerWords(row) {
+  const words = rowWords(row);
+  return row.decision === "abstain" ? `${words} (leans to ${row.label} ${percent(row.probability)})` : words;
 }

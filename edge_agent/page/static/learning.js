@@ -15,26 +15,28 @@ export function accuracyWords({ given, right, low, high }) {
 }
 
 export function start(root, context) {
-  const { api, stream, store, show } = context;
+  const { api, stream, show } = context;
   const [verdict, accuracy, command] = [el("p", {}), el("p", {}), el("code", {})];
   const [classes, flips] = [el("table", {}), el("div", {})];
   const compare = el("button", { hidden: true }, "What changed?");
-  const heads = ["Class", "New labels", "Corrected (95 % interval)"].map((name) => el("th", { scope: "col" }, name));
-  root.append(el("h2", {}, "Worth retraining?"), verdict, classes, el("p", {}, "To train with these labels: ", command),
+  const heads = ["Class", "New labels", "Corrected"].map((name) => el("th", { scope: "col" }, name));
+  root.append(el("h2", {}, "Worth retraining?"), verdict, classes, el("p", {}, "To train with these labels, with ROOT the folder where the results lie: ", command),
     el("h2", {}, "Blind check"), accuracy, offer(context), el("h2", {}, "After a new model"), compare, flips);
 
   async function read() {
     try {
       const found = await api.get("/api/learning");
-      const { per_class: rows, worth_retraining: worth, enough, audit } = found;
-      put(verdict, worth.length ? `Yes, for ${worth.join(", ")}.` : `Not yet: no class has ${enough} new labels.`);
+      const { per_class: rows, worth_retraining: worth, enough, audit, not_in_list: none } = found;
+      const strange = none ? ` ${none} not in the list of classes.` : "";
+      put(verdict, `${worth.length ? `Yes, for ${worth.join(", ")}.` : `Not yet: no class has ${enough} new labels.`}${strange}`);
       fill(classes, el("tr", {}, heads), ...rows.map(({ label, new_labels: n, rate, low, high }) => el("tr", {},
         el("th", { scope: "row" }, label),
         el("td", {}, `${n} of ${enough} `, el("meter", { max: enough, value: Math.min(n, enough), "aria-hidden": "true" })),
         el("td", {}, rateWords(rate, low, high)))));
-      put(command, found.command ?? `edge-trainer prepare RAW OUT --corrections ${store.state.folders[0] ?? "ROOT"}`);
+      put(command, found.command);
       put(accuracy, accuracyWords(audit));
-      compare.hidden = !found.flips;
+      compare.hidden = !found.model;
+      if (found.flips.at) fill(flips, ...flipsOf(found.flips, show));
     } catch (error) {
       put(verdict, `Cannot be read: ${error.message}`);
     }
@@ -62,8 +64,10 @@ export function start(root, context) {
   read();
 }
 
-function flipsOf({ before, after, fixed, broken, same }, show) {
-  const name = (model) => (model ? `${model.name} ${model.version}` : "an unknown model");
+function flipsOf({ before, after, fixed, broken, same, missing, error }, show) {
+  if (error) return [`Not compared: ${error}`];
+  if (!after) return ["Nothing to compare: no labelled micrograph was answered by an earlier model."];
+  const name = (model) => (model?.name ? `${model.name} ${model.version}` : "an earlier model");
   const list = (title, found) => [
     el("h3", {}, `${title}: ${found.length}`),
     el("div", { class: "bar" }, found.slice(0, MOST_SHOWN).map((one) => {
@@ -71,6 +75,6 @@ function flipsOf({ before, after, fixed, broken, same }, show) {
       return el("button", { onclick: () => show(id) }, one.name ?? `entry ${id}`);
     })),
   ];
-  const words = `From ${name(before)} to ${name(after)}: ${same} answered as before.`;
+  const words = `From ${name(before)} to ${name(after)}: ${same} as before, ${missing} not found.`;
   return [el("p", {}, words), ...list("Right now", fixed), ...list("Wrong now", broken)];
 }
