@@ -173,12 +173,23 @@ class LabelOutbox:
         add_events(labels, events, self._layer, self._archive.free_space_floor_mib)
 
     def _where(self, path: Path, content: str) -> Path:
-        """Return the micrograph that the events belong beside: where it lay, or where its bytes lie now."""
+        """Return the micrograph that the events belong beside: where it lay, or where its bytes lie now.
+
+        Raises OSError where a disk does not say, or seems not to be mounted: what was written then would be hidden
+        once it is.
+        """
         if _is_there(path):
             return path
         nowhere: list[tuple[bytes, bytes]] = []
         others = self._archive.journal.look(partial(read_places, content=content), nowhere)
-        return next((other for key in others if _is_there(other := path_of(key))), path)
+        for other in map(path_of, others):
+            if _is_there(other):
+                return other
+        if self._archive.plan.output is None:
+            with os.scandir(system_path(path.parent)) as entries:
+                if next(entries, None) is None:
+                    raise OSError("its folder is empty, as if its disk or share were not mounted")
+        return path
 
     def _note_failure(self, key: Key, error: Exception) -> None:
         before, now = self._rests.get(key), self._clock()
@@ -206,9 +217,10 @@ class LabelOutbox:
 
 
 def _is_there(path: Path) -> bool:
+    """Whether there is such a file. Raises OSError where that cannot be said."""
     try:
         os.lstat(system_path(path))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 

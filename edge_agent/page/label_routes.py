@@ -62,7 +62,6 @@ def routes(home: PageHome) -> list[Route]:
             done = await home.in_pool(lambda: _give(home, tickets, body))
         except _Changed as changed:
             return answer_of({"error": str(changed), "count": changed.count}, 409)
-        home.monitor.tallies.note_corrections(done.corrected)
         return answer_of({"batch": done.batch, "count": done.count, "skipped": done.skipped})
 
     async def undo(request: Request) -> Response:
@@ -97,7 +96,13 @@ def routes(home: PageHome) -> list[Route]:
 def _give(home: PageHome, tickets: Tickets, body: dict[str, Any]) -> Done:
     batch = _batch(body, "batch")
     # Before anything is looked at: what was given may be why the filter has other entries now.
-    return home.labels.earlier(batch) or home.labels.give(_order(home, tickets, batch, body))
+    earlier = home.labels.earlier(batch)
+    if earlier is not None:
+        return earlier
+    done = home.labels.give(_order(home, tickets, batch, body))
+    # Here, and not once it is answered: of a bulk action nobody may wait for the end.
+    home.monitor.tallies.note_corrections(done.corrected)
+    return done
 
 
 def _order(home: PageHome, tickets: Tickets, batch: str, body: dict[str, Any]) -> Order:
