@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -14,6 +15,7 @@ from edge_agent.labelling.label_record import LONGEST_TEXT
 from edge_agent.labelling.label_rows import is_known_label
 from edge_agent.labelling.label_words import NothingToDo, Order
 from edge_agent.labelling.learning import ENOUGH, read_accuracy, read_first_answer, read_new_labels
+from edge_agent.output_places import readable_path
 from edge_agent.page.entry_filter import BadFilter, EntryFilter
 from edge_agent.page.json_body import answer_of, json_body, text_in
 from edge_agent.page.labels_told import done_told
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from edge_agent.archive import Archive
     from edge_agent.labelling.label_words import Done
     from edge_agent.labelling.learning import Accuracy, NewLabels
     from edge_agent.labelling.shares import Share
@@ -37,7 +40,6 @@ MOST_IDS: Final = 10_000
 _ACTIONS: Final = ("confirm", "correct", "not_in_list")
 _BATCH: Final = re.compile(r"[0-9A-Za-z-]{8,64}", re.ASCII)
 _SKIPPED: Final = re.compile(r"(?:\d{1,18}(?:,\d{1,18}){0,199})?", re.ASCII)
-_COMMAND: Final = "edge-trainer prepare RAW OUT --corrections ROOT"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _T = TypeVar("_T")
 
@@ -210,8 +212,15 @@ def _learning(home: PageHome, first_answers: dict[str, int]) -> dict[str, Any]:
         "audit": _accuracy_told(accuracy),
         "flips": home.second_look.told(),
         "model": model,
-        "command": _COMMAND,
+        "command": _command(home.archive),
     }
+
+
+def _command(archive: Archive) -> str:
+    """Return how the trainer is told where the label files lie."""
+    places = archive.folders if archive.plan.output is None else (archive.plan.output,)
+    roots = " ".join(f"--corrections {shlex.quote(readable_path(place))}" for place in places)
+    return f"edge-trainer prepare RAW OUT {roots}"
 
 
 def _class_told(item: NewLabels) -> dict[str, Any]:
