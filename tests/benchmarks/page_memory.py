@@ -139,13 +139,14 @@ def main(events: int) -> None:
             process.stdin.write("\n")
             process.stdin.flush()
             end = json.loads(process.stdout.readline())
+    late = statistics.median(seen[-max(1, len(seen) // 10) :])
     rows = {
         "events told": f"{events} in {cost['seconds']:.0f} s",
         "entries that arrived, a stream": f"{min(counts)} to {max(counts)}",
         "resident, no page open": f"{quiet / 2**20:.1f} MiB",
         f"resident, {STREAMS} streams": f"{begun / 2**20:.1f} MiB",
         "resident, most while events come": f"{max(seen) / 2**20:.1f} MiB",
-        "resident, median of the last tenth": f"{statistics.median(seen[-max(1, len(seen) // 10) :]) / 2**20:.1f} MiB",
+        "resident, median of the last tenth": f"{late / 2**20:.1f} MiB",
         "resident, afterwards": f"{after / 2**20:.1f} MiB",
         "a finding keeps the desk's thread": f"median {cost['median']:.1f} us, p99 {cost['p99']:.0f} us",
         "end with the streams open": f"{end['stop_seconds']:.2f} s",
