@@ -96,7 +96,7 @@ def test_under_a_rebound_name_there_is_nothing(person: Any, quiet: QuietPage) ->
     for path in ("", "static/main.js", "api/state", "healthz"):
         answer = tab.goto(f"http://evil.example:{urlsplit(quiet.address).port}/{path}")
         assert answer.status == 403, path
-    # From there everything is of one origin; the refusal's own policy lets no script ask, and the gate would not answer.
+    # From there all is of one origin; the refusal lets no script ask, and the gate would not answer.
     for path in ("/", "/api/state", "/static/main.js"):
         assert tab.evaluate(TRY, [path, "GET", "same-origin"])["status"] == 0
 
