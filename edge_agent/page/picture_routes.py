@@ -101,22 +101,24 @@ class _Queue:
         self._thumbs = 0
 
     async def drawn(self, future: Future[Previews], kind: Kind) -> Previews:
-        """Return the pictures. Raises NoPicture; HTTPException (503) when that takes long, or many wait."""
+        """Return the pictures. Raises NoPicture; HTTPException (503; 202 of a thumbnail) when that takes long."""
         is_thumb = kind == "thumb"
         if is_thumb and self._thumbs >= MOST_THUMBS_AWAITED and not future.done():
-            raise _later()
+            raise _later(kind)
         self._thumbs += is_thumb
         try:
             # Others may wait for the same picture: whoever gives up, takes it from nobody.
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), DRAWING_SECONDS)
         except TimeoutError:
-            raise _later() from None
+            raise _later(kind) from None
         finally:
             self._thumbs -= is_thumb
 
 
-def _later() -> HTTPException:
-    return HTTPException(503, "the picture is being drawn; ask again", headers={"retry-after": "2"})
+def _later(kind: Kind) -> HTTPException:
+    # No error of a thumbnail: a browser writes one line into its console for each image that has one.
+    status = 202 if kind == "thumb" else 503
+    return HTTPException(status, "the picture is being drawn; ask again", headers={"retry-after": "2"})
 
 
 def _key(row: EntryRow) -> _Key:
