@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +35,8 @@ MOST_THUMBS_AWAITED: Final = 2
 """A browser has six connections to a server, and what people say needs one: more thumbnails are asked for again."""
 MOST_KEPT: Final = 64
 """Details that are kept: a person goes back and forth between a few."""
+MOST_CELLS: Final = 4096
+"""Of a map that is kept: 64 of these are 8 MB."""
 _DIGITS: Final = 18
 _IMMUTABLE: Final = "private, max-age=86400"
 _Key = tuple[int, str | None, str | None, "datetime"]
@@ -87,8 +90,9 @@ class _Details:
         return told
 
     def keep(self, row: EntryRow, told: dict[str, Any]) -> None:
-        if told["model"] is None:
-            return  # it may be written yet
+        cam = told["cam"]
+        if told["model"] is None or (cam is not None and math.prod(cam["grid"]) > MOST_CELLS):
+            return  # the one may be written yet, the other is large
         self._kept[_key(row)] = told
         while len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
