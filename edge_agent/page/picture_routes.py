@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import math
 from collections import OrderedDict
@@ -109,14 +110,27 @@ class _Queue:
         is_thumb = kind == "thumb"
         if is_thumb and self._thumbs >= MOST_THUMBS_AWAITED and not future.done():
             raise _later(kind)
+        loop = asyncio.get_running_loop()
+        # Each has a bell of its own: whoever gives up, takes the picture from nobody else.
+        drawn: asyncio.Future[None] = loop.create_future()
+        future.add_done_callback(lambda _: _ring(loop, drawn))
         self._thumbs += is_thumb
         try:
-            # Others may wait for the same picture: whoever gives up, takes it from nobody.
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), DRAWING_SECONDS)
+            await asyncio.wait_for(drawn, DRAWING_SECONDS)
         except TimeoutError:
             raise _later(kind) from None
         finally:
             self._thumbs -= is_thumb
+        return future.result()
+
+
+def _ring(loop: asyncio.AbstractEventLoop, bell: asyncio.Future[None]) -> None:
+    def ring() -> None:
+        if not bell.done():
+            bell.set_result(None)
+
+    with contextlib.suppress(RuntimeError):  # the page has ended meanwhile
+        loop.call_soon_threadsafe(ring)
 
 
 def _later(kind: Kind) -> HTTPException:
