@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from edge_agent.labelling.label_desk import LabelDesk, LabelsChanged
+from edge_agent.labelling.label_desk import LabelDesk
 from edge_agent.live_page.pulse import SILENT_SECONDS
 from edge_agent.page.access import Access
 from edge_agent.page.history import History
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from edge_agent.archive import Archive
     from edge_agent.finding import Finding
+    from edge_agent.labelling.label_words import LabelsChanged
     from edge_agent.live_page.pulse import MonitorState
     from edge_agent.status import AgentStatus
 

@@ -16,7 +16,8 @@ from edge_agent.labelling.audit import (
     may_be_blind,
     read_offer,
 )
-from edge_agent.labelling.label_desk import LabelDesk, Order
+from edge_agent.labelling.label_desk import LabelDesk
+from edge_agent.labelling.label_words import Order
 
 MODEL = "ef" * 32
 MANY = 400

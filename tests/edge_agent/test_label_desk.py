@@ -20,10 +20,11 @@ from labelled import given as given_in
 from edge_agent.files import FileLayer
 from edge_agent.journal import Journal, JournalBusy
 from edge_agent.labelling import label_desk, label_outbox
-from edge_agent.labelling.label_desk import LabelDesk, NothingToDo, Order
+from edge_agent.labelling.label_desk import LabelDesk
 from edge_agent.labelling.label_intake import LabelIntake
 from edge_agent.labelling.label_log import read_events
 from edge_agent.labelling.label_record import last_words
+from edge_agent.labelling.label_words import NothingToDo, Order
 from edge_agent.output_places import OutputPlan
 
 if TYPE_CHECKING:

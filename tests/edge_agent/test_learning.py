@@ -9,7 +9,8 @@ import pytest
 from labelled import MODEL, archive_of, fill
 
 from edge_agent.journal import Journal
-from edge_agent.labelling.label_desk import LabelDesk, Order
+from edge_agent.labelling.label_desk import LabelDesk
+from edge_agent.labelling.label_words import Order
 from edge_agent.labelling.learning import ENOUGH, read_accuracy, read_new_labels
 from edge_agent.labelling.shares import Share
 

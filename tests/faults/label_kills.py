@@ -33,9 +33,10 @@ from labelled import archive_of, fill, given
 
 from edge_agent.journal import Journal, JournalBusy
 from edge_agent.labelling import label_desk
-from edge_agent.labelling.label_desk import LabelDesk, NothingToDo, Order
+from edge_agent.labelling.label_desk import LabelDesk
 from edge_agent.labelling.label_intake import LabelIntake
 from edge_agent.labelling.label_log import read_events
+from edge_agent.labelling.label_words import NothingToDo, Order
 from edge_agent.output_places import OutputPlan
 
 if TYPE_CHECKING:

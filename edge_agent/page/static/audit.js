@@ -35,7 +35,7 @@ class Sitting {
     Object.assign(this, { labels, api, next, given: 0, skipped: [] });
     const button = (key, words, run) => el("button", { onclick: run }, words, key && el("kbd", {}, key));
     this.words = el("p", { role: "status" });
-    this.picture = el("img", { alt: "A micrograph drawn at random" });
+    this.picture = el("img", { alt: "A micrograph drawn at random", onerror: () => put(this.words, "Its picture cannot be drawn: skip it.") });
     this.choices = el("div", { class: "bar" },
       labels.map((label, at) => button(at < 9 && `${at + 1}`, label, () => this.give("correct", label))),
       button("0", "not in the list", () => this.give("not_in_list", null)), button("S", "skip", () => this.skip()));

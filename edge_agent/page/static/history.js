@@ -44,9 +44,9 @@ class Entries {
     this.words = el("p", { id: "history-total", class: "small" });
     this.trouble = el("p", { role: "status" });
     this.options = el("div", { class: "options" }, this.words);
-    this.bar = el("div", { hidden: true }); // for several at once; one is also in #latest
+    this.bar = el("div", { hidden: true }); // for several at once; below the list, which it must not move
     this.box = el("div", { class: "entries", role: "listbox", tabindex: 0, "aria-label": "Entries", "aria-multiselectable": "true" });
-    root.append(this.filters.box, this.options, this.bar, this.trouble, this.box);
+    root.append(this.filters.box, this.options, this.trouble, this.box, this.bar);
     this.list = new VirtualList(this.box, {
       height: ROW_PX,
       make: makeRow,

@@ -2,11 +2,15 @@
 
 import { offer } from "./audit.js";
 import { el, fill, put } from "./dom.js";
-import { percent } from "./words.js";
 
 const LOOK_MS = 1000;
 const MOST_SHOWN = 50;
-const rateWords = (rate, low, high) => percent(rate) + (typeof low === "number" ? ` (${percent(low)} to ${percent(high)})` : "");
+const rateWords = (rate, low, high) => share(rate) + (typeof low === "number" ? ` (${share(low)} to ${share(high)})` : "");
+
+/** A share that was counted: "0 %" is none. "" where there was nothing to count. */
+export function share(part) {
+  return typeof part === "number" ? `${Math.round(100 * part)} %` : "";
+}
 
 /** "Live accuracy 93 % (86 % to 97 %), from 88 blind labels." */
 export function accuracyWords({ given, right, low, high }) {

@@ -1,9 +1,10 @@
 // The session: its numbers, ten-minute bars stacked by class, its neighbours, its end, and what can be taken along.
 
+import { classMark } from "./colours.js";
 import { el, fill, put } from "./dom.js";
 import { chip } from "./history.js";
-import { classMark } from "./colours.js";
-import { outcomeWords, percent, timeWords } from "./words.js";
+import { share } from "./learning.js";
+import { outcomeWords, timeWords } from "./words.js";
 
 const LOOK_MS = 15000;
 const CHART_PX = 180;
@@ -45,8 +46,8 @@ export function start(root, { api, store, stream }) {
     const { id, start: from, end: to, open, previous, next, outcomes, files, bins, by_class: rows } = shown;
     put(title, `${timeWords(from)} to ${open ? "now" : timeWords(to)}`);
     [older.disabled, newer.disabled, ends.disabled] = [previous === null, next === null, !open];
-    const facts = [["files", files], ["files an hour", Math.round(shown.files_per_hour ?? 0)], ["abstained", percent(shown.abstain_rate)],
-      ["corrected", percent(shown.corrected_rate)], ...Object.entries(outcomes).map(([outcome, n]) => [outcomeWords(outcome), n])];
+    const facts = [["files", files], ["files an hour", Math.round(shown.files_per_hour ?? 0)], ["abstained", share(shown.abstain_rate)],
+      ["corrected", share(shown.corrected_rate)], ...Object.entries(outcomes).map(([outcome, n]) => [outcomeWords(outcome), n])];
     fill(numbers, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value || "0")]));
     fill(legend, ...bins.labels.map((label) => el("li", {}, chip(labels(), label), ` ${label}`)));
     fill(table, el("tr", {}, ["Class", ...Object.values(DECISIONS)].map(heading)), ...rows.map((row) => el("tr", {},
