@@ -26,6 +26,7 @@ export function offer({ api, stream, store }) {
     if (await corrections.known()) sitting = new Sitting(store.state.model?.labels ?? [], api, next, look);
   };
   for (const kind of ["entry", "labels"]) stream.onEvent(kind, () => Date.now() - looked > LOOK_MS && look());
+  stream.onEvent("open", look);
   look();
   return button;
 }

@@ -71,18 +71,23 @@ class Entries {
     this.stream.onEvent("labels", ({ changes, many }) =>
       many ? this.reload() : this.change(new Map(changes.map(([id, given]) => [id, { given }]))),
     );
-    this.stream.onEvent("resync", () => (this.store.state.following ? this.refresh() : this.reload()));
+    const anew = () => (this.store.state.following || !this.pages.total ? this.refresh() : this.reload());
+    this.stream.onEvent("resync", anew);
+    this.stream.onEvent("open", () => this.isReading || anew()); // who knows what was missed
   }
 
-  // Everything anew, from the top.
+  // Everything anew, from the top; unless somebody began to look at something meanwhile.
   async refresh() {
     clearTimeout(this.due);
     this.due = 0;
     const asked = ++this.asked;
+    this.isReading = true;
+    const { following } = this.store.state;
     try {
       const index = await this.api.get(`/api/history/index?${this.filters.query()}`);
       const facets = this.filters.facets.days.length ? null : this.api.get("/api/history/facets");
       if (asked !== this.asked) return;
+      if (following && !this.store.state.following && this.pages.total) return this.reload();
       this.pages.reset(index);
       this.list.active = -1;
       this.box.scrollTop = 0;
@@ -93,7 +98,9 @@ class Entries {
     } catch (error) {
       if (asked !== this.asked) return;
       this.loaded(error);
-      this.due = setTimeout(() => this.refresh(), REFRESH_MS);
+      if (error.status !== 401) this.due = setTimeout(() => this.refresh(), REFRESH_MS);
+    } finally {
+      if (asked === this.asked) this.isReading = false;
     }
   }
 
@@ -186,9 +193,10 @@ class Entries {
 
   clicked({ target, ctrlKey, metaKey, shiftKey }) {
     const position = this.list.positionOf(target);
+    if (position < 0) return;
+    if (!ctrlKey && !metaKey) return this.go(position, shiftKey);
     const row = this.pages.at(position);
     if (!row) return;
-    if (!ctrlKey && !metaKey) return this.go(position, shiftKey);
     this.store.set({ following: false });
     const ids = new Set(this.isWhole ? [] : this.ids);
     if (!ids.delete(row.id)) ids.add(row.id);
