@@ -75,7 +75,9 @@ def _inside(path: Path, roots: tuple[Path, ...]) -> Path | None:
     """Return where a file really is, if that is in one of the folders. Raises OSError."""
     try:
         real = path.resolve(strict=True)
-        return real if any(real.is_relative_to(root.resolve()) for root in roots) else None
+        # Its own folder first: another one may lie on a share that hangs.
+        ordered = sorted(roots, key=lambda root: not path.is_relative_to(root))
+        return real if any(real.is_relative_to(root.resolve()) for root in ordered) else None
     except (RuntimeError, ValueError):  # links in a circle; a zero byte in the name
         return None
 

@@ -19,6 +19,7 @@ from edge_agent.protocol import NotUnderstood
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+MEMORY_LIMIT_MIB: Final = 4096
 READY: Final = "ready"
 """What the picture maker says once it has understood its settings."""
 _Message = TypeVar("_Message")
@@ -32,7 +33,7 @@ class MakerSettings:
     folder: Path | None
     snapshot_limit_mib: int = 512
     free_space_floor_mib: int = 0
-    memory_limit_mib: int = 4096
+    memory_limit_mib: int = MEMORY_LIMIT_MIB
     supervisor_pid: int | None = None
 
 

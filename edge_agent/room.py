@@ -6,6 +6,7 @@ whoever asks it must be a thread that may wait, because a share that stalls make
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import psutil
+
+from edge_agent.processes.worker_process import living_pids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +39,7 @@ class FreeSpace:
 class Room:
     """Say whether one may write to a folder, and whether to pause altogether.
 
-    `worker_pid` returns the worker's process, whose own use of the processors does not count as load.
+    `worker_pid` returns the worker's process; what it and the page's processes use does not count as load.
     """
 
     def __init__(
@@ -109,12 +112,9 @@ class ForeignLoad:
 
     def _own_seconds(self) -> float:
         own = sum(os.times()[:2])
-        pid = self._worker_pid()
-        if pid is not None:
-            try:
+        for pid in {self._worker_pid(), *living_pids()} - {None}:
+            with contextlib.suppress(psutil.Error):
                 own += sum(psutil.Process(pid).cpu_times()[:2])
-            except psutil.Error:
-                return own
         return own
 
 

@@ -1,7 +1,7 @@
 """What may be tidied away: sidecars and heatmaps whose micrograph is gone, and halves left by crashes.
 
-Finds first, removes only what was shown and is still so; labels always stay. Only outputs that prove to be ours are ever
-touched, and nothing where a folder looks as if its disk or share were not mounted.
+Finds first, removes only what was shown and is still so; labels always stay. Only outputs that prove to be ours
+are ever touched, and nothing where a folder looks as if its disk or share were not mounted.
 """
 
 from __future__ import annotations

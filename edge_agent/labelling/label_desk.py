@@ -2,7 +2,6 @@
 
 `give`, `undo` and `redo` return when what they did outlives a power cut in the journal; the label files follow in a
 thread of their own. What an entry is said to show (`given_*`) is the newest word that counts, whoever gave it.
-Only this module knows what an action means for each entry.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
@@ -21,13 +20,9 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 from edge_agent.journal import JournalBusy
 from edge_agent.journaling.journal_queries import microseconds_of
 from edge_agent.labelling.label_outbox import RETRY_SECONDS, LabelOutbox
-from edge_agent.labelling.label_record import Action, LabelEvent, Shown
 from edge_agent.labelling.label_rows import (
     Batch,
-    GivenWord,
     LabelRow,
-    Standing,
-    Subject,
     apply_some,
     complete_batch,
     drop_some,
@@ -43,10 +38,23 @@ from edge_agent.labelling.label_rows import (
     stage_batch,
     stage_rows,
 )
+from edge_agent.labelling.label_words import (
+    NOT_IN_LIST,
+    DeskState,
+    Done,
+    LabelsChanged,
+    NothingToDo,
+    Order,
+    WaitingLabels,
+    done_by,
+    perhaps_done,
+    undo_of,
+    word_of,
+)
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from edge_agent.archive import Archive
     from edge_agent.files import FileLayer
@@ -55,8 +63,8 @@ PIECE: Final = 500
 """Events of one transaction; the journal's other users wait no longer than such a one takes."""
 MOST_TOLD: Final = 500
 """More changed entries than these are not listed one by one."""
-NOT_IN_LIST: Final = "not_in_list"
-_BREATH_SECONDS: Final = 0.002
+_BREATHS: Final = 0.3
+"""Of the time that a transaction took: so long the journal is then left to others."""
 _CLOSE_SECONDS: Final = 0.5
 _TURN_SECONDS: Final = 3.0
 """So long somebody waits for an action of another, of 100,000 labels for example."""
@@ -64,65 +72,6 @@ _DAY_US: Final = 86_400_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-
-
-class NothingToDo(Exception):
-    """There is nothing that this person could undo or redo; the text says so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What somebody says of entries. `batch` is made by whoever asks: the same one again does nothing more.
-
-    `label` belongs to "correct" alone. "confirm" gives each entry its own answer. `blind`: none was shown.
-    """
-
-    batch: str
-    action: Literal["confirm", "correct", "not_in_list"]
-    label: str | None
-    by: str
-    ids: tuple[int, ...]
-    blind: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What came of it: events, entries passed over (without content, or without an answer to confirm), in words.
-
-    `corrected` counts, by label, the answers that this very call said are wrong.
-    """
-
-    batch: str
-    count: int
-    skipped: int
-    what: str
-    corrected: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class LabelsChanged:
-    """What entries are said to show now; `given` is None where there are too many to list."""
-
-    batch: str
-    by: str
-    given: tuple[GivenWord, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingLabels:
-    """Events that are not in their files yet, and why they wait; None: they are just being written."""
-
-    count: int
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class DeskState:
-    """What a person could undo and redo, and what waits to be written."""
-
-    undo: Done | None
-    redo: Done | None
-    waiting: WaitingLabels | None
 
 
 class LabelDesk:
@@ -161,7 +110,7 @@ class LabelDesk:
             batch = Batch(order.batch, 0, order.by, order.action, order.label, 0, skipped=asked)
             corrected: Counter[str] = Counter()
             given = self._carry_out(batch, partial(self._words, order, corrected))
-            return replace(_done(given), corrected=corrected)
+            return replace(done_by(given), corrected=corrected)
 
     def earlier(self, batch: str) -> Done | None:
         """Return what an earlier call with this batch did, None where there was none. Raises JournalBusy."""
@@ -180,8 +129,8 @@ class LabelDesk:
         """Return what there is to say at this moment; nothing where the journal cannot be read."""
         waiting = self._outbox.waiting()
         return DeskState(
-            _perhaps(self._journal.look(partial(read_undoable, by=by), None)),
-            _perhaps(self._journal.look(partial(read_redoable, by=by), None)),
+            perhaps_done(self._journal.look(partial(read_undoable, by=by), None)),
+            perhaps_done(self._journal.look(partial(read_redoable, by=by), None)),
             WaitingLabels(waiting, self._outbox.reason()) if waiting else None,
         )
 
@@ -213,7 +162,7 @@ class LabelDesk:
                 raise NothingToDo(f"there is nothing to {deed}")
             batch = Batch(name or secrets.token_hex(16), 0, by, deed, of.label, 0, of.count, of=of.batch)
             turned = self._carry_out(batch, partial(self._turned, by, source))
-            return replace(_done(of), batch=turned.batch, count=turned.count, skipped=0)
+            return replace(done_by(of), batch=turned.batch, count=turned.count, skipped=0)
 
     def _before(self, name: str) -> Done | None:
         """Return what an earlier call with this batch did; None where there was none, or it came to nothing."""
@@ -223,8 +172,8 @@ class LabelDesk:
             return None
         batch, _state = found
         if batch.of is not None and (of := self._ask(partial(read_batch, batch=batch.of))) is not None:
-            return replace(_done(of[0]), batch=batch.batch, count=batch.count, skipped=0)
-        return _done(batch)
+            return replace(done_by(of[0]), batch=batch.batch, count=batch.count, skipped=0)
+        return done_by(batch)
 
     def _carry_out(self, batch: Batch, rows_of: Callable[[str, datetime], Iterator[list[LabelRow]]]) -> Batch:
         """Do it; until then all that was asked for counts as `skipped`."""
@@ -268,8 +217,9 @@ class LabelDesk:
 
     def _change_in_passing(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """A step of several, with room for others before the next; the last one makes all of them durable."""
+        started = time.monotonic()
         done = self._journal.change(work, durable=False)
-        time.sleep(_BREATH_SECONDS)
+        time.sleep(_BREATHS * (time.monotonic() - started))
         return done
 
     def _finish_earlier(self) -> None:
@@ -304,7 +254,7 @@ class LabelDesk:
         number, piece = 0, list[LabelRow]()
         for start in range(0, len(ids), PIECE):
             for subject in self._ask(partial(read_subjects, ids=ids[start : start + PIECE])):
-                event = _word(order, subject, f"{batch}.{number}", at)
+                event = word_of(order, subject, f"{batch}.{number}", at)
                 if event is None:
                     continue
                 number += 1
@@ -322,7 +272,7 @@ class LabelDesk:
         after = number = 0
         while standing := self._ask(partial(read_standing, batch=source, after=after, limit=PIECE)):
             after = standing[-1].number
-            yield [_undo(found, by, batch, number + place, at) for place, found in enumerate(standing)]
+            yield [undo_of(found, by, batch, number + place, at) for place, found in enumerate(standing)]
             number += len(standing)
 
     def _moment(self) -> datetime:
@@ -332,6 +282,10 @@ class LabelDesk:
             now_us = self._latest_us + 1
         self._latest_us = now_us
         return _EPOCH + timedelta(microseconds=now_us)
+
+    def _must_pause(self) -> bool:
+        """Whether no file is to be written now: at the end, and while an action is kept, which is waited for."""
+        return self._stop.is_set() or self._turn.locked()
 
     def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
         answer = self._journal.look(lambda connection: (question(connection),), None)
@@ -347,7 +301,7 @@ class LabelDesk:
                 if self._is_unfinished:
                     with self._turn:
                         self._finish_earlier()
-                pause = self._outbox.round(self._stop)
+                pause = self._outbox.round(self._must_pause)
             except JournalBusy:
                 _log.debug("labels wait for the journal")
             except Exception as error:
@@ -365,57 +319,3 @@ def _all_at_once(connection: sqlite3.Connection, batch: Batch, rows: list[LabelR
     complete_batch(connection, batch)
     last = apply_some(connection, batch, 0, PIECE)
     apply_some(connection, batch, last or 0, PIECE)
-
-
-def _word(order: Order, subject: Subject, name: str, at: datetime) -> LabelEvent | None:
-    """Return what the order says of one entry; None where it cannot say it of this one."""
-    action: Action = order.action
-    label = subject.label if action == "confirm" else order.label
-    if subject.content is None or (action == "confirm" and label is None):
-        return None
-    if action == "correct" and label == subject.label:
-        action = "confirm"
-    is_hash = not subject.content.startswith("fp")
-    return LabelEvent(
-        id=name,
-        at=at,
-        by=order.by,
-        action=action,
-        label=label,
-        shown=Shown(
-            label=subject.label,
-            probability=subject.probability,
-            decision=subject.decision,
-            model_sha256=subject.model_sha256,
-        ),
-        blind=order.blind,
-        batch=order.batch,
-        source_sha256=subject.content if is_hash else None,
-        fingerprint=None if is_hash else subject.content,
-    )
-
-
-def _undo(found: Standing, by: str, batch: str, number: int, at: datetime) -> LabelRow:
-    undone = LabelEvent.model_validate_json(found.record)
-    event = undone.model_copy(
-        update={
-            "id": f"{batch}.{number}",
-            "at": at,
-            "by": by,
-            "action": "undo",
-            "label": None,
-            "batch": batch,
-            "undoes": undone.id,
-        }
-    )
-    return LabelRow(event, found.folder, found.name, found.content)
-
-
-def _perhaps(batch: Batch | None) -> Done | None:
-    return None if batch is None else _done(batch)
-
-
-def _done(batch: Batch) -> Done:
-    said = {"confirm": "confirmed", "correct": f"labelled {batch.label}"}.get(batch.deed, "not in the list")
-    noun = "micrograph" if batch.count == 1 else "micrographs"
-    return Done(batch.batch, batch.count, batch.skipped, f"{batch.count} {noun} {said}")

@@ -31,7 +31,6 @@ from edge_agent.output_places import readable_path
 from edge_agent.shared_opening import system_path
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
     from pathlib import Path
 
@@ -42,6 +41,7 @@ RETRY_SECONDS: Final = 5.0
 """After a journal that could not be read."""
 _PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _AT_A_TIME: Final = 200
+_PAUSED_SECONDS: Final = 0.2
 _SLOW_SECONDS: Final = 10.0
 _COMPLAINT_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
@@ -88,25 +88,30 @@ class LabelOutbox:
             return f"{_readable(writing[0])} has not answered for {seconds:.0f} s"
         return next((rest.reason for rest in list(self._rests.values())), None)
 
-    def round(self, stop: threading.Event) -> float | None:
-        """Write what can be written now; return after how many seconds to try again, None where nothing waits."""
+    def round(self, must_pause: Callable[[], bool]) -> float | None:
+        """Write what can be written until `must_pause`.
+
+        Returns after how many seconds to try again, None where nothing waits.
+        """
         if any(rest.due <= self._clock() for rest in self._rests.values()):
             self._seen = 0
-        while not stop.is_set():
+        while not must_pause():
             page = self._archive.journal.look(partial(read_waiting, after=self._seen, limit=_AT_A_TIME), None)
-            if page is None or not self._deliver(page, stop):
+            if page is None or not self._deliver(page, must_pause):
                 return RETRY_SECONDS
-            if len(page) < _AT_A_TIME:
+            if not page:
                 break
+        else:
+            return _PAUSED_SECONDS
         dues = [rest.due for rest in self._rests.values()]
         return max(0.1, min(dues) - self._clock()) if dues else None
 
-    def _deliver(self, page: list[Waiting], stop: threading.Event) -> bool:
+    def _deliver(self, page: list[Waiting], must_pause: Callable[[], bool]) -> bool:
         """Write a page of events, the oldest first; return whether the journal took note of it."""
         written: list[int] = []
         for (folder, _name), group in groupby(page, key=lambda row: (row.folder, row.name)):
             rows = list(group)
-            if stop.is_set():
+            if must_pause():
                 break
             rest = self._rests.get(folder)
             if (rest is None or rest.due <= self._clock()) and self._write(rows):

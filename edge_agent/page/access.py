@@ -92,7 +92,7 @@ class Access:
         if is_free(scope["path"], scope["scheme"]):
             return None
         if self._key is None:
-            return 401, self._why_none
+            return 503, self._why_none  # not 401: whoever is signed in stays so while the agent starts
         given = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
         bearer = [value[7:] for name, value in given if name == b"authorization" and value[:7] == "Bearer "]
         if bearer:

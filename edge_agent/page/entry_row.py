@@ -133,8 +133,11 @@ def folder_below(folder: Path, roots: tuple[Path, ...]) -> str:
 
 
 def moment_of(microseconds: int) -> datetime:
-    """Return a moment as the tables hold it (microseconds since 1970)."""
-    return _EPOCH + timedelta(microseconds=microseconds)
+    """Return the moment that the tables hold (microseconds since 1970); beyond the calendar's end, that end."""
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return (datetime.max if microseconds > 0 else datetime.min).replace(tzinfo=UTC)
 
 
 def local_minute(microseconds: int) -> str:

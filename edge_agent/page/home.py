@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from edge_agent.labelling.label_desk import LabelDesk, LabelsChanged
+from edge_agent.labelling.label_desk import LabelDesk
 from edge_agent.live_page.pulse import SILENT_SECONDS
 from edge_agent.page.access import Access
 from edge_agent.page.history import History
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from edge_agent.archive import Archive
     from edge_agent.finding import Finding
+    from edge_agent.labelling.label_words import LabelsChanged
     from edge_agent.live_page.pulse import MonitorState
     from edge_agent.status import AgentStatus
 
@@ -41,8 +43,29 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What stands on one archive, for as long as its service runs."""
+
+    archive: Archive
+    history: History
+    sessions: Sessions
+    labels: LabelDesk
+    pictures: Pictures
+    second_look: SecondLook
+
+    def close(self) -> None:
+        """End what works by itself."""
+        self.pictures.close()
+        self.second_look.close()
+        self.labels.close()
+
+
 class PageHome:
-    """One for as long as the page lives. `meet`, `note_status` and `note_finding` may come from any thread."""
+    """One for as long as the page lives. `meet`, `note_status` and `note_finding` may come from any thread.
+
+    What belongs to the service that runs now raises NoArchive while there is none.
+    """
 
     def __init__(self, monitor: MonitorState) -> None:
         self.monitor = monitor
@@ -50,69 +73,47 @@ class PageHome:
         self.hub = Hub(self._agent_speaks)
         self.news = News(self.hub, monitor, self._rows_of, self.access.look)
         self.access.on_new_key = self.hub.end_streams
-        self._archive: Archive | None = None
-        self._history: History | None = None
-        self._sessions: Sessions | None = None
-        self._labels: LabelDesk | None = None
-        self._pictures: Pictures | None = None
-        self._second_look: SecondLook | None = None
+        self._parts: _Parts | None = None
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="page-disk")
 
     @property
     def archive(self) -> Archive:
-        """What the service that runs now keeps. Raises NoArchive."""
-        archive = self._archive
-        if archive is None:
-            raise NoArchive("the agent is starting or changing over")
-        return archive
+        """What the service that runs now keeps."""
+        return self._present.archive
 
     @property
     def history(self) -> History:
-        """The files that were examined. Raises NoArchive."""
-        history = self._history
-        if history is None:
-            raise NoArchive("the agent is starting or changing over")
-        return history
+        """The files that were examined."""
+        return self._present.history
 
     @property
     def sessions(self) -> Sessions:
-        """The sessions they belong to. Raises NoArchive."""
-        sessions = self._sessions
-        if sessions is None:
-            raise NoArchive("the agent is starting or changing over")
-        return sessions
+        """The sessions they belong to."""
+        return self._present.sessions
+
+    @property
     def labels(self) -> LabelDesk:
-        """Where people say what a micrograph shows. Raises NoArchive."""
-        labels = self._labels
-        if labels is None:
-        return labels
+        """Where people say what a micrograph shows."""
+        return self._present.labels
 
     @property
     def pictures(self) -> Pictures:
-        """The pictures of what was examined. Raises NoArchive."""
-        if self._pictures is None:
-            raise NoArchive("the agent is starting or changing over")
-        return self._pictures
+        """The pictures of what was examined."""
+        return self._present.pictures
 
     @property
     def second_look(self) -> SecondLook:
-        """How the present model answers what people labelled. Raises NoArchive."""
-        if self._second_look is None:
-            raise NoArchive("the agent is starting or changing over")
-        return self._second_look
+        """How the present model answers what people labelled."""
+        return self._present.second_look
 
     def meet(self, archive: Archive | None) -> None:
         """Learn what the service that runs now keeps; None: it is about to be closed."""
+        before, self._parts = self._parts, None
+        if before is not None:
+            before.close()
         if archive is not None:
             self._pool.submit(self.access.meet, archive.state)
-        self._archive = archive
-        self._history = None if archive is None else History(archive)
-        self._sessions = None if archive is None else Sessions(archive)
-        self._close_processes()
-        self._labels = None if archive is None else LabelDesk(archive, self._tell_labels)
-        self._pictures = None if archive is None else Pictures(archive)
-        self._second_look = None if archive is None else SecondLook(archive, self._nothing_waits)
-        if archive is not None:
+            self._parts = self._parts_of(archive)
             self.hub.publish("resync", {})
 
     def note_status(self, status: AgentStatus) -> None:
@@ -122,20 +123,18 @@ class PageHome:
     def note_finding(self, finding: Finding) -> None:
         """Hear what became of a file, once the journal has it."""
         self.news.note_finding(finding.path)
-        pictures = self._pictures
-        if pictures is not None:
-            pictures.note_finding(finding)
+        parts = self._parts
+        if parts is not None:
+            parts.pictures.note_finding(finding)
 
     def kept_state(self, rows: int, by: str) -> dict[str, Any]:
         """Return what the page starts from of what is kept: the newest rows and what `by` may undo.
 
         Raises NoArchive.
         """
-        history = self.history
-        recent = [history.json_of(row) for row in history.newest(rows)]
-        last = recent[0] if recent else None
-        labels = self._labels
-        return {"last": last, "recent": recent, **desk_told(None if labels is None else labels.state(by))}
+        parts = self._present
+        recent = [parts.history.json_of(row) for row in parts.history.newest(rows)]
+        return {"last": recent[0] if recent else None, "recent": recent, **desk_told(parts.labels.state(by))}
 
     async def in_pool(self, work: Callable[[], _T]) -> _T:
         """Return what `work` returns, done in another thread. Raises NoArchive when that takes too long."""
@@ -148,14 +147,28 @@ class PageHome:
     def close(self) -> None:
         """Take no more work; returns at once."""
         self.news.close()
-        self._close_processes()
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            parts.close()
         self.hub.end_streams()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _close_processes(self) -> None:
-        for one in (self._pictures, self._second_look, self._labels):
-            if one is not None:
-                one.close()
+    @property
+    def _present(self) -> _Parts:
+        parts = self._parts
+        if parts is None:
+            raise NoArchive("the agent is starting or changing over")
+        return parts
+
+    def _parts_of(self, archive: Archive) -> _Parts:
+        return _Parts(
+            archive,
+            History(archive),
+            Sessions(archive),
+            LabelDesk(archive, self._tell_labels),
+            Pictures(archive),
+            SecondLook(archive, self._nothing_waits),
+        )
 
     def _tell_labels(self, change: LabelsChanged) -> None:
         self.hub.publish("labels", change_told(change))
@@ -168,5 +181,5 @@ class PageHome:
         return self.monitor.pulse().silent_seconds <= SILENT_SECONDS
 
     def _rows_of(self, paths: Sequence[Path]) -> list[dict[str, Any]]:
-        history = self._history
-        return [] if history is None else [history.json_of(row) for row in history.rows_of(paths)]
+        parts = self._parts
+        return [] if parts is None else [parts.history.json_of(row) for row in parts.history.rows_of(paths)]

@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from edge_agent.labelling.audit import OFFERED_SHARE, Tickets, may_be_blind, read_offer
-from edge_agent.labelling.label_desk import NothingToDo, Order
 from edge_agent.labelling.label_record import LONGEST_TEXT
 from edge_agent.labelling.label_rows import is_known_label
+from edge_agent.labelling.label_words import NothingToDo, Order
 from edge_agent.labelling.learning import ENOUGH, read_accuracy, read_new_labels
 from edge_agent.page.entry_filter import BadFilter, EntryFilter
 from edge_agent.page.json_body import answer_of, json_body, text_in
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from edge_agent.labelling.label_desk import Done
+    from edge_agent.labelling.label_words import Done
     from edge_agent.labelling.learning import Accuracy, NewLabels
     from edge_agent.labelling.shares import Share
     from edge_agent.page.home import PageHome

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from edge_agent.page.entry_row import Given, given_json, moment_of
 
 if TYPE_CHECKING:
-    from edge_agent.labelling.label_desk import DeskState, Done, LabelsChanged
     from edge_agent.labelling.label_rows import GivenWord
+    from edge_agent.labelling.label_words import DeskState, Done, LabelsChanged
 
 
 def change_told(change: LabelsChanged) -> dict[str, Any]:

@@ -109,9 +109,9 @@ class News:
             self._hub.publish("status", told)
         model = model_told(self._monitor.pulse().status)
         if model is not None and model != self._model:
-            is_first, self._model = self._model is None, model
-            if not is_first:
-                self._hub.publish("model", model)
+            # The first one too: a page that came while it was being loaded waits for it.
+            self._model = model
+            self._hub.publish("model", model)
 
     def _tell_entries(self) -> None:
         while paths := self._some():

@@ -85,12 +85,11 @@ def routes(home: PageHome) -> list[Route]:
         return _signed_in(home, request)
 
     async def state(request: Request) -> Response:
-        by = request.query_params.get("by") or _person()
-        return answer_of(await home.in_pool(lambda: state_of(home, by)))
+        by = request.query_params.get("by")
         if not home.hub.is_alive():
             # What it would say is old, and whoever asks must not take it for news.
             raise HTTPException(503, "the agent's main loop has stopped")
-        return answer_of(await home.in_pool(lambda: state_of(home)))
+        return answer_of(await home.in_pool(lambda: state_of(home, by or _person())))
 
     return [
         Route("/", shell),

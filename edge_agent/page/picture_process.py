@@ -51,6 +51,7 @@ PICTURE_COMMAND: Final = (
     *WORKER_COMMAND[:-1],
     WORKER_COMMAND[-1].replace("edge_agent.worker", "edge_agent.picture_maker"),
 )
+_ENDING: Final = "the agent is ending"
 _log = logging.getLogger(__name__)
 
 
@@ -124,7 +125,7 @@ class PictureProcess:
         with self._changed:
             self._closed = True
             for future in self._waiting.values():
-                _fail(future, "the agent is ending", later=True)
+                _fail(future, _ENDING, later=True)
             self._waiting.clear()
             self._changed.notify_all()
 
@@ -135,7 +136,7 @@ class PictureProcess:
         failed = self._failed.get(order)
         if self._closed or (failed is not None and self._clock() < failed.until):
             future: Future[Previews] = Future()
-            _fail(future, "the agent is ending" if failed is None else failed.reason, later=failed is None)
+            _fail(future, _ENDING if failed is None else failed.reason, later=failed is None)
             return future
         return self._waiting.get(order)
 
@@ -187,6 +188,8 @@ class PictureProcess:
         try:
             return self._started(job)
         except (OSError, WorkerEnded) as error:
+            if self._closed:
+                raise NoPicture(_ENDING, later=True) from None
             _log.warning("no pictures for the page at the moment: %s", error)
             self._no_start_before = self._clock() + PASSING_SECONDS
             raise NoPicture("the picture maker does not start", later=True) from None
@@ -211,9 +214,7 @@ class PictureProcess:
             line = process.hear(min(_POLL_SECONDS, left))
             if line is not None:
                 return line.strip()
-        raise WorkerEnded(
-            "the agent is ending" if self._closed else f"it took longer than {self._wall_seconds:g} s"
-        )
+        raise WorkerEnded(_ENDING if self._closed else f"it took longer than {self._wall_seconds:g} s")
 
     def _settle(self, order: Order, future: Future[Previews], answer: Previews | NotMade) -> None:
         if isinstance(answer, NotMade):
@@ -226,7 +227,7 @@ class PictureProcess:
     def _blame(self, order: Order, future: Future[Previews], error: Exception) -> None:
         """Not try a file again that the process did not survive, or was too slow for."""
         if self._closed:
-            _fail(future, "the agent is ending", later=True)
+            _fail(future, _ENDING, later=True)
             return
         _log.info("no picture of %s: %s", readable_path(order.path), error)
         reason = "the file cannot be drawn: the picture maker ended over it"

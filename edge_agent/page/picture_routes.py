@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 DRAWING_SECONDS: Final = 4.0
 """So long a request waits for a picture that has to be drawn first; then it is to be asked for again."""
+MOST_THUMBS_AWAITED: Final = 2
+"""A browser has six connections to a server, and what people say needs one: more thumbnails are asked for again."""
 MOST_KEPT: Final = 64
 """Details that are kept: a person goes back and forth between a few."""
 _DIGITS: Final = 18
@@ -39,11 +41,11 @@ _Key = tuple[int, str | None, str | None, "datetime"]
 
 def routes(home: PageHome) -> list[Route]:
     """Return the routes of pictures and details."""
-    reads, details = BoundedReads(), _Details()
+    reads, details, queue = BoundedReads(), _Details(), _Queue()
 
     def picture_route(kind: Kind) -> Callable[[Request], Any]:
         async def picture(request: Request) -> Response:
-            return await _picture(home, request, kind)
+            return await _picture(home, request, kind, queue)
 
         return picture
 
@@ -92,12 +94,37 @@ class _Details:
             self._kept.popitem(last=False)
 
 
+class _Queue:
+    """Requests that wait for pictures to be drawn."""
+
+    def __init__(self) -> None:
+        self._thumbs = 0
+
+    async def drawn(self, future: Future[Previews], kind: Kind) -> Previews:
+        """Return the pictures. Raises NoPicture; HTTPException (503) when that takes long, or many wait."""
+        is_thumb = kind == "thumb"
+        if is_thumb and self._thumbs >= MOST_THUMBS_AWAITED and not future.done():
+            raise _later()
+        self._thumbs += is_thumb
+        try:
+            # Others may wait for the same picture: whoever gives up, takes it from nobody.
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), DRAWING_SECONDS)
+        except TimeoutError:
+            raise _later() from None
+        finally:
+            self._thumbs -= is_thumb
+
+
+def _later() -> HTTPException:
+    return HTTPException(503, "the picture is being drawn; ask again", headers={"retry-after": "2"})
+
+
 def _key(row: EntryRow) -> _Key:
     """The same entry may be answered again, for other bytes or by another model."""
     return row.id, row.content, row.model_sha256, row.finished
 
 
-async def _picture(home: PageHome, request: Request, kind: Kind) -> Response:
+async def _picture(home: PageHome, request: Request, kind: Kind, queue: _Queue) -> Response:
     number, asked = _number(request), request.headers.get("if-none-match", "")
 
     def find() -> tuple[EntryRow, bytes | None]:
@@ -109,23 +136,13 @@ async def _picture(home: PageHome, request: Request, kind: Kind) -> Response:
         row, data = await home.in_pool(find)
         _require_same(row, request.query_params.get("v"))
         if data is None:
-            data = (await _drawn(home.pictures.drawn(row))).of(kind)
+            data = (await queue.drawn(home.pictures.drawn(row), kind)).of(kind)
     except NoPicture as error:
         raise HTTPException(503 if error.later else 404, str(error)) from None
     headers = {"etag": _tag(row, kind), "cache-control": _caching(row, request)}
     if not data:
         return Response(status_code=304, headers=headers)
     return Response(data, headers=headers, media_type="image/jpeg")
-
-
-async def _drawn(future: Future[Previews]) -> Previews:
-    try:
-        # Others may wait for the same picture: whoever gives up, takes it from nobody.
-        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), DRAWING_SECONDS)
-    except TimeoutError:
-        raise HTTPException(
-            503, "the picture is being drawn; ask again", headers={"retry-after": "2"}
-        ) from None
 
 
 def _number(request: Request) -> int:

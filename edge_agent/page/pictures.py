@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_agent.page.picture_budget import PictureBudget
 from edge_agent.page.picture_process import PICTURE_COMMAND, NoPicture, PictureProcess
-from edge_agent.picture_orders import MakerSettings, Order
+from edge_agent.picture_orders import MEMORY_LIMIT_MIB, MakerSettings, Order
 from edge_agent.preview_files import PICTURES_FOLDER, read_preview
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Pictures:
             self._folder,
             archive.snapshot_limit_mib,
             archive.free_space_floor_mib,
-            **({} if limit_mib is None else {"memory_limit_mib": limit_mib}),
+            limit_mib or MEMORY_LIMIT_MIB,
         )
         self._process = PictureProcess(settings, command=command)
 
@@ -55,8 +55,7 @@ class Pictures:
     def drawn(self, row: EntryRow) -> Future[Previews]:
         """Return the pictures to come, of a row that `kept` has none of; the future raises NoPicture."""
         future = self._process.ask(Order(row.path, row.content or ""))
-        if self._budget is not None:
-            self._budget.note()
+        future.add_done_callback(self._note_drawn)
         return future
 
     def note_finding(self, finding: Finding) -> None:
@@ -69,3 +68,7 @@ class Pictures:
         self._process.close()
         if self._budget is not None:
             self._budget.close()
+
+    def _note_drawn(self, future: Future[Previews]) -> None:
+        if self._budget is not None and not future.cancelled() and future.exception() is None:
+            self._budget.note()

@@ -215,6 +215,7 @@ class _Looker:
         """Return the answer to these very bytes; None where no file of the journal holds them. Raises _Ended."""
         for path in labelled.paths:
             finding = self._finding(path)
+            self._clear()
             if finding is not None and labelled.content in (finding.sha256, finding.fingerprint):
                 return finding.label
         return None

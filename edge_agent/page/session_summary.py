@@ -31,6 +31,7 @@ _HEIGHT: Final = 170
 _COLOURS: Final = ("#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#e69f00")
 """Okabe-Ito in the page's own order (`static/colours.js`); each class has a letter as well."""
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_WIDEST_BAR: Final = 40
 _LEGENDS_IN_A_LINE: Final = 6
 _STYLE: Final = """
 @page { size: A4; margin: 14mm }
@@ -139,7 +140,13 @@ def _bars(bins: Bins, keys: dict[str, _Key]) -> str:
         return "<p>No file has an answer.</p>\n"
     step = _WIDTH / len(bins.counts)
     shapes = "".join(
-        _bar(number * step, step * 0.9, counts, most, [keys[label].colour for label in bins.labels])
+        _bar(
+            number * step,
+            min(step * 0.9, _WIDEST_BAR),
+            counts,
+            most,
+            [keys[label].colour for label in bins.labels],
+        )
         for number, counts in enumerate(bins.counts)
     )
     start, end = (

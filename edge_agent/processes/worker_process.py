@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -45,6 +46,17 @@ _LONGEST_LINE_BYTES: Final = 4 * 1024 * 1024
 _MOST_UNHEARD_LINES: Final = 16
 _REAP_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
+
+
+_living: Final[weakref.WeakSet[WorkerProcess]] = weakref.WeakSet()
+_living_lock: Final = threading.Lock()
+
+
+def living_pids() -> tuple[int, ...]:
+    """Return the processes of this kind that this process has started and that have not ended."""
+    with _living_lock:
+        started = tuple(_living)
+    return tuple(process.pid for process in started if process.exit_code() is None)
 
 
 class WorkerEnded(Exception):
@@ -83,6 +95,8 @@ class WorkerProcess:
             thread.start()
         self.pid = self._process.pid
         """That of a launcher, until the worker in it has told its own."""
+        with _living_lock:
+            _living.add(self)
 
     def exit_code(self) -> int | None:
         """Return how it ended, or None while it lives."""

@@ -107,7 +107,7 @@ class Client:
         took = 1000 * (time.perf_counter() - start)
         if answer.status != 200:
             raise SystemExit(f"{path} {query}: {answer.status} {body[:200]!r}")
-        return took, json.loads(body)
+        return took, json.loads(body) if body.startswith(b"{") else {}
 
 
 def line(what: str, times: list[float]) -> None:
@@ -144,6 +144,7 @@ def measure(client: Client) -> None:
     _, index = client.ask("/api/history/index")
     anchors = [chance.choice(index["anchors"]) or "" for _ in range(JUMPS)]
     line("200 random jumps", [client.ask("/api/history", after=after)[0] for after in anchors])
+    measure_sessions(client, [session["id"] for session in facets["sessions"]])
     slowest: list[tuple[float, dict[str, object]]] = []
     pages, indexes = [], []
     for query in combinations(facets):
@@ -160,6 +161,14 @@ def measure(client: Client) -> None:
         print(f"    slow: {took:.1f} ms {query}")
 
 
+def measure_sessions(client: Client, sessions: list[int]) -> None:
+    """Ask for numbers, page and table."""
+    line("the latest session", [client.ask("/api/sessions/latest")[0] for _ in range(ROUNDS)])
+    line("any session", [client.ask(f"/api/sessions/{number}")[0] for number in sessions])
+    for what in ("summary.html", "entries.csv"):
+        line(f"its {what}", [client.ask(f"/api/sessions/{number}/{what}")[0] for number in sessions[:ROUNDS]])
+
+
 def main() -> None:
     """Fill, serve, ask."""
     files = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
@@ -172,6 +181,12 @@ def main() -> None:
         client = Client(int(server.word.rsplit(":", 1)[1].strip("/")), home.access.cookie)
         with closing(client.connection):
             measure(client)
+            # Half an hour between any two files: nothing ends a session.
+            journal.change(
+                lambda connection: connection.execute("UPDATE entries SET finished_us = id * 1800000000")
+            )
+            print("all files in one session:")
+            measure_sessions(client, [1_800_000_000])
         server.close()
         home.close()
 

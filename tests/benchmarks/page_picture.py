@@ -65,7 +65,9 @@ def a_good_moment(page: LivePage, tab: Any) -> bool:
     latest = tab.locator("#latest")
     drawn = latest.locator("canvas[data-drawn]")
     until(
-        lambda: drawn.count() and drawn.first.get_attribute("data-drawn") == latest.get_attribute("data-entry"),
+        lambda: (
+            drawn.count() and drawn.first.get_attribute("data-drawn") == latest.get_attribute("data-entry")
+        ),
         "the picture is drawn",
     )
     return True

@@ -6,11 +6,10 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_rig import QuietPage, chromium_running, no_browser, visiting
+from page_rig import QuietPage, chromium_running, no_browser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import ExitStack
+    from collections.abc import Iterator
     from pathlib import Path
 
 

@@ -1,7 +1,7 @@
 """A quiet page in a process of its own: it can be stopped, continued and killed, and measures nothing of ours.
 
-`QuietProcess(place).do("saved", 1000)` calls that method of the `QuietPage` there and returns what it returns, where
-that has a form in JSON. Run as a script, this module is that process.
+`QuietProcess(place).do("saved", 1000)` calls that method of the page there and returns what it returns, where that
+has a form in JSON. Run as a script, this module is that process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from page_rig import MISSING, REPOSITORY, Page, QuietPage  # noqa: E402
+from page_rig import MISSING, REPOSITORY, Page, QuietPage
 
 
 class BusyPage(QuietPage):

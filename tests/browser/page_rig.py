@@ -53,6 +53,8 @@ SWITCHES: Final = (
 SHIPPED_MODEL: Final = REPOSITORY / "models" / "particle-shape-1.2"
 LABELS: Final = ("faceted", "rod", "round")
 AXE_RULES: Final = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
+ALL_PARTS: Final = """() => performance.getEntriesByType('resource')
+  .some(one => one.name.endsWith('/view_keys.js') && one.responseEnd > 0)"""
 WAIT_SECONDS: Final = float(os.environ.get("SCOPEWATCH_RIG_SECONDS", "30"))
 MISSING: Final = ("/thumb.jpg", "/picture.jpg")
 START: Final = datetime(2026, 5, 4, 8, tzinfo=UTC)
@@ -94,6 +96,7 @@ class Visit:
         tab.goto(self.address + fragment + (f"#token={self.token}" if signed_in else ""))
         if signed_in:
             tab.locator("#state-bar").wait_for()
+            until(lambda: tab.evaluate(ALL_PARTS), "the page's parts are loaded")
         return tab
 
     def watch(self, tab: Any) -> None:
@@ -130,7 +133,9 @@ def accessible(tab: Any) -> list[str]:
     """What axe finds against WCAG 2.2 AA (and its own best practice), a line each; none is what is wanted."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(tab, options={"runOnly": list(AXE_RULES), "resultTypes": ["violations"], "preload": False})
+    found = Axe().run(
+        tab, options={"runOnly": list(AXE_RULES), "resultTypes": ["violations"], "preload": False}
+    )
     return [
         f"{rule['id']}: {node['target']} {node['failureSummary']}"
         for rule in found.response["violations"]
@@ -263,7 +268,8 @@ class QuietPage(Page):
             "reasons": ("novel",) if uncertain else (),
             "stamp": FileStamp(4096 + number, 10**18 + number, 1, number + 1),
             "sha256": sha256(f"{path}{number}".encode("utf-8", "surrogateescape")).hexdigest(),
-            "finished": START + timedelta(seconds=10 * number), "settled": START + timedelta(seconds=10 * number - 1),
+            "finished": START + timedelta(seconds=10 * number),
+            "settled": START + timedelta(seconds=10 * number - 1),
         }  # fmt: skip
         return replace(finding(), **(values | changes))
 
@@ -286,9 +292,7 @@ class QuietPage(Page):
         content = small_dm3(self.made, 64)
         others = [label for label in self.labels if label != found.label]
         rest = (1 - (found.probability or 0)) / max(1, len(others))
-        probabilities = {
-            label: found.probability if label == found.label else rest for label in self.labels
-        }
+        probabilities = {label: found.probability if label == found.label else rest for label in self.labels}
         rows = 8
         grid = [[peak_at(row, column, rows) for column in range(rows)] for row in range(rows)]
         box = [0, 0, 64, 64]
@@ -386,12 +390,13 @@ def file_names_of_this_disk(folder: Path, names: Sequence[bytes]) -> list[bytes]
     """Those of the names that this disk takes."""
     taken = []
     for name in names:
-        path = os.path.join(os.fsencode(folder), name)
+        file = folder / os.fsdecode(name)
         try:
-            with open(path, "xb"):
-                pass
+            file.touch(exist_ok=False)
         except OSError:
-            continue
-        os.unlink(path)
+            if not file.exists():
+                continue
+        else:
+            file.unlink()
         taken.append(name)
     return taken

@@ -1,4 +1,4 @@
-"""Whether everybody can use the page: axe in every place and colour theme, narrow and enlarged, with little motion."""
+"""Whether everybody can use the page: axe in every place and theme, narrow and enlarged, with little motion."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuietPage]:
         quiet.comes(quiet.a_finding("spectrum.dm3", outcome="not_an_image", reason="a spectrum of 2048 channels",
                                     label=None, probability=None, decision=None, reasons=()))  # fmt: skip
         quiet.comes(quiet.a_finding(f"{'a very long name ' * 12}.dm3"))
-        quiet.comes(quiet.with_picture("doubtful.dm3", decision="abstain", reasons=("novel", "low_confidence")))
+        quiet.comes(
+            quiet.with_picture("doubtful.dm3", decision="abstain", reasons=("novel", "low_confidence"))
+        )
         quiet.comes(quiet.with_picture("latest.dm3", finished=datetime.now(UTC), label="round", probability=0.97,
                                        decision="accept", reasons=()))  # fmt: skip
         yield quiet
@@ -94,7 +96,10 @@ def test_the_list_of_keys(tab: Any) -> None:
 
 
 def test_an_entry_that_is_no_micrograph_and_one_without_an_answer(tab: Any) -> None:
-    for name, words in (("spectrum.dm3", "a spectrum of 2048 channels"), ("doubtful.dm3", "ABSTAINED: novel")):
+    for name, words in (
+        ("spectrum.dm3", "a spectrum of 2048 channels"),
+        ("doubtful.dm3", "ABSTAINED: novel"),
+    ):
         tab.locator("#history .name", has_text=name).click()
         expect(tab.locator("#latest")).to_contain_text(words)
         assert accessible(tab) == []
@@ -135,6 +140,6 @@ def test_in_red_nothing_else_shines(tab: Any, page: QuietPage) -> None:
 
 def test_regions_have_names_and_the_picture_says_what_it_shows(tab: Any) -> None:
     tab.locator("#history .name", has_text="latest.dm3").click()
-    expect(tab.locator("canvas[role=img]")).to_have_attribute("aria-label", "latest.dm3: round 97 %, accepted")
+    expect(tab.locator("canvas[role=img]")).to_have_attribute("aria-label", "micrograph latest.dm3")
     for role in ("banner", "main", "navigation", "complementary"):
         assert tab.get_by_role(role).count() == 1, role

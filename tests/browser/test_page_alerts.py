@@ -1,4 +1,4 @@
-"""What is told when the agent's state changes: after it held, once, not while it is to be silent, and never twice."""
+"""What is told when the agent's state changes: after it held, once, and not while it is to be silent."""
 
 from __future__ import annotations
 

@@ -37,9 +37,11 @@ def shows(tab: Any, name: str) -> None:
     until(lambda: (first.get_attribute("aria-label") or "").startswith(name), f"{name} in the strip")
 
 
-def is_dimmed(tab: Any) -> bool:
-    """Whether the picture is shown as one of before."""
-    return bool(tab.evaluate(DIMMED))
+def dims(tab: Any, dimmed: bool = True) -> None:
+    """Wait until the picture is shown as one of before, or as one of now."""
+    until(
+        lambda: tab.evaluate(DIMMED) is dimmed, "the picture is dimmed" if dimmed else "the picture is bright"
+    )
 
 
 def test_seven_tabs_are_live_over_one_stream(chromium: Any, quiet: QuietPage) -> None:
@@ -71,7 +73,7 @@ def test_a_server_that_is_gone_and_comes_back(chromium: Any, quiet: QuietPage) -
         tab.clock.run_for(13_000)
         bar = tab.locator("#state-bar[data-state=no_contact]")
         bar.wait_for()
-        assert is_dimmed(tab)
+        dims(tab)
         before = bar.inner_text()
         tab.clock.run_for(3_000)
         assert bar.inner_text() != before
@@ -81,7 +83,7 @@ def test_a_server_that_is_gone_and_comes_back(chromium: Any, quiet: QuietPage) -
         tab.clock.run_for(10_000)
         tab.locator("#state-bar:not([data-state=no_contact])").wait_for()
         shows(tab, meanwhile)
-        assert not is_dimmed(tab)
+        dims(tab, False)
 
 
 def test_an_agent_killed_with_its_connections(chromium: Any, apart: QuietProcess) -> None:
@@ -107,7 +109,7 @@ def test_an_agent_that_stalls_with_its_connections_open(chromium: Any, apart: Qu
         try:
             tab.clock.run_for(13_000)
             tab.locator("#state-bar[data-state=no_contact]").wait_for()
-            assert is_dimmed(tab)
+            dims(tab)
         finally:
             apart.go_on()
         tab.clock.run_for(1_000)
@@ -128,7 +130,9 @@ def test_after_a_closed_lid_nothing_old_looks_new(chromium: Any, quiet: QuietPag
           new MutationObserver(() => window.seen.push(bar.dataset.state)).observe(bar, {attributes: true});
         }""")
         tab.clock.fast_forward(3_600_000)
-        until(lambda: "no_contact" in tab.evaluate("() => window.seen"), "said at once that there is no contact")
+        until(
+            lambda: "no_contact" in tab.evaluate("() => window.seen"), "said at once that there is no contact"
+        )
         until(lambda: bar.get_attribute("data-state") != "no_contact", "in touch again")
         expect(bar).to_contain_text("ago")
 

@@ -1,4 +1,4 @@
-"""Every state of the agent, on the page: its word, its reason, the command to run; and the page stays accessible."""
+"""Every state of the agent, on the page: its word, its reason, what to run; and the page stays accessible."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from agent_numbers import DISK, FOLDER, WORKER
-from page_rig import QuietPage, accessible, until, visiting
+from page_rig import QuietPage, accessible, visiting
 from playwright_or_skip import expect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,10 @@ def tab(chromium: Any, page: QuietPage) -> Iterator[Any]:
 
 STATES = [
     pytest.param(
-        {"model": None, "worker": WORKER.model_copy(update={"pid": None, "trouble": "manifest: hash differs"})},
+        {
+            "model": None,
+            "worker": WORKER.model_copy(update={"pid": None, "trouble": "manifest: hash differs"}),
+        },
         ["hash differs", "edge-agent models"],
         id="model_refused",
     ),

@@ -129,6 +129,20 @@ def test_a_damaged_finding_costs_its_reasons_only(journal, history):
     assert history.newest(1)[0].reasons == ()
 
 
+@pytest.mark.parametrize("finished_us", [2**62, -(2**62)])
+def test_a_time_that_no_calendar_has_hides_no_row(journal, history, finished_us):
+    record(journal, entry("a.dm3"), entry("b.dm3", 1))
+    journal.change(
+        lambda connection: connection.execute("UPDATE entries SET finished_us = ?", (finished_us,))
+    )
+
+    told = [history.json_of(row) for row in history.page().rows]
+
+    assert [row["at"][:4] for row in told] == ["9999", "9999"] if finished_us > 0 else ["0001", "0001"]
+    assert history.index().total == 2
+    assert history.facets().labels == ("rod",)
+
+
 # --- filters ------------------------------------------------------------------------------------------------------
 
 

@@ -582,6 +582,17 @@ def test_a_file_has_one_entry_that_keeps_its_id(journal):
     ]
 
 
+def test_what_is_taken_over_from_sidecars_was_finished_when_they_say(tmp_path):
+    path = tmp_path / "a.dm3"
+    finish(path)
+    with Journal(tmp_path / "state") as journal:
+        assert take_over(journal, [path]) == []
+        columns = "finished_us, outcome, label, probability, decision, content, model_sha256"
+        assert entries(journal, columns) == [
+            (1_777_777_780_000_000, "classified", "round", 0.97, "accept", "ab" * 32, "ef" * 32)
+        ]
+
+
 def test_an_entry_goes_with_its_file_and_its_id_is_not_given_again(journal):
     for name in "abc":
         journal.record(done(f"/d/{name}.dm3"))

@@ -143,10 +143,13 @@ def test_a_change_comes_from_our_own_page(page, ours, path, headers, status):
 @pytest.mark.parametrize("path", CHANGES)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
 def test_nothing_is_changed_by_another_method(ours, path, method):
-    reads = [known for known_method, known in INSIDE if known_method == "GET"]
+    is_read_too = ("GET", path) in INSIDE and method in ("GET", "HEAD")
     status, _, _ = ours.ask(method, path)
 
-    assert status == 405 or (path in reads and method in ("GET", "HEAD"))
+    # /api/sessions/end is read as the session called "end", which there is not.
+    assert is_read_too or status == (
+        404 if path == "/api/sessions/end" and method in ("GET", "HEAD") else 405
+    )
 
 
 @pytest.mark.parametrize(
@@ -278,7 +281,7 @@ def test_while_there_is_no_key_nobody_is_let_in(tmp_path):
     (state / "page.token").mkdir()  # nothing can be put in its place
     with page_on(tmp_path) as page:
         status, _, body = page.ask("GET", "/api/state")
-        assert status == 401
+        assert status == 503
         assert b"the page has no key" in body
         assert page.ask("POST", "/api/session", {"token": ""})[0] == 401
         assert page.ask("GET", "/healthz")[0] == 200

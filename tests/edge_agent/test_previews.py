@@ -46,7 +46,9 @@ def classifier(tiny):
 @pytest.fixture(scope="module")
 def large_field():
     """2048 px of round particles, as counts from 0 to 250."""
-    pixels = draw_field("round", np.random.default_rng(1), 2048).pixels.astype(float)
+    small = draw_field("round", np.random.default_rng(1), 512).pixels.astype(float)
+    pixels = small.repeat(4, axis=0).repeat(4, axis=1)
+    pixels += np.random.default_rng(2).normal(0, 0.05 * small.std(), pixels.shape)
     return np.clip(250 * (pixels - pixels.min()) / np.ptp(pixels), 0, 250)
 
 

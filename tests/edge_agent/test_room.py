@@ -191,6 +191,15 @@ def test_a_worker_that_is_replaced_makes_no_load(processors, clock):
     assert load.percent() == pytest.approx(5)
 
 
+def test_what_the_pages_processes_use_is_no_load_of_others(processors, clock, monkeypatch):
+    monkeypatch.setattr(room_module, "living_pids", lambda: (7,))
+    processors.worker = 0.0
+    load = ForeignLoad(lambda: None)
+    load.percent()
+    processors.worker, processors.times, clock.now = 10.0, Times(10, 0, 10, 0, 0, 0), 10.0
+    assert load.percent() == 0.0
+
+
 def test_the_load_of_this_pc_is_a_share():
     load = ForeignLoad(lambda: os.getpid())
     assert load.percent() == 0.0

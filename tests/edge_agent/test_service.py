@@ -10,6 +10,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+from labelled import event, given
 
 from edge_agent import desk as desk_module
 from edge_agent import retries as retries_module
@@ -18,6 +19,7 @@ from edge_agent import service as service_module
 from edge_agent.config import AgentConfig, InstrumentConfig, RetentionConfig
 from edge_agent.files import stamp_of
 from edge_agent.journal import Journal
+from edge_agent.labelling.label_log import add_events, read_events
 from edge_agent.service import Service
 from edge_agent.sidecar import read_record, sidecar_json
 from edge_agent.status import AgentStatus, AlreadyRunning, running_status
@@ -166,6 +168,26 @@ def test_without_its_journal_it_takes_over_every_sidecar(config, scope, microgra
     assert {path: path.stat().st_mtime_ns for path in scope.glob("*.json")} == written
     with Journal(config.state) as journal:
         assert journal.counts() == {"classified": 2}
+
+
+def test_without_its_journal_it_knows_again_what_people_said(
+    config, scope, micrograph_bytes, publishing_often
+):
+    saved = scope / "a.dm3"
+    saved.write_bytes(micrograph_bytes)
+    with running(config) as agent:
+        finding = agent.next()
+    labels = saved.with_name("a.dm3.label.json")
+    add_events(labels, [event(source_sha256=finding.sha256)])
+    for file in config.state.glob("journal.sqlite*"):
+        file.unlink()
+
+    with running(config) as agent:
+        agent.until(lambda status: status.since_start.get("taken_over"))
+
+    with Journal(config.state) as journal:
+        assert given(journal) == {1: ("correct", "rod", "ann")}
+    assert read_events(labels) == (event(source_sha256=finding.sha256),)
 
 
 def test_the_instruments_profile_reaches_the_sidecar(config, scope, micrograph_bytes):

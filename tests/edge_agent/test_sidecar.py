@@ -170,12 +170,20 @@ def test_a_name_is_refused_where_the_outputs_names_do_not_fit(char):
         OutputPlan().place(Path("/d") / (char * (longest + 1) + ".dm3"))
 
 
+@pytest.mark.parametrize(("name", "other"), [("a.dm3.label", "a.dm3"), ("b.LABEL", "b")])
+def test_a_name_is_refused_whose_sidecar_would_be_the_labels_of_another(name, other):
+    with pytest.raises(NameTooLong, match=f"the name of the labels of '{other}'; rename the file"):
+        OutputPlan().place(Path("/d") / name)
+    assert OutputPlan().place(Path("/d") / other).labels.name == f"{other}.label.json"
+
+
 @pytest.mark.parametrize(
     ("name", "own"),
     [
         ("a.dm3", False),
         ("a.dm3.json", True),
         ("a.dm3.heatmap.png", True),
+        ("a.dm3.label.json", True),
         ("A.HEATMAP.PNG", True),
         ("map.png", False),
     ],

@@ -69,6 +69,19 @@ def test_outputs_of_a_micrograph_that_is_gone_are_shown_and_removed(root, name):
     assert files_below(root) == {"kept.dm3"}
 
 
+@pytest.mark.parametrize("name", ["a.dm3.label.json", "a.dm3.label.kept-0123abcd.json", "A.DM3.label.json"])
+def test_what_people_said_of_a_micrograph_always_stays(root, name):
+    orphan = finish(root / "a.dm3")
+    for content in (b'{"schema": "scopewatch.label/1", "events": []}', orphan.sidecar.read_bytes()):
+        (root / name).write_bytes(content)
+        orphan.source.unlink(missing_ok=True)
+
+        assert look_for_orphans([root], None).orphans == (orphan,)
+
+    remove(look_for_orphans([root], None))
+    assert files_below(root) == {"kept.dm3", name}
+
+
 def test_a_sidecar_without_heatmap_goes_alone(root):
     orphan = finish(root / "spectrum.dm3", heatmap=False)
     orphan.source.unlink()

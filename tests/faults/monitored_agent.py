@@ -38,6 +38,7 @@ def main(folder: str, state: str, model: str, port: str, files: str, events: str
         ),
         on_finding=hear,
         on_status=monitor.note_status,
+        on_archive=monitor.meet,
         surroundings=lambda: Surroundings(page=monitor.word),
     )  # fmt: skip
     monitor.start()

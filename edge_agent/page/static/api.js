@@ -11,8 +11,10 @@ export class ApiError extends Error {
   }
 }
 
+const asJson = (answer) => (answer.status === 204 ? null : answer.json());
+
 /** Read JSON. Raises ApiError, as all here do. */
-export const get = async (path, options) => (await ask(path, options)).json();
+export const get = (path, options) => ask(path, options, asJson);
 
 /** Change something; once more with a new token where the agent was started anew. */
 export async function post(path, body = {}) {
@@ -33,22 +35,23 @@ export async function state() {
 }
 
 /** Fetch a picture; who draws it closes it. */
-export const bitmap = async (path, options) => createImageBitmap(await (await ask(path, options)).blob());
+export const bitmap = (path, options) => ask(path, options, async (answer) => createImageBitmap(await answer.blob()));
 
-async function send(path, body) {
+function send(path, body) {
   const headers = { "Content-Type": "application/json", "X-Scopewatch-Token": csrf };
-  const answer = await ask(path, { method: "POST", headers, body: JSON.stringify(body) });
-  return answer.status === 204 ? null : answer.json();
+  return ask(path, { method: "POST", headers, body: JSON.stringify(body) }, asJson);
 }
 
-async function ask(path, { signal, ...options } = {}) {
+async function ask(path, { signal, ...options } = {}, read) {
   const ends = [AbortSignal.timeout(PATIENCE_MS), signal].filter(Boolean);
-  const answer = await fetch(path, { ...options, signal: AbortSignal.any(ends) }).catch(() => {
-    throw new ApiError(0, "the agent does not answer", null);
-  });
-  if (answer.ok) return answer;
-  const body = await answer.json().catch(() => null);
-  throw new ApiError(answer.status, body?.error ?? `the agent answered ${answer.status}`, body);
+  try {
+    const answer = await fetch(path, { ...options, signal: AbortSignal.any(ends) });
+    if (answer.ok) return await read(answer);
+    const body = await answer.json().catch(() => null);
+    throw new ApiError(answer.status, body?.error ?? `the agent answered ${answer.status}`, body);
+  } catch (error) {
+    throw error instanceof ApiError ? error : new ApiError(0, "the agent does not answer", null);
+  }
 }
 
 export const api = { get, post, bitmap };

@@ -61,7 +61,8 @@ let ending = null; // ends what is loading
 // In a burst the newest wins and nothing queues up: while one entry loads, only the last one that is wanted waits.
 async function turn() {
   if (ending) {
-    if (!store.state.following || performance.now() - since > SLOW_MS) ending.abort();
+    const isLate = !store.state.following || performance.now() - since > SLOW_MS;
+    if (store.state.wanted !== current && isLate) ending.abort();
     return;
   }
   while (store.state.wanted !== current && !document.hidden) {

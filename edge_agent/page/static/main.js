@@ -22,13 +22,27 @@ async function begin() {
   await takeKey();
   startLive();
   const parts = { history: at("history"), corrections, session: at("session"), learning: at("learning"), view_keys: picture };
+  let isWhole = true;
   for (const [name, root] of Object.entries(parts)) {
+    const part = await import(`./${name}.js`).catch(again);
+    isWhole &&= Boolean(part);
     try {
-      (await import(`./${name}.js`)).start(root, { store, api, stream, show, follow });
+      part?.start(root, { store, api, stream, show, follow });
     } catch (error) {
       console.error(error);
     }
   }
+  if (isWhole) delete sessionStorage.again;
+}
+
+// The agent went while the page was loading: load it once more when it is back.
+function again(error) {
+  console.error(error);
+  stream.onEvent("open", () => {
+    if (sessionStorage.again) return;
+    sessionStorage.again = "tried";
+    location.reload();
+  });
 }
 
 // One of history, session and learning at a time, by pointer or arrow keys.

@@ -25,7 +25,7 @@ export function start(root) {
     try {
       await post("/api/session", { token: keyIn(field.value) ?? field.value.trim() });
       field.value = "";
-      stream.signIn();
+      stream.tell("signed_in");
     } catch (error) {
       put(said, error.message);
       field.focus();

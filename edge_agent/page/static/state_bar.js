@@ -43,7 +43,7 @@ export function start(root) {
     age: el("span"),
     detail: el("span"),
     command: el("code"),
-    also: el("ul", { class: "also" }),
+    also: el("ul", { class: "also", "aria-label": "Also" }),
     snooze: el("button", { "data-act": "snooze", onclick: () => turn(alarm.snooze(Date.now())) }),
   });
   root.append(

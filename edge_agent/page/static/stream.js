@@ -41,8 +41,8 @@ export const stream = {
     close();
   },
 
-  /** Say in all tabs that this browser may read now. */
-  signIn: () => tell("signed_in"),
+  /** Say something in all tabs, in this one too: "signed_in" is said by the page itself. */
+  tell,
 };
 
 stream.onEvent("signed_in", () => {
