@@ -3,6 +3,7 @@
 
 import { classMark } from "./colours.js";
 import { el, put } from "./dom.js";
+import { showPicture } from "./drawing.js";
 import { Filters } from "./filters.js";
 import { keys } from "./keys.js";
 import { Pages, VirtualList } from "./virtual_list.js";
@@ -178,8 +179,7 @@ class Entries {
     for (const [position, { thumb }] of this.list.nodes) {
       const row = this.pages.at(position);
       if (row?.outcome !== "classified" || thumb.hasAttribute("src")) continue;
-      thumb.src = `/api/entries/${row.id}/thumb.jpg?v=${(row.content ?? "").slice(0, 16)}`;
-      thumb.hidden = false;
+      showPicture(thumb, `/api/entries/${row.id}/thumb.jpg?v=${(row.content ?? "").slice(0, 16)}`);
     }
   }
 
@@ -265,7 +265,7 @@ class Entries {
 function makeRow() {
   const node = el("div", { class: "entry", role: "option" });
   for (const name of ["mark", "answer", "given", "name", "when"]) node[name] = el("span", { class: name });
-  node.thumb = el("img", { alt: "", width: 40, height: 40, decoding: "async", onerror: ({ target }) => (target.hidden = true) });
+  node.thumb = el("img", { alt: "", width: 40, height: 40, decoding: "async", hidden: true });
   node.append(node.thumb, node.mark, el("span", { class: "line" }, node.answer, node.given), el("span", { class: "line small" }, node.name, node.when));
   return node;
 }
