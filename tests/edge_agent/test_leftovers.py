@@ -104,7 +104,14 @@ def test_a_folder_in_which_no_agent_kept_its_state_stays(pc):
 
 def test_of_a_folder_that_holds_other_things_only_the_agents_own_goes(pc):
     (pc / "scopewatch").rename(pc / "thesis")
-    for name in ("chapter.tex", "figures/a.dm3", "agent.log.1", "journal.sqlite-wal", "drift.json"):
+    for name in (
+        "chapter.tex",
+        "figures/a.dm3",
+        "agent.log.1",
+        "journal.sqlite-wal",
+        "drift.json",
+        "page.token",
+    ):
         (pc / "thesis" / name).parent.mkdir(exist_ok=True)
         (pc / "thesis" / name).touch()
     line = purged(pc, state=pc / "thesis")[0]
