@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from edge_agent.journaling.attempts import Key
 
 _RETRY_SECONDS: Final = 5.0
-_MOST_WAITING: Final = 10_000
+_AT_A_TIME: Final = 50
+_MOST_WAITING: Final = 1000
+"""Files; of those beyond, what people said is known again with the next new journal."""
 _COMPLAINT_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
 
@@ -48,23 +50,11 @@ class LabelIntake:
         self._journal = journal
         self._plan = plan
         self._lock = threading.Lock()
-        self._waiting: dict[Path, None] = {}
+        self._waiting: dict[Path, Sequence[LabelEvent]] = {}
         self._due = self._complaint_due = float("-inf")
 
     def take(self, path: Path) -> int:
         """Read back what people said of a micrograph, as far as the journal lacks it; return how many events."""
-        return self._take(path)
-
-    def retry(self) -> None:
-        """Read back what the journal did not take before; to be called again and again."""
-        with self._lock:
-            if not self._waiting or time.monotonic() < self._due:
-                return
-            waiting, self._waiting = self._waiting, {}
-        for earlier in waiting:
-            self._take(earlier)
-
-    def _take(self, path: Path) -> int:
         try:
             events = read_events(self._plan.place(path).labels)
         except NameTooLong:
@@ -72,8 +62,18 @@ class LabelIntake:
         except (OSError, ValueError) as error:
             self._complain(path, error)
             return 0
-        if not events:
-            return 0
+        return self._put(path, events) if events else 0
+
+    def retry(self) -> None:
+        """Give the journal some of what it did not take before; reads no file. To be called again and again."""
+        with self._lock:
+            if not self._waiting or time.monotonic() < self._due:
+                return
+            some = [(path, self._waiting.pop(path)) for path in list(self._waiting)[:_AT_A_TIME]]
+        for path, events in some:
+            self._put(path, events)
+
+    def _put(self, path: Path, events: Sequence[LabelEvent]) -> int:
         try:
             return self._journal.change(
                 partial(put_events_back, key=key_of(path), events=events), durable=False
@@ -82,7 +82,7 @@ class LabelIntake:
             with self._lock:
                 self._due = time.monotonic() + _RETRY_SECONDS
                 if len(self._waiting) < _MOST_WAITING:
-                    self._waiting[path] = None
+                    self._waiting[path] = events
             return 0
 
     def _complain(self, path: Path, error: Exception) -> None:

@@ -46,7 +46,9 @@ _AT_A_TIME: Final = 200
 _MOST_FAILURES: Final = 3
 """Files of one folder that fail one after the other: then the folder is at fault, and left alone in this round."""
 _PAUSED_SECONDS: Final = 0.2
-_MANY_RESTS: Final = 100
+_MOST_RESTING: Final = 100
+"""Files of one folder; its others wait until one of these takes its labels."""
+_LONGEST_BREATH_SECONDS: Final = 0.05
 _SLOW_SECONDS: Final = 10.0
 _COMPLAINT_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
@@ -78,7 +80,10 @@ class LabelOutbox:
         self._clean: set[Path] = set()
         self._clock = clock
         self._rests: dict[Key, _Rest] = {}
+        # By folder: new failures of this round, files that rest, failures in a row.
         self._fresh: Counter[bytes] = Counter()
+        self._resting: Counter[bytes] = Counter()
+        self._failures: Counter[bytes] = Counter()
         self._seen = 0
         self._complaint_due = float("-inf")
         self._writing: tuple[Key, float] | None = None
@@ -120,8 +125,13 @@ class LabelOutbox:
             rows = list(group)
             if must_pause():
                 break
-            if self._may_try(key) and self._write(key, rows):
-                written += [row.number for row in rows]
+            if self._may_try(key):
+                started = time.monotonic()
+                if self._write(key, rows):
+                    written += [row.number for row in rows]
+                if len(page) > len(rows):
+                    # Of many, half of the disk's time is left to the instrument.
+                    time.sleep(min(time.monotonic() - started, _LONGEST_BREATH_SECONDS))
             self._seen = rows[-1].number
         try:
             if written:
@@ -137,10 +147,10 @@ class LabelOutbox:
         One that failed is tried when it is due. The others are tried until too many of their folder fail as well:
         so neither a single file keeps its folder from its labels, nor a folder without rights the disk busy.
         """
-        rest = self._rests.get(key)
+        rest, folder = self._rests.get(key), key[0]
         if rest is not None:
             return rest.due <= self._clock()
-        return self._fresh[key[0]] < (_MOST_FAILURES if len(self._rests) < _MANY_RESTS else 1)
+        return self._fresh[folder] < _MOST_FAILURES and self._resting[folder] < _MOST_RESTING
 
     def _write(self, key: Key, rows: list[Waiting]) -> bool:
         self._writing = (key, self._clock())
@@ -152,8 +162,9 @@ class LabelOutbox:
             return False
         finally:
             self._writing = None
-        self._fresh[key[0]] = 0
+        self._fresh[key[0]] = self._failures[key[0]] = 0
         if self._rests.pop(key, None) is not None:
+            self._resting[key[0]] -= 1
             _log.info("labels of %s are written again", _readable(key))
         return True
 
@@ -192,12 +203,12 @@ class LabelOutbox:
         return path
 
     def _note_failure(self, key: Key, error: Exception) -> None:
-        before, now = self._rests.get(key), self._clock()
-        if before is None:
-            self._fresh[key[0]] += 1
+        before, folder, now = self._rests.get(key), key[0], self._clock()
+        self._fresh[folder] += before is None
+        self._resting[folder] += before is None
         # Of a folder that fails, one file after the other must not begin with a short pause again.
-        earlier = [rest.failures for other, rest in self._rests.items() if other[0] == key[0]]
-        failures = 1 + (before.failures if before else max(earlier, default=0))
+        failures = 1 + (before.failures if before else self._failures[folder])
+        self._failures[folder] = max(self._failures[folder], failures)
         pause = _PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS)) - 1]
         why = (
             (error.strerror or str(error))
