@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 from edge_agent.journal import JournalBusy
 from edge_agent.journaling.journal_queries import key_of
 from edge_agent.labelling.label_log import read_events
-from edge_agent.labelling.label_record import LabelEvent, void_events
+from edge_agent.labelling.label_record import void_events
 from edge_agent.labelling.label_rows import (
     LabelRow,
+    event_in,
     known_events,
     put_back,
     read_records,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from edge_agent.journal import Journal
     from edge_agent.journaling.attempts import Key
+    from edge_agent.labelling.label_record import LabelEvent
 
 _RETRY_SECONDS: Final = 5.0
 _AT_A_TIME: Final = 50
@@ -123,7 +125,8 @@ def put_events_back(connection: sqlite3.Connection, key: Key, events: Sequence[L
 
 
 def _merged(connection: sqlite3.Connection, content: str | None, new: list[LabelEvent]) -> _Merged:
-    known = [LabelEvent.model_validate_json(text) for text in read_records(connection, content or "")]
+    texts = read_records(connection, content or "")
+    known = [event for text in texts if (event := event_in(text)) is not None]
     events = sorted((*known, *new), key=lambda event: event.at)
     return _Merged(tuple(events), void_events(events))
 

@@ -20,9 +20,9 @@ from edge_agent.files import FileLayer, make_folders, remove_leftovers
 from edge_agent.journal import JournalBusy
 from edge_agent.journaling.journal_queries import path_of
 from edge_agent.labelling.label_log import add_events
-from edge_agent.labelling.label_record import LabelEvent
 from edge_agent.labelling.label_rows import (
     count_waiting,
+    event_in,
     mark_written,
     read_places,
     read_records,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 RETRY_SECONDS: Final = 5.0
 """After a journal that could not be read."""
 _PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-_AT_A_TIME: Final = 200
+_AT_A_TIME: Final = 500
 _MOST_FAILURES: Final = 3
 """Files of one folder that fail one after the other: then the folder is at fault, and left alone in this round."""
 _PAUSED_SECONDS: Final = 0.2
@@ -105,8 +105,8 @@ class LabelOutbox:
         Returns after how many seconds to try again, None where nothing waits.
         """
         self._fresh.clear()
-        if self._rests:
-            self._seen = 0
+        # From the first that waits: a rest may be over, and a journal that was begun anew counts from 1 again.
+        self._seen = 0
         while not must_pause():
             page = self._archive.journal.look(partial(read_waiting, after=self._seen, limit=_AT_A_TIME), None)
             if page is None or not self._deliver(page, must_pause):
@@ -137,7 +137,6 @@ class LabelOutbox:
             if written:
                 self._archive.journal.change(partial(mark_written, numbers=written), durable=False)
         except JournalBusy:
-            self._seen = 0
             return False
         return True
 
@@ -180,7 +179,7 @@ class LabelOutbox:
         if labels.parent not in self._clean:
             self._clean.add(labels.parent)
             remove_leftovers(labels.parent, self._layer.owner)
-        events = [LabelEvent.model_validate_json(record) for record in records]
+        events = [event for record in records if (event := event_in(record)) is not None]
         add_events(labels, events, self._layer, self._archive.free_space_floor_mib)
 
     def _where(self, path: Path, content: str) -> Path:
