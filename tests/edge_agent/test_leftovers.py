@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from labelled import archive_of, fill, until
 
 from edge_agent.deploy.leftovers import purge
+from edge_agent.files import FileLayer
+from edge_agent.journal import Journal
+from edge_agent.labelling.label_desk import LabelDesk
+from edge_agent.labelling.label_words import Order
 from edge_agent.status import sole_agent
 
 if TYPE_CHECKING:
@@ -48,6 +53,31 @@ def test_nothing_is_left_but_results(pc):
     assert [line.rpartition("/")[2] for line in lines] == [
         "scopewatch: removed (journal, status, log, models)", "agent.toml: removed",
     ]  # fmt: skip
+
+
+def test_labels_that_are_not_in_their_files_yet_stay_in_the_journal(pc):
+    with Journal(pc / "scopewatch") as journal:
+        fill(journal, pc / "data", [1])
+        desk = LabelDesk(archive_of(journal, pc), layer=ReadOnly())
+        desk.give(Order("b1", "correct", "faceted", "ann", (1,)))
+        until(lambda: desk.state("ann").waiting.reason)
+        desk.close()
+
+    lines = purged(pc, pc / "data")
+
+    assert "journal.sqlite: kept: it holds labels that are not in their files yet (1;" in lines[0]
+    assert {path.name for path in (pc / "scopewatch").iterdir()} >= {"journal.sqlite", "journal.sqlite3"}
+    assert not (pc / "scopewatch/agent.log").exists()
+    with sole_agent(pc / "scopewatch", []), Journal(pc / "scopewatch") as journal:
+        desk = LabelDesk(archive_of(journal, pc))
+        until(lambda: desk.state("ann").waiting is None)
+        desk.close()
+    assert purged(pc, pc / "data") == [f"{pc / 'scopewatch'}: removed (journal, status, log, models)"]
+
+
+class ReadOnly(FileLayer):
+    def create(self, path: Path) -> int:
+        raise OSError(30, "Read-only file system")
 
 
 def test_results_in_the_state_folder_stay(pc):
