@@ -122,7 +122,7 @@ def press_until_taken(tab: Any, key: str, place: str) -> None:
             if chosen(tab)[0] != place:
                 return
             tab.wait_for_timeout(50)
-    raise SystemExit(f"the entry at {place} takes no key: {tab.inner_text('.toasts')}")
+    raise SystemExit(f"the entry at {place} takes no key: {tab.inner_text('#corrections')}")
 
 
 def kill_at(page: LivePage, moments: list[float]) -> None:
