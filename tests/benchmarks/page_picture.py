@@ -66,7 +66,7 @@ def a_good_moment(page: LivePage, tab: Any) -> bool:
     drawn = latest.locator("canvas[data-drawn]")
     until(
         lambda: (
-            drawn.count() and drawn.first.get_attribute("data-drawn") == latest.get_attribute("data-entry")
+            drawn.count() and drawn.first.get_attribute("data-drawn") == latest.get_attribute("data-id")
         ),
         "the picture is drawn",
     )
