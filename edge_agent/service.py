@@ -83,6 +83,7 @@ class _Agent:
     desk: Desk
     watchers: tuple[Watcher, ...]
     clerks: tuple[Clerk, ...]
+    intake: LabelIntake
 
 
 class Service:
@@ -213,7 +214,8 @@ class Service:
             Clerk(folder, watcher, journal, self._plan, room, owner=self._owner, heatmap_days=heatmap_days)
             for watcher, folder in zip(watchers, config.folders, strict=True)
         )
-        return _Agent(journal, supervisor, room, drift, desk, watchers, clerks)
+        intake = LabelIntake(journal, self._plan)
+        return _Agent(journal, supervisor, room, drift, desk, watchers, clerks, intake)
 
     def _worker_settings(self) -> WorkerSettings:
         config, chosen = self._config, self._model
@@ -301,6 +303,7 @@ class Service:
             if now < next_look:
                 continue
             agent.journal.flush()
+            agent.intake.retry()
             agent.drift.save()
             numbers = self._status(agent)
             self._on_status(numbers)
@@ -334,9 +337,8 @@ class Service:
 
     def _watch(self, watcher: Watcher, clerk: Clerk, agent: _Agent) -> None:
         heatmap_days = self._config.retention.heatmap_days
-        intake = LabelIntake(agent.journal, self._plan)
         for quiet in watcher.watch(self._stop):
-            intake.take(quiet.path)
+            agent.intake.take(quiet.path)
             model_sha256, since = agent.journal.model_sha256, heatmaps_kept_since(heatmap_days)
             known = finding_on_record(quiet.path, quiet.stamp, self._plan, model_sha256, since)
             if known is not None and not agent.desk.wants(quiet.path):

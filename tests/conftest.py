@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+_LAST_WORK_SECONDS = 5.0
 BUSY = ("trainer", "test_house_rules.py", "test_train_to_edge.py", "test_shipped_model.py", "test_wheel.py")
 """Tests that compute; the others mostly wait for an agent, a disk or a clock."""
 
@@ -57,4 +58,7 @@ def no_thread_left_running() -> object:
     before = set(threading.enumerate())
     yield
     left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+    for thread in left:  # a pool that was told to end finishes what it has in hand
+        thread.join(_LAST_WORK_SECONDS)
+    left = [thread for thread in left if thread.is_alive()]
     assert not left, f"left running: {left}"

@@ -97,6 +97,9 @@ def test_it_holds_both_packages_every_model_and_nothing_else(wheel: Path) -> Non
     modules = {path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("edge_agent/**/*.py")}
     modules |= {path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("trainer/**/*.py")}
     assert modules <= set(names)
+    static = [path for path in (REPOSITORY / "edge_agent/page/static").rglob("*") if path.is_file()]
+    assert {path.relative_to(REPOSITORY).as_posix() for path in static} <= set(names)
+    assert "edge_agent/page/static/index.html" in names
     packed = {
         name.split("/")[2] for name in names if name.startswith("edge_agent/models/") and name.count("/") == 3
     }

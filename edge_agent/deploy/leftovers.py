@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.config import system_state_folder
@@ -64,12 +65,34 @@ def _purge_state(state: Path, kept: tuple[Path, ...]) -> Iterator[str]:
     if state.name != SERVICE_NAME and state != system_state_folder():
         # A folder of somebody's own choice: other things may lie in it, too.
         inside += [item for item in state.iterdir() if not _is_made_by_the_agent(item)]
+    waiting = _labels_not_in_their_files(state / JOURNAL_NAME)
+    if waiting:
+        journal = [item for item in state.iterdir() if item.name.startswith(JOURNAL_NAME)]
+        yield (
+            f"{state / JOURNAL_NAME}: kept: it holds labels that are not in their files yet ({waiting}; a share is "
+            "away, or a folder may not be written to); let the agent run once more, or remove it by hand"
+        )
+        inside += journal
     _empty(state, inside)
     if inside:
         yield f"{state}: removed, but for {', '.join(map(str, dict.fromkeys(inside)))}"
     else:
         _remove_folder(state)
         yield f"{state}: removed (journal, status, log, models)"
+
+
+def _labels_not_in_their_files(journal: Path) -> int:
+    """Return how many; 0 where there is no journal that says so."""
+    if not journal.is_file():
+        return 0
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro", uri=True)
+        ) as connection:
+            (count,) = connection.execute("SELECT COUNT(*) FROM labels WHERE written = 0").fetchone()
+            return int(count)
+    except sqlite3.Error:
+        return 0
 
 
 def _purge_config(config_file: Path) -> Iterator[str]:

@@ -74,13 +74,14 @@ _TABLES: Final = (
     number INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL UNIQUE, batch TEXT NOT NULL, content TEXT,
     folder BLOB NOT NULL, name BLOB NOT NULL, at_us INTEGER NOT NULL, by TEXT NOT NULL, action TEXT NOT NULL,
     label TEXT, blind INTEGER NOT NULL, undoes TEXT, void INTEGER NOT NULL, written INTEGER NOT NULL,
-    record TEXT NOT NULL,
+    record TEXT NOT NULL, shown_label TEXT, shown_decision TEXT, shown_model TEXT,
     CHECK (typeof(folder) = 'blob' AND typeof(name) = 'blob' AND typeof(at_us) = 'integer'),
     CHECK (action IN ('confirm', 'correct', 'not_in_list', 'undo')),
     CHECK (blind IN (0, 1) AND void IN (0, 1) AND written IN (0, 1))
 )""",
     "CREATE INDEX labels_by_content ON labels (content, at_us, number)",
     "CREATE INDEX labels_by_batch ON labels (batch)",
+    "CREATE INDEX labels_given_blind ON labels (content) WHERE blind = 1",
     "CREATE INDEX labels_to_be_written ON labels (number) WHERE written = 0",
     """CREATE TABLE label_batches (
     number INTEGER PRIMARY KEY AUTOINCREMENT, batch TEXT NOT NULL UNIQUE, at_us INTEGER NOT NULL, by TEXT NOT NULL,

@@ -68,7 +68,6 @@ _BREATHS: Final = 0.3
 _CLOSE_SECONDS: Final = 0.5
 _TURN_SECONDS: Final = 3.0
 """So long somebody waits for an action of another, of 100,000 labels for example."""
-_DAY_US: Final = 86_400_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -206,7 +205,7 @@ class LabelDesk:
         self._change_in_passing(partial(stage_batch, batch=batch))
         count = 0
         for rows in (*begun, *more):
-            self._change_in_passing(partial(stage_rows, rows=rows))
+            self._change_in_passing(partial(stage_rows, batch=batch, rows=rows))
             count += len(rows)
         return _counted(batch, count)
 
@@ -217,6 +216,8 @@ class LabelDesk:
 
     def _change_in_passing(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """A step of several, with room for others before the next; the last one makes all of them durable."""
+        if self._stop.is_set():
+            raise JournalBusy("the agent is starting or changing over")
         started = time.monotonic()
         done = self._journal.change(work, durable=False)
         time.sleep(_BREATHS * (time.monotonic() - started))
@@ -276,10 +277,11 @@ class LabelDesk:
             number += len(standing)
 
     def _moment(self) -> datetime:
-        """Now, later than everything before: a clock that is set back puts no word before an earlier one."""
-        now_us = microseconds_of(self._now())
-        if now_us <= self._latest_us < now_us + _DAY_US:
-            now_us = self._latest_us + 1
+        """Now, later than everything before: a clock that is set back puts no word before an earlier one.
+
+        What was said under a clock that was ahead by years takes those after it along: their order is worth more.
+        """
+        now_us = max(microseconds_of(self._now()), self._latest_us + 1)
         self._latest_us = now_us
         return _EPOCH + timedelta(microseconds=now_us)
 
@@ -315,7 +317,7 @@ def _counted(batch: Batch, count: int) -> Batch:
 
 def _all_at_once(connection: sqlite3.Connection, batch: Batch, rows: list[LabelRow]) -> None:
     stage_batch(connection, batch)
-    stage_rows(connection, rows)
+    stage_rows(connection, batch, rows)
     complete_batch(connection, batch)
     last = apply_some(connection, batch, 0, PIECE)
     apply_some(connection, batch, last or 0, PIECE)

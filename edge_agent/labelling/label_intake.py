@@ -7,6 +7,7 @@ there is no moment at which a file is done and what people said of it is forgott
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -41,21 +42,27 @@ _log = logging.getLogger(__name__)
 
 
 class LabelIntake:
-    """One for each watched folder, in its watcher's thread."""
+    """One for a service; safe for several threads."""
 
     def __init__(self, journal: Journal, plan: OutputPlan) -> None:
         self._journal = journal
         self._plan = plan
+        self._lock = threading.Lock()
         self._waiting: dict[Path, None] = {}
         self._due = self._complaint_due = float("-inf")
 
     def take(self, path: Path) -> int:
         """Read back what people said of a micrograph, as far as the journal lacks it; return how many events."""
-        if self._waiting and time.monotonic() >= self._due:
-            waiting, self._waiting = self._waiting, {}
-            for earlier in waiting:
-                self._take(earlier)
         return self._take(path)
+
+    def retry(self) -> None:
+        """Read back what the journal did not take before; to be called again and again."""
+        with self._lock:
+            if not self._waiting or time.monotonic() < self._due:
+                return
+            waiting, self._waiting = self._waiting, {}
+        for earlier in waiting:
+            self._take(earlier)
 
     def _take(self, path: Path) -> int:
         try:
@@ -72,9 +79,10 @@ class LabelIntake:
                 partial(put_events_back, key=key_of(path), events=events), durable=False
             )
         except JournalBusy:
-            self._due = time.monotonic() + _RETRY_SECONDS
-            if len(self._waiting) < _MOST_WAITING:
-                self._waiting[path] = None
+            with self._lock:
+                self._due = time.monotonic() + _RETRY_SECONDS
+                if len(self._waiting) < _MOST_WAITING:
+                    self._waiting[path] = None
             return 0
 
     def _complain(self, path: Path, error: Exception) -> None:

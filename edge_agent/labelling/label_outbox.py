@@ -1,8 +1,8 @@
 """Events on their way from the journal into the label files beside the micrographs.
 
 An event waits in the journal until its file has it, over any number of restarts; a file takes each event once,
-however often it is tried. Where a disk or a share takes nothing, its folder rests for a while and the others go
-on. Only this module knows into which file an event belongs.
+however often it is tried. A file that takes nothing rests for a while, and the others go on. Only this module knows
+into which file an event belongs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -35,13 +36,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.archive import Archive
+    from edge_agent.journaling.attempts import Key
     from edge_agent.labelling.label_rows import Waiting
 
 RETRY_SECONDS: Final = 5.0
 """After a journal that could not be read."""
 _PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _AT_A_TIME: Final = 200
+_MOST_FAILURES: Final = 3
+"""Files of one folder that fail one after the other: then the folder is at fault, and left alone in this round."""
 _PAUSED_SECONDS: Final = 0.2
+_MANY_RESTS: Final = 100
 _SLOW_SECONDS: Final = 10.0
 _COMPLAINT_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
@@ -49,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Rest:
-    """A folder that takes nothing: when it is tried again (monotonic), how often it failed in a row, and why."""
+    """A file that takes nothing: when it is tried again (monotonic), how often it failed in a row, and why."""
 
     due: float
     failures: int
@@ -72,10 +77,11 @@ class LabelOutbox:
         self._layer.owner = f"{archive.owner}labels"
         self._clean: set[Path] = set()
         self._clock = clock
-        self._rests: dict[bytes, _Rest] = {}
+        self._rests: dict[Key, _Rest] = {}
+        self._fresh: Counter[bytes] = Counter()
         self._seen = 0
         self._complaint_due = float("-inf")
-        self._writing: tuple[bytes, float] | None = None
+        self._writing: tuple[Key, float] | None = None
 
     def waiting(self) -> int:
         """Return how many events are not in their files yet; 0 where the journal cannot say."""
@@ -93,7 +99,8 @@ class LabelOutbox:
 
         Returns after how many seconds to try again, None where nothing waits.
         """
-        if any(rest.due <= self._clock() for rest in self._rests.values()):
+        self._fresh.clear()
+        if self._rests:
             self._seen = 0
         while not must_pause():
             page = self._archive.journal.look(partial(read_waiting, after=self._seen, limit=_AT_A_TIME), None)
@@ -109,12 +116,11 @@ class LabelOutbox:
     def _deliver(self, page: list[Waiting], must_pause: Callable[[], bool]) -> bool:
         """Write a page of events, the oldest first; return whether the journal took note of it."""
         written: list[int] = []
-        for (folder, _name), group in groupby(page, key=lambda row: (row.folder, row.name)):
+        for key, group in groupby(page, key=lambda row: (row.folder, row.name)):
             rows = list(group)
             if must_pause():
                 break
-            rest = self._rests.get(folder)
-            if (rest is None or rest.due <= self._clock()) and self._write(rows):
+            if self._may_try(key) and self._write(key, rows):
                 written += [row.number for row in rows]
             self._seen = rows[-1].number
         try:
@@ -125,19 +131,30 @@ class LabelOutbox:
             return False
         return True
 
-    def _write(self, rows: list[Waiting]) -> bool:
-        folder = rows[0].folder
-        self._writing = (folder, self._clock())
+    def _may_try(self, key: Key) -> bool:
+        """Whether a file is to be tried in this round.
+
+        One that failed is tried when it is due. The others are tried until too many of their folder fail as well:
+        so neither a single file keeps its folder from its labels, nor a folder without rights the disk busy.
+        """
+        rest = self._rests.get(key)
+        if rest is not None:
+            return rest.due <= self._clock()
+        return self._fresh[key[0]] < (_MOST_FAILURES if len(self._rests) < _MANY_RESTS else 1)
+
+    def _write(self, key: Key, rows: list[Waiting]) -> bool:
+        self._writing = (key, self._clock())
         try:
             for content in dict.fromkeys(row.content for row in rows):
-                self._write_one(path_of((folder, rows[0].name)), content)
+                self._write_one(path_of(key), content)
         except Exception as error:
-            self._note_failure(folder, error)
+            self._note_failure(key, error)
             return False
         finally:
             self._writing = None
-        if self._rests.pop(folder, None) is not None:
-            _log.info("labels are written to %s again", _readable(folder))
+        self._fresh[key[0]] = 0
+        if self._rests.pop(key, None) is not None:
+            _log.info("labels of %s are written again", _readable(key))
         return True
 
     def _write_one(self, path: Path, content: str | None) -> None:
@@ -156,39 +173,57 @@ class LabelOutbox:
         add_events(labels, events, self._layer, self._archive.free_space_floor_mib)
 
     def _where(self, path: Path, content: str) -> Path:
-        """Return the micrograph that the events belong beside: where it lay, or where its bytes lie now."""
+        """Return the micrograph that the events belong beside: where it lay, or where its bytes lie now.
+
+        Raises OSError where a disk does not say, or seems not to be mounted: what was written then would be hidden
+        once it is.
+        """
         if _is_there(path):
             return path
         nowhere: list[tuple[bytes, bytes]] = []
         others = self._archive.journal.look(partial(read_places, content=content), nowhere)
-        return next((other for key in others if _is_there(other := path_of(key))), path)
+        for other in map(path_of, others):
+            if _is_there(other):
+                return other
+        if self._archive.plan.output is None:
+            with os.scandir(system_path(path.parent)) as entries:
+                if next(entries, None) is None:
+                    raise OSError("its folder is empty, as if its disk or share were not mounted")
+        return path
 
-    def _note_failure(self, folder: bytes, error: Exception) -> None:
-        before, now = self._rests.get(folder), self._clock()
-        failures = 1 if before is None else before.failures + 1
+    def _note_failure(self, key: Key, error: Exception) -> None:
+        before, now = self._rests.get(key), self._clock()
+        if before is None:
+            self._fresh[key[0]] += 1
+        # Of a folder that fails, one file after the other must not begin with a short pause again.
+        earlier = [rest.failures for other, rest in self._rests.items() if other[0] == key[0]]
+        failures = 1 + (before.failures if before else max(earlier, default=0))
         pause = _PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS)) - 1]
         why = (
             (error.strerror or str(error))
             if isinstance(error, OSError)
             else f"{type(error).__name__}: {error}"
         )
-        self._rests[folder] = _Rest(now + pause, failures, f"{_readable(folder)} takes no labels: {why}")
+        self._rests[key] = _Rest(
+            now + pause, failures, f"labels of {_readable(key)} cannot be written: {why}"
+        )
         if now >= self._complaint_due:
             self._complaint_due = now + _COMPLAINT_SECONDS
             _log.warning(
-                "labels cannot be written to %s (%s); they are kept in the journal and tried again",
-                _readable(folder),
+                "labels of %s cannot be written (%s); they are kept in the journal and tried again",
+                _readable(key),
                 why,
             )
 
 
 def _is_there(path: Path) -> bool:
+    """Whether there is such a file. Raises OSError where that cannot be said."""
     try:
         os.lstat(system_path(path))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 
 
-def _readable(folder: bytes) -> str:
-    return readable_path(path_of((folder, b"")))
+def _readable(key: Key) -> str:
+    return readable_path(path_of(key))

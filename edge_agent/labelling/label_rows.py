@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from edge_agent.journal import JournalBusy
 from edge_agent.journaling.journal_queries import microseconds_of
 
 if TYPE_CHECKING:
@@ -163,16 +164,21 @@ def stage_batch(connection: sqlite3.Connection, batch: Batch) -> None:
     )
 
 
-def stage_rows(connection: sqlite3.Connection, rows: Iterable[LabelRow]) -> None:
-    """Add events that count for nothing yet."""
+def stage_rows(connection: sqlite3.Connection, batch: Batch, rows: Iterable[LabelRow]) -> None:
+    """Add events that count for nothing yet. Raises JournalBusy where somebody took their batch away meanwhile."""
+    staged = connection.execute(
+        "SELECT 1 FROM label_batches WHERE batch = ? AND state = 'staged'", (batch.batch,)
+    ).fetchone()
+    _require_staged(staged is not None)
     _insert(connection, rows, "1, 1")
 
 
 def _insert(connection: sqlite3.Connection, rows: Iterable[LabelRow], void_and_written: str) -> None:
     connection.executemany(
         "INSERT OR IGNORE INTO labels "  # noqa: S608
-        '(event, batch, content, folder, name, at_us, "by", action, label, blind, undoes, record, void, written) '
-        f"VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {void_and_written})",
+        '(event, batch, content, folder, name, at_us, "by", action, label, blind, undoes, record, '
+        "shown_label, shown_decision, shown_model, void, written) "
+        f"VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {void_and_written})",
         (
             (
                 row.event.id,
@@ -187,18 +193,28 @@ def _insert(connection: sqlite3.Connection, rows: Iterable[LabelRow], void_and_w
                 row.event.blind,
                 row.event.undoes,
                 row.event.model_dump_json(),
+                row.event.shown.label,
+                row.event.shown.decision,
+                row.event.shown.model_sha256,
             )
             for row in rows
         ),
     )
 
 
+def _require_staged(is_staged: object) -> None:
+    if not is_staged:
+        raise JournalBusy("another desk has begun to work on this journal")
+
+
 def complete_batch(connection: sqlite3.Connection, batch: Batch) -> None:
-    """Make a batch count: from now on it is given, whatever happens."""
-    connection.execute(
-        "UPDATE label_batches SET state = 'complete', count = ?, skipped = ?, standing = ? WHERE batch = ?",
+    """Make a batch count: from now on it is given, whatever happens. Raises JournalBusy as `stage_rows` does."""
+    changed = connection.execute(
+        "UPDATE label_batches SET state = 'complete', count = ?, skipped = ?, standing = ? "
+        "WHERE batch = ? AND state = 'staged'",
         (batch.count, batch.skipped, None if batch.of is not None else "counts", batch.batch),
     )
+    _require_staged(changed.rowcount == 1)
     if batch.of is None:
         # Who says something new has left what was undone behind.
         connection.execute(

@@ -20,20 +20,17 @@ ENOUGH: Final = 30
 """New labels of a class from which on training again is worth it."""
 # In SQLite, bare columns come from the row of the maximum.
 _NEW_LABELS: Final = """
-SELECT label, COUNT(*), SUM(answered IS NOT label) FROM (
-    SELECT label, json_extract(record, '$.shown.label') AS answered, MAX(at_us) FROM labels
-    WHERE content IS NOT NULL AND void = 0 AND action <> 'undo'
-    AND (at_us >= (SELECT MIN(finished_us) FROM entries WHERE model_sha256 = ?1)
-         OR json_extract(record, '$.shown.model_sha256') = ?1)
+SELECT label, COUNT(*), SUM(shown_label IS NOT label) FROM (
+    SELECT label, shown_label, MAX(at_us) FROM labels
+    WHERE content IS NOT NULL AND void = 0 AND action <> 'undo' AND (at_us >= ?2 OR shown_model = ?1)
     GROUP BY content
 ) GROUP BY label
 """
+_FIRST_ANSWER: Final = "SELECT MIN(finished_us) FROM entries WHERE model_sha256 = ?"
 _BLIND: Final = """
-SELECT decision = 'abstain', COUNT(*), SUM(label IS answered) FROM (
-    SELECT label, json_extract(record, '$.shown.label') AS answered,
-        json_extract(record, '$.shown.decision') AS decision, MAX(at_us) FROM labels
-    WHERE blind = 1 AND void = 0 AND action <> 'undo' AND content IS NOT NULL
-    AND json_extract(record, '$.shown.model_sha256') = ?
+SELECT shown_decision IS 'abstain', COUNT(*), SUM(label IS shown_label) FROM (
+    SELECT label, shown_label, shown_decision, MAX(at_us) FROM labels
+    WHERE blind = 1 AND void = 0 AND action <> 'undo' AND content IS NOT NULL AND shown_model = ?
     GROUP BY content
 ) GROUP BY 1
 """
@@ -60,13 +57,22 @@ class Accuracy:
     abstained: Share
 
 
+def read_first_answer(connection: sqlite3.Connection, model_sha256: str | None) -> int | None:
+    """Return when a model first answered, in microseconds since 1970; reads all entries."""
+    found: int | None = connection.execute(_FIRST_ANSWER, (model_sha256,)).fetchone()[0]
+    return found
+
+
 def read_new_labels(
-    connection: sqlite3.Connection, model_sha256: str | None, labels: Sequence[str]
+    connection: sqlite3.Connection,
+    model_sha256: str | None,
+    first_answer_us: int | None,
+    labels: Sequence[str],
 ) -> tuple[NewLabels, ...]:
     """Return the new labels of each of `labels`, then of what else was said. Raises what SQLite does."""
     found = {
         label: Share(corrected, number)
-        for label, number, corrected in connection.execute(_NEW_LABELS, (model_sha256,))
+        for label, number, corrected in connection.execute(_NEW_LABELS, (model_sha256, first_answer_us))
     }
     # None is last: it is no class.
     others = sorted(found.keys() - set(labels), key=lambda label: (label is None, label or ""))

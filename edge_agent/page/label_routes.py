@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -13,7 +14,8 @@ from edge_agent.labelling.audit import OFFERED_SHARE, Tickets, may_be_blind, rea
 from edge_agent.labelling.label_record import LONGEST_TEXT
 from edge_agent.labelling.label_rows import is_known_label
 from edge_agent.labelling.label_words import NothingToDo, Order
-from edge_agent.labelling.learning import ENOUGH, read_accuracy, read_new_labels
+from edge_agent.labelling.learning import ENOUGH, read_accuracy, read_first_answer, read_new_labels
+from edge_agent.output_places import readable_path
 from edge_agent.page.entry_filter import BadFilter, EntryFilter
 from edge_agent.page.json_body import answer_of, json_body, text_in
 from edge_agent.page.labels_told import done_told
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from edge_agent.archive import Archive
     from edge_agent.labelling.label_words import Done
     from edge_agent.labelling.learning import Accuracy, NewLabels
     from edge_agent.labelling.shares import Share
@@ -37,7 +40,6 @@ MOST_IDS: Final = 10_000
 _ACTIONS: Final = ("confirm", "correct", "not_in_list")
 _BATCH: Final = re.compile(r"[0-9A-Za-z-]{8,64}", re.ASCII)
 _SKIPPED: Final = re.compile(r"(?:\d{1,18}(?:,\d{1,18}){0,199})?", re.ASCII)
-_COMMAND: Final = "edge-trainer prepare RAW OUT --corrections ROOT"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _T = TypeVar("_T")
 
@@ -53,6 +55,8 @@ class _Changed(Exception):
 def routes(home: PageHome) -> list[Route]:
     """Return the routes of labels."""
     tickets = Tickets()
+    # By model; the search for one reads all entries.
+    first_answers: dict[str, int] = {}
 
     async def labels(request: Request) -> Response:
         body = await json_body(request)
@@ -60,7 +64,6 @@ def routes(home: PageHome) -> list[Route]:
             done = await home.in_pool(lambda: _give(home, tickets, body))
         except _Changed as changed:
             return answer_of({"error": str(changed), "count": changed.count}, 409)
-        home.monitor.tallies.note_corrections(done.corrected)
         return answer_of({"batch": done.batch, "count": done.count, "skipped": done.skipped})
 
     async def undo(request: Request) -> Response:
@@ -81,7 +84,7 @@ def routes(home: PageHome) -> list[Route]:
         return answer_of(await home.in_pool(lambda: _offer(home, tickets, by, passed_over)))
 
     async def learning(request: Request) -> Response:
-        return answer_of(await home.in_pool(lambda: _learning(home)))
+        return answer_of(await home.in_pool(lambda: _learning(home, first_answers)))
 
     return [
         Route("/api/labels", labels, methods=["POST"]),
@@ -95,7 +98,13 @@ def routes(home: PageHome) -> list[Route]:
 def _give(home: PageHome, tickets: Tickets, body: dict[str, Any]) -> Done:
     batch = _batch(body, "batch")
     # Before anything is looked at: what was given may be why the filter has other entries now.
-    return home.labels.earlier(batch) or home.labels.give(_order(home, tickets, batch, body))
+    earlier = home.labels.earlier(batch)
+    if earlier is not None:
+        return earlier
+    done = home.labels.give(_order(home, tickets, batch, body))
+    # Here, and not once it is answered: of a bulk action nobody may wait for the end.
+    home.monitor.tallies.note_corrections(done.corrected)
+    return done
 
 
 def _order(home: PageHome, tickets: Tickets, batch: str, body: dict[str, Any]) -> Order:
@@ -186,10 +195,14 @@ def _offer(home: PageHome, tickets: Tickets, by: str, passed_over: list[int]) ->
     return {"row": told, "ticket": tickets.ticket(offer.id, offer.content, by), "left": offer.left}
 
 
-def _learning(home: PageHome) -> dict[str, Any]:
+def _learning(home: PageHome, first_answers: dict[str, int]) -> dict[str, Any]:
     model = model_told(home.monitor.pulse().status)
     sha256, labels = (None, []) if model is None else (model["sha256"], model["labels"])
-    new = _asked(home, partial(read_new_labels, model_sha256=sha256, labels=labels))
+    if sha256 is not None and sha256 not in first_answers:
+        first = _asked(home, partial(read_first_answer, model_sha256=sha256))
+        first_answers |= {} if first is None else {sha256: first}
+    first = first_answers.get(sha256 or "")
+    new = _asked(home, partial(read_new_labels, model_sha256=sha256, first_answer_us=first, labels=labels))
     accuracy = _asked(home, partial(read_accuracy, model_sha256=sha256))
     return {
         "per_class": [_class_told(item) for item in new if item.label is not None],
@@ -199,8 +212,15 @@ def _learning(home: PageHome) -> dict[str, Any]:
         "audit": _accuracy_told(accuracy),
         "flips": home.second_look.told(),
         "model": model,
-        "command": _COMMAND,
+        "command": _command(home.archive),
     }
+
+
+def _command(archive: Archive) -> str:
+    """Return how the trainer is told where the label files lie."""
+    places = archive.folders if archive.plan.output is None else (archive.plan.output,)
+    roots = " ".join(f"--corrections {shlex.quote(readable_path(place))}" for place in places)
+    return f"edge-trainer prepare RAW OUT {roots}"
 
 
 def _class_told(item: NewLabels) -> dict[str, Any]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 WALL_SECONDS: Final = 20.0
 """A file that takes longer costs the process its life."""
+START_SECONDS: Final = 60.0
 IDLE_SECONDS: Final = 60.0
 MOST_WAITING: Final = 64
 """Nobody looks at more at once; of more, the oldest are given up."""
@@ -150,7 +151,7 @@ class PictureProcess:
                 try:
                     process = self._living(process, job)
                     process.say(order_line(order))
-                    self._settle(order, future, read_answer(self._answer_of(process)))
+                    self._settle(order, future, read_answer(self._answer_of(process, self._wall_seconds)))
                     process.answered += 1
                 except NoPicture as error:
                     process = None
@@ -200,21 +201,21 @@ class PictureProcess:
             if job is not None:
                 job.take(process.pid)
             process.say(settings_line(self._settings))
-            if self._answer_of(process) != READY:
+            if self._answer_of(process, START_SECONDS) != READY:
                 raise WorkerEnded("the picture maker greets in another way")
         except BaseException:
             self._bury(process)
             raise
         return process
 
-    def _answer_of(self, process: WorkerProcess) -> str:
+    def _answer_of(self, process: WorkerProcess, seconds: float) -> str:
         """Wait for a line. Raises WorkerEnded when the process dies, takes too long, or is not wanted any more."""
-        until = time.monotonic() + self._wall_seconds
+        until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not self._closed:
             line = process.hear(min(_POLL_SECONDS, left))
             if line is not None:
                 return line.strip()
-        raise WorkerEnded(_ENDING if self._closed else f"it took longer than {self._wall_seconds:g} s")
+        raise WorkerEnded(_ENDING if self._closed else f"it took longer than {seconds:g} s")
 
     def _settle(self, order: Order, future: Future[Previews], answer: Previews | NotMade) -> None:
         if isinstance(answer, NotMade):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +36,8 @@ MOST_THUMBS_AWAITED: Final = 2
 """A browser has six connections to a server, and what people say needs one: more thumbnails are asked for again."""
 MOST_KEPT: Final = 64
 """Details that are kept: a person goes back and forth between a few."""
+MOST_CELLS: Final = 4096
+"""Of a map that is kept: 64 of these are 8 MB."""
 _DIGITS: Final = 18
 _IMMUTABLE: Final = "private, max-age=86400"
 _Key = tuple[int, str | None, str | None, "datetime"]
@@ -87,8 +91,9 @@ class _Details:
         return told
 
     def keep(self, row: EntryRow, told: dict[str, Any]) -> None:
-        if told["model"] is None:
-            return  # it may be written yet
+        cam = told["cam"]
+        if told["model"] is None or (cam is not None and math.prod(cam["grid"]) > MOST_CELLS):
+            return  # the one may be written yet, the other is large
         self._kept[_key(row)] = told
         while len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
@@ -101,22 +106,37 @@ class _Queue:
         self._thumbs = 0
 
     async def drawn(self, future: Future[Previews], kind: Kind) -> Previews:
-        """Return the pictures. Raises NoPicture; HTTPException (503) when that takes long, or many wait."""
+        """Return the pictures. Raises NoPicture; HTTPException (503; 202 of a thumbnail) when that takes long."""
         is_thumb = kind == "thumb"
         if is_thumb and self._thumbs >= MOST_THUMBS_AWAITED and not future.done():
-            raise _later()
+            raise _later(kind)
+        loop = asyncio.get_running_loop()
+        # Each has a bell of its own: whoever gives up, takes the picture from nobody else.
+        drawn: asyncio.Future[None] = loop.create_future()
+        future.add_done_callback(lambda _: _ring(loop, drawn))
         self._thumbs += is_thumb
         try:
-            # Others may wait for the same picture: whoever gives up, takes it from nobody.
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), DRAWING_SECONDS)
+            await asyncio.wait_for(drawn, DRAWING_SECONDS)
         except TimeoutError:
-            raise _later() from None
+            raise _later(kind) from None
         finally:
             self._thumbs -= is_thumb
+        return future.result()
 
 
-def _later() -> HTTPException:
-    return HTTPException(503, "the picture is being drawn; ask again", headers={"retry-after": "2"})
+def _ring(loop: asyncio.AbstractEventLoop, bell: asyncio.Future[None]) -> None:
+    def ring() -> None:
+        if not bell.done():
+            bell.set_result(None)
+
+    with contextlib.suppress(RuntimeError):  # the page has ended meanwhile
+        loop.call_soon_threadsafe(ring)
+
+
+def _later(kind: Kind) -> HTTPException:
+    # No error of a thumbnail: a browser writes one line into its console for each image that has one.
+    status = 202 if kind == "thumb" else 503
+    return HTTPException(status, "the picture is being drawn; ask again", headers={"retry-after": "2"})
 
 
 def _key(row: EntryRow) -> _Key:

@@ -635,6 +635,15 @@ def test_another_port_of_the_page_moves_the_page_and_leaves_the_worker(place):
     ]
 
 
+def test_another_room_for_pictures_takes_another_service(place):
+    """The worker keeps them, and was told so when it started."""
+    with place.running():
+        place.ready()
+        place.page["pictures_mib"] = 100
+        place.write()
+        place.ready(starts=2)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="sockets as systemd has them")
 def test_systemd_hears_ready_after_the_worker_and_again_after_each_change(place, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:

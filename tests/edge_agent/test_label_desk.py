@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sqlite3
 import threading
@@ -164,7 +165,7 @@ def test_the_newest_word_that_counts_holds_whoever_said_it(desk, journal):
 
 
 def test_a_clock_that_is_set_back_puts_no_word_before_an_earlier_one(journal, paths, tmp_path):
-    times = iter([datetime(2026, 5, 3, 12, tzinfo=UTC), datetime(2026, 5, 3, 11, tzinfo=UTC)])
+    times = iter([datetime(2062, 5, 3, 12, tzinfo=UTC), datetime(2026, 5, 3, 11, tzinfo=UTC)])
     desk = LabelDesk(archive_of(journal, tmp_path), now=lambda: next(times))
 
     desk.give(correct("b1", 1, label="faceted"))
@@ -291,6 +292,41 @@ def test_of_an_action_that_was_cut_short_all_counts_or_nothing(journal, tmp_path
     after.close()
 
 
+def test_of_two_desks_on_one_journal_one_gives_way(journal, tmp_path, monkeypatch):
+    """For a moment there may be two, while the configuration changes."""
+    monkeypatch.setattr(label_desk, "PIECE", 2)
+    fill(journal, tmp_path / "data", range(9))
+    first, others = LabelDesk(archive_of(journal, tmp_path)), []
+    pieces = first._words
+
+    def disturbed(*given):
+        for number, piece in enumerate(pieces(*given)):
+            if number == 3:
+                others.append(LabelDesk(archive_of(journal, tmp_path)))
+                until(lambda: not others[0]._is_unfinished)
+            yield piece
+
+    monkeypatch.setattr(first, "_words", disturbed)
+    with pytest.raises(JournalBusy, match="another desk has begun"):
+        first.give(correct("b1", *range(1, 10)))
+    assert set(given_in(journal).values()) == {NOTHING}
+
+    assert others[0].give(correct("b1", *range(1, 10))).count == 9
+    assert set(given_in(journal).values()) == {("correct", "faceted", "ann")}
+    first.close()
+    others[0].close()
+
+
+def test_a_desk_that_is_closed_begins_no_further_piece(journal, tmp_path, monkeypatch):
+    monkeypatch.setattr(label_desk, "PIECE", 2)
+    fill(journal, tmp_path / "data", range(9))
+    desk = LabelDesk(archive_of(journal, tmp_path))
+    desk.close()
+
+    with pytest.raises(JournalBusy, match="starting or changing over"):
+        desk.give(correct("b1", *range(1, 10)))
+
+
 def test_two_actions_wait_for_each_other_but_not_for_ever(desk, monkeypatch):
     monkeypatch.setattr(label_desk, "_TURN_SECONDS", 0.01)
 
@@ -358,7 +394,7 @@ def test_a_disk_that_fails_is_tried_again_and_the_reason_is_told_once(grumbling,
 
     waiting = desk.state("ann").waiting
     assert waiting.count == 1
-    assert waiting.reason == f"{paths[0].parent} takes no labels: Permission denied"
+    assert waiting.reason == f"labels of {paths[0]} cannot be written: Permission denied"
     layer.fault = None
     with caplog.at_level(logging.INFO):
         until(lambda: all_written(desk))
@@ -378,7 +414,36 @@ def test_a_folder_that_rests_holds_no_other_up(grumbling, journal, tmp_path):
     desk.give(correct("b1", 8, 7))
 
     until(lambda: said(elsewhere))
-    assert desk.state("ann").waiting.count == 1
+    until(lambda: desk.state("ann").waiting.count == 1)
+    layer.fault = None
+    until(lambda: all_written(desk))
+
+
+def test_a_file_that_takes_nothing_holds_no_other_of_its_folder_up(grumbling, paths):
+    """Something lies in the place of the label files of all but one, more of them than make a folder suspect."""
+    desk, _ = grumbling
+    for path in paths[:5]:
+        label_file(path).mkdir()
+
+    desk.give(correct("b1", 1, 2, 3, 4, 5, 6))
+
+    until(lambda: desk.state("ann").waiting.count == 5)
+    assert said(paths[5]) == [("ann", "correct", "faceted")]
+    assert "is a link, a folder or a device where a file belongs" in desk.state("ann").waiting.reason
+    for path in paths[:5]:
+        label_file(path).rmdir()
+    until(lambda: all_written(desk))
+
+
+def test_of_a_folder_that_takes_nothing_only_a_few_files_are_tried(grumbling, journal, tmp_path):
+    desk, layer = grumbling
+    fill(journal, tmp_path / "data", range(6, 60))
+    layer.fault = OSError(30, "Read-only file system")
+
+    desk.give(correct("b1", *range(1, 61)))
+
+    until(lambda: layer.tries >= 3)
+    assert layer.tries < 20
     layer.fault = None
     until(lambda: all_written(desk))
 
@@ -436,17 +501,43 @@ def test_labels_of_a_micrograph_that_is_gone_lie_where_it_lay(desk, paths):
     until(lambda: said(paths[0]))
 
 
-def test_labels_wait_for_a_folder_that_is_gone(grumbling, journal, tmp_path):
+def test_labels_wait_for_a_share_that_is_away(grumbling, journal, tmp_path):
+    """First its folder is gone, then there is the empty one over which it is mounted."""
     desk, _ = grumbling
     (path,) = fill(journal, tmp_path / "data" / "share", [60])
     shutil.rmtree(path.parent)
     desk.give(correct("b1", 7))
-    until(lambda: desk.state("ann").waiting.reason)
+    until(lambda: "No such file or directory" in (desk.state("ann").waiting.reason or ""))
 
     path.parent.mkdir()
+    until(lambda: "is empty, as if its disk or share were not mounted" in desk.state("ann").waiting.reason)
+    assert list(path.parent.iterdir()) == []
+    path.write_bytes(b"60")
 
     until(lambda: all_written(desk))
     assert said(path) == [("ann", "correct", "faceted")]
+
+
+def test_a_share_that_does_not_answer_is_not_taken_for_a_moved_micrograph(
+    grumbling, journal, tmp_path, monkeypatch
+):
+    desk, _ = grumbling
+    (path,) = fill(journal, tmp_path / "data" / "share", [60])
+    (copy,) = fill(journal, tmp_path / "data" / "copies", [60])
+    lstat = os.lstat
+
+    def dead(place, **how):
+        if str(place) == str(path):
+            raise OSError(107, "Transport endpoint is not connected")
+        return lstat(place, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(label_outbox.os, "lstat", dead)
+        desk.give(correct("b1", 7))
+        until(lambda: "not connected" in (desk.state("ann").waiting.reason or ""))
+    until(lambda: all_written(desk))
+
+    assert (said(path), said(copy)) == ([("ann", "correct", "faceted")], [])
 
 
 def test_labels_go_into_the_mirror_where_outputs_do(journal, tmp_path):

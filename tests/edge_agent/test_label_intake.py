@@ -135,6 +135,8 @@ def test_a_journal_that_is_busy_gets_them_later(journal, tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "change", busy)
     assert intake.take(paths[0]) == 0
     monkeypatch.setattr(journal, "change", change)
+    intake.retry()
+    assert len(rows(journal)) == 1
     intake.take(paths[1])
 
     assert len(rows(journal)) == 2

@@ -278,6 +278,7 @@ def test_what_there_is_to_learn(page):
     }  # fmt: skip
     assert found["worth_retraining"] == []
     assert found["enough"] == 30
+    assert found["command"] == f"edge-trainer prepare RAW OUT --corrections {page.archive.folders[0]}"
     assert found["audit"]["abstained"] == {"given": 0, "right": 0, "low": None, "high": None}
 
 

@@ -11,7 +11,7 @@ from labelled import MODEL, archive_of, fill
 from edge_agent.journal import Journal
 from edge_agent.labelling.label_desk import LabelDesk
 from edge_agent.labelling.label_words import Order
-from edge_agent.labelling.learning import ENOUGH, read_accuracy, read_new_labels
+from edge_agent.labelling.learning import ENOUGH, read_accuracy, read_first_answer, read_new_labels
 from edge_agent.labelling.shares import Share
 
 CLASSES = ("faceted", "rod", "round")
@@ -59,8 +59,15 @@ def desk(journal, tmp_path, clock):
     desk.close()
 
 
+def items(journal: Journal, model: str | None = MODEL):
+    def read(connection):
+        return read_new_labels(connection, model, read_first_answer(connection, model), CLASSES)
+
+    return journal.look(read, ())
+
+
 def new_labels(journal: Journal, model: str | None = MODEL) -> dict[str | None, tuple[int, int]]:
-    found = journal.look(partial(read_new_labels, model_sha256=model, labels=CLASSES), ())
+    found = items(journal, model)
     return {item.label: (item.corrected.right, item.corrected.number) for item in found}
 
 
@@ -116,9 +123,7 @@ def test_when_training_again_is_worth_it(journal, desk, tmp_path, number, enough
     fill(journal, tmp_path / "data", range(number))
     desk.give(correct("b1", "faceted", *range(1, number + 1)))
 
-    found = journal.look(partial(read_new_labels, model_sha256=MODEL, labels=CLASSES), ())
-
-    assert [item.is_enough for item in found] == [enough, False, False]
+    assert [item.is_enough for item in items(journal)] == [enough, False, False]
 
 
 def test_live_accuracy_is_of_blind_labels_of_the_present_models_answers(journal, desk, tmp_path):

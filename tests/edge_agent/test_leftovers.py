@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from labelled import archive_of, fill, until
 
 from edge_agent.deploy.leftovers import purge
+from edge_agent.files import FileLayer
+from edge_agent.journal import Journal
+from edge_agent.labelling.label_desk import LabelDesk
+from edge_agent.labelling.label_words import Order
 from edge_agent.status import sole_agent
 
 if TYPE_CHECKING:
@@ -50,6 +55,31 @@ def test_nothing_is_left_but_results(pc):
     ]  # fmt: skip
 
 
+def test_labels_that_are_not_in_their_files_yet_stay_in_the_journal(pc):
+    with Journal(pc / "scopewatch") as journal:
+        fill(journal, pc / "data", [1])
+        desk = LabelDesk(archive_of(journal, pc), layer=ReadOnly())
+        desk.give(Order("b1", "correct", "faceted", "ann", (1,)))
+        until(lambda: desk.state("ann").waiting.reason)
+        desk.close()
+
+    lines = purged(pc, pc / "data")
+
+    assert "journal.sqlite: kept: it holds labels that are not in their files yet (1;" in lines[0]
+    assert {path.name for path in (pc / "scopewatch").iterdir()} >= {"journal.sqlite", "journal.sqlite3"}
+    assert not (pc / "scopewatch/agent.log").exists()
+    with sole_agent(pc / "scopewatch", []), Journal(pc / "scopewatch") as journal:
+        desk = LabelDesk(archive_of(journal, pc))
+        until(lambda: desk.state("ann").waiting is None)
+        desk.close()
+    assert purged(pc, pc / "data") == [f"{pc / 'scopewatch'}: removed (journal, status, log, models)"]
+
+
+class ReadOnly(FileLayer):
+    def create(self, path: Path) -> int:
+        raise OSError(30, "Read-only file system")
+
+
 def test_results_in_the_state_folder_stay(pc):
     results = pc / "scopewatch/results/deep"
     results.mkdir(parents=True)
@@ -74,7 +104,14 @@ def test_a_folder_in_which_no_agent_kept_its_state_stays(pc):
 
 def test_of_a_folder_that_holds_other_things_only_the_agents_own_goes(pc):
     (pc / "scopewatch").rename(pc / "thesis")
-    for name in ("chapter.tex", "figures/a.dm3", "agent.log.1", "journal.sqlite-wal", "drift.json"):
+    for name in (
+        "chapter.tex",
+        "figures/a.dm3",
+        "agent.log.1",
+        "journal.sqlite-wal",
+        "drift.json",
+        "page.token",
+    ):
         (pc / "thesis" / name).parent.mkdir(exist_ok=True)
         (pc / "thesis" / name).touch()
     line = purged(pc, state=pc / "thesis")[0]

@@ -294,7 +294,7 @@ def test_one_process_draws_one_file_after_the_other(root, start, micrograph_byte
 def test_a_poisonous_file_costs_only_itself_and_is_not_tried_again(
     root, start, micrograph_bytes, other_micrograph_bytes, kind
 ):
-    process = start(POISON, wall_seconds=1.0 if kind == "hang" else 20.0)
+    process = start(POISON, wall_seconds=3.0 if kind == "hang" else 20.0)
     poison = saved(root / f"{kind}.dm3", micrograph_bytes)
     sound = saved(root / "sound.dm3", other_micrograph_bytes)
     process.ask(sound).result(20)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.config import AgentConfig, EventsConfig
+from edge_agent.config import AgentConfig, EventsConfig, PageConfig
 from edge_agent.deploy.service_plan import Account, ServicePlan, ServiceRefused
 from edge_agent.deploy.systemd_unit import SYSTEM_STATE, installed_note, quoted, unit_text, writable_roots
 
@@ -150,10 +150,12 @@ def test_what_is_opened_for_writing(folder, root, monkeypatch):
     assert writable_roots([Path(folder)]) == (Path(root),)
 
 
-def test_network_is_loopback_unless_events_are_sent():
+def test_network_is_loopback_unless_something_else_is_asked_for():
     assert values(unit_text(plan(), 252), "IPAddressDeny") == ["any"]
     with_events = unit_text(plan(events=EventsConfig(mqtt_url="mqtt://lims/x")), 252)
     assert values(with_events, "IPAddressDeny") == []
+    page = PageConfig(listen="192.168.1.5", certificate="/etc/page.crt", private_key="/etc/page.key")
+    assert values(unit_text(plan(page=page), 252), "IPAddressDeny") == []
     assert "[events] sends findings to another machine" in with_events
 
 

@@ -3,6 +3,7 @@
 import { corrections } from "./corrections.js";
 import { modal } from "./dialogs.js";
 import { el, put } from "./dom.js";
+import { showPicture } from "./drawing.js";
 import { keys } from "./keys.js";
 import { accuracyWords } from "./learning.js";
 
@@ -26,6 +27,7 @@ export function offer({ api, stream, store }) {
     if (await corrections.known()) sitting = new Sitting(store.state.model?.labels ?? [], api, next, look);
   };
   for (const kind of ["entry", "labels"]) stream.onEvent(kind, () => Date.now() - looked > LOOK_MS && look());
+  stream.onEvent("open", look);
   look();
   return button;
 }
@@ -35,7 +37,7 @@ class Sitting {
     Object.assign(this, { labels, api, next, given: 0, skipped: [] });
     const button = (key, words, run) => el("button", { onclick: run }, words, key && el("kbd", {}, key));
     this.words = el("p", { role: "status" });
-    this.picture = el("img", { alt: "A micrograph drawn at random", onerror: () => put(this.words, "Its picture cannot be drawn: skip it.") });
+    this.picture = el("img", { alt: "A micrograph drawn at random", hidden: true });
     this.choices = el("div", { class: "bar" },
       labels.map((label, at) => button(at < 9 && `${at + 1}`, label, () => this.give("correct", label))),
       button("0", "not in the list", () => this.give("not_in_list", null)), button("S", "skip", () => this.skip()));
@@ -54,8 +56,10 @@ class Sitting {
       const { row, ticket, left } = await this.next(this.skipped);
       if (!row || this.skipped.includes(row.id)) return await this.finish();
       this.entry = { id: row.id, ticket };
-      this.picture.src = `/api/entries/${row.id}/picture.jpg`;
-      put(this.words, `What is this? ${left} waiting.`);
+      const words = `What is this? ${left} waiting.`;
+      put(this.words, words);
+      this.picture.hidden = true; // the last one must not pass for this one
+      showPicture(this.picture, `/api/entries/${row.id}/picture.jpg`, () => put(this.words, `${words} Its picture cannot be drawn: skip it.`));
     } catch (error) {
       put(this.words, `No picture: ${error.message}`);
     }
@@ -77,7 +81,8 @@ class Sitting {
   }
 
   async finish() {
-    this.picture.hidden = this.choices.hidden = true;
+    this.picture.remove();
+    this.choices.remove();
     const { audit } = await this.api.get("/api/learning");
     put(this.words, `${this.given} labelled blind; nothing else waits. ${accuracyWords(audit)}`);
   }

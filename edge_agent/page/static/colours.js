@@ -3,7 +3,7 @@
 // Those of Okabe and Ito without black, in an order that suits a dark page; orange last: it marks abstentions.
 const OKABE_ITO = ["#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#e69f00"];
 const UNKNOWN = { letter: "?", colour: "#9a9a9a", ink: "#000" };
-let kept = {};
+let kept = { labels: [], marks: new Map() };
 
 /** Colour, its letter's colour and the letter of a class: {colour, ink, letter}; `labels` are the manifest's. */
 export function classMark(labels, label) {

@@ -176,7 +176,8 @@ class Corrections {
       } catch (error) {
         if (AGAIN.includes(error.status)) {
           this.say(`${error.message}: ${this.outbox.length} kept here, to be sent again`);
-          await new Promise((done) => setTimeout(done, wait));
+          do await new Promise((done) => setTimeout(done, wait));
+          while (this.store.state.connection === "signed_out");
           wait = Math.min(2 * wait, LONGEST_WAIT_MS);
           continue;
         }

@@ -3,6 +3,7 @@
 
 import { classMark } from "./colours.js";
 import { el, put } from "./dom.js";
+import { showPicture } from "./drawing.js";
 import { Filters } from "./filters.js";
 import { keys } from "./keys.js";
 import { Pages, VirtualList } from "./virtual_list.js";
@@ -71,18 +72,23 @@ class Entries {
     this.stream.onEvent("labels", ({ changes, many }) =>
       many ? this.reload() : this.change(new Map(changes.map(([id, given]) => [id, { given }]))),
     );
-    this.stream.onEvent("resync", () => (this.store.state.following ? this.refresh() : this.reload()));
+    const anew = () => (this.store.state.following || !this.pages.total ? this.refresh() : this.reload());
+    this.stream.onEvent("resync", anew);
+    this.stream.onEvent("open", () => this.isReading || anew()); // who knows what was missed
   }
 
-  // Everything anew, from the top.
+  // Everything anew, from the top; unless somebody began to look at something meanwhile.
   async refresh() {
     clearTimeout(this.due);
     this.due = 0;
     const asked = ++this.asked;
+    this.isReading = true;
+    const { following } = this.store.state;
     try {
       const index = await this.api.get(`/api/history/index?${this.filters.query()}`);
       const facets = this.filters.facets.days.length ? null : this.api.get("/api/history/facets");
       if (asked !== this.asked) return;
+      if (following && !this.store.state.following && this.pages.total) return this.reload();
       this.pages.reset(index);
       this.list.active = -1;
       this.box.scrollTop = 0;
@@ -93,7 +99,9 @@ class Entries {
     } catch (error) {
       if (asked !== this.asked) return;
       this.loaded(error);
-      this.due = setTimeout(() => this.refresh(), REFRESH_MS);
+      if (error.status !== 401) this.due = setTimeout(() => this.refresh(), REFRESH_MS);
+    } finally {
+      if (asked === this.asked) this.isReading = false;
     }
   }
 
@@ -171,8 +179,7 @@ class Entries {
     for (const [position, { thumb }] of this.list.nodes) {
       const row = this.pages.at(position);
       if (row?.outcome !== "classified" || thumb.hasAttribute("src")) continue;
-      thumb.src = `/api/entries/${row.id}/thumb.jpg?v=${(row.content ?? "").slice(0, 16)}`;
-      thumb.hidden = false;
+      showPicture(thumb, `/api/entries/${row.id}/thumb.jpg?v=${(row.content ?? "").slice(0, 16)}`);
     }
   }
 
@@ -186,9 +193,10 @@ class Entries {
 
   clicked({ target, ctrlKey, metaKey, shiftKey }) {
     const position = this.list.positionOf(target);
+    if (position < 0) return;
+    if (!ctrlKey && !metaKey) return this.go(position, shiftKey);
     const row = this.pages.at(position);
     if (!row) return;
-    if (!ctrlKey && !metaKey) return this.go(position, shiftKey);
     this.store.set({ following: false });
     const ids = new Set(this.isWhole ? [] : this.ids);
     if (!ids.delete(row.id)) ids.add(row.id);
@@ -257,7 +265,7 @@ class Entries {
 function makeRow() {
   const node = el("div", { class: "entry", role: "option" });
   for (const name of ["mark", "answer", "given", "name", "when"]) node[name] = el("span", { class: name });
-  node.thumb = el("img", { alt: "", width: 40, height: 40, decoding: "async", onerror: ({ target }) => (target.hidden = true) });
+  node.thumb = el("img", { alt: "", width: 40, height: 40, decoding: "async", hidden: true });
   node.append(node.thumb, node.mark, el("span", { class: "line" }, node.answer, node.given), el("span", { class: "line small" }, node.name, node.when));
   return node;
 }

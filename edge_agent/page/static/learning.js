@@ -12,10 +12,10 @@ export function share(part) {
   return typeof part === "number" ? `${Math.round(100 * part)} %` : "";
 }
 
-/** "Live accuracy 93 % (86 % to 97 %), from 88 blind labels." */
+/** "Live accuracy 93 % (86 % to 97 %), from 88 answers labelled blind." */
 export function accuracyWords({ given, right, low, high }) {
   if (!given) return "No label was given blind yet.";
-  return `Live accuracy ${rateWords(right / given, low, high)}, from ${given} blind label${given === 1 ? "" : "s"}.`;
+  return `Live accuracy ${rateWords(right / given, low, high)}, from ${given} answer${given === 1 ? "" : "s"} labelled blind.`;
 }
 
 export function start(root, context) {
@@ -64,7 +64,7 @@ export function start(root, context) {
     clearTimeout(due);
     due = setTimeout(read, LOOK_MS);
   };
-  for (const kind of ["labels", "model", "resync"]) stream.onEvent(kind, later);
+  for (const kind of ["labels", "model", "resync", "open"]) stream.onEvent(kind, later);
   read();
 }
 

@@ -70,7 +70,7 @@ function adopt(found) {
     // That it answers is not enough: it stops its heartbeat when the watching is stuck.
     connection: now - heard > SILENCE_MS ? "lost" : "live",
     skew: now - Date.parse(found.now),
-    model: kept(model, found.model),
+    model: found.model ? kept(model, found.model) : model, // an agent that starts has none yet
     person: person || found.person || "",
     unseen: following ? 0 : unseen + news,
     wanted: following ? newest(recent) : renewed(wanted, recent),

@@ -32,7 +32,9 @@ async function begin() {
       console.error(error);
     }
   }
-  if (isWhole) delete sessionStorage.again;
+  if (!isWhole) return;
+  delete sessionStorage.again;
+  document.documentElement.dataset.parts = "ready";
 }
 
 // The agent went while the page was loading: load it once more when it is back.

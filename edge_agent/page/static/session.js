@@ -87,6 +87,6 @@ export function start(root, { api, store, stream }) {
       if (chart.clientWidth && isLast()) read("latest");
     }, LOOK_MS);
   };
-  for (const kind of ["entry", "labels", "resync"]) stream.onEvent(kind, later);
+  for (const kind of ["entry", "labels", "resync", "open"]) stream.onEvent(kind, later);
   new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && isLast() && read("latest")).observe(root);
 }
