@@ -91,6 +91,13 @@ class Access:
         """Return status and reason why this request needs something that it does not carry, or None."""
         if is_free(scope["path"], scope["scheme"]):
             return None
+        return self._refused(scope)
+
+    def knows(self, scope: Scope) -> bool:
+        """Whether a request that is free to all carries the key or its cookie nevertheless."""
+        return self._refused(scope) is None
+
+    def _refused(self, scope: Scope) -> tuple[int, str] | None:
         if self._key is None:
             return 503, self._why_none  # not 401: whoever is signed in stays so while the agent starts
         given = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
