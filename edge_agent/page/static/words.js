@@ -11,6 +11,7 @@ const WORDS = {
   // Reasons to abstain whose name says too little; see `decision.py`.
   blank: "blank: nothing but noise",
   drifted: "drifted: smeared along one direction",
+  low_confidence: "no class is probable enough",
   novel: "novel: unlike the training micrographs",
   tiles_disagree: "parts of the field are answered differently",
   pixel_size_unknown: "the file has no pixel size, which the model needs",
