@@ -232,13 +232,18 @@ def test_the_blind_check_shows_a_picture_and_nothing_else(desk: Desk) -> None:
     desk.tab.on("request", lambda request: asked.append(request.url.partition("/api/")[2]))
     held: list[Any] = []
     desk.tab.route("**/picture.jpg", lambda route: held.append(route))
+
+    def asked_for() -> Any:
+        desk.tab.wait_for_timeout(20)  # Playwright tells of requests only while it is called
+        return held and held.pop()
+
     desk.tab.locator("#tab-learning").click()
     desk.tab.get_by_role("button", name="Blind check:").click()
     check = desk.tab.locator("#audit")
     shown = []
     for key in ("s", "2", "0"):
         desk.page.say()  # the agent's main loop is alive
-        route = until(lambda: held and held.pop(), "its picture is asked for")
+        route = until(asked_for, "its picture is asked for")
         shown.append(route.request.url.split("/")[-2])
         desk.tab.keyboard.press("1")  # for a picture that is not there yet: says nothing
         route.fulfill(body=PIXEL, content_type="image/gif")
@@ -250,8 +255,11 @@ def test_the_blind_check_shows_a_picture_and_nothing_else(desk: Desk) -> None:
     assert [(label, blind) for _, label, _, blind in given] == [("rod", 1), (None, 1)]
     assert len(set(shown)) == 3
     assert not {f"entries/{number}" for number in shown} & set(asked)
-    route = until(lambda: held and held.pop(), "one more is asked for")
-    route.fulfill(status=404, json={"error": "the file is gone"})
+    desk.expected.extend(["404"])
+    route = until(asked_for, "one more is asked for")
+    desk.tab.unroute("**/picture.jpg")
+    desk.tab.route("**/picture.jpg", lambda route: route.fulfill(status=404, json={"error": "it is gone"}))
+    route.fulfill(status=404, json={"error": "it is gone"})
     expect(check.locator("p")).to_contain_text("cannot be drawn: skip it")
     desk.tab.keyboard.press("2")
     desk.tab.keyboard.press("Escape")
