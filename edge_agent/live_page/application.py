@@ -17,7 +17,7 @@ from starlette.routing import Route
 from edge_agent.journal import JournalBusy
 from edge_agent.live_page.gate import Site
 from edge_agent.live_page.metrics import registry_of
-from edge_agent.live_page.pulse import not_alive, not_ready
+from edge_agent.live_page.pulse import not_alive, not_ready, without_names
 from edge_agent.page import (
     history_routes,
     label_routes,
@@ -67,7 +67,11 @@ async def _healthz(request: Request) -> Response:
 
 
 async def _readyz(request: Request) -> Response:
-    return _verdict("ready", not_ready(_state(request).pulse()))
+    home: PageHome = request.app.state.home
+    pulse = home.monitor.pulse()
+    reasons = not_ready(pulse)
+    # A monitor needs no key to ask; names of folders are for those who have it.
+    return _verdict("ready", reasons if home.access.knows(request.scope) else without_names(reasons, pulse))
 
 
 async def _metrics(request: Request) -> Response:

@@ -118,6 +118,21 @@ def not_ready(pulse: Pulse) -> list[str]:
     return reasons
 
 
+def without_names(reasons: list[str], pulse: Pulse) -> list[str]:
+    """Return reasons with numbers in place of folders, and without what a worker said: it may name files."""
+    status = pulse.status
+    folders = [] if status is None else [folder.path for folder in status.folders]
+    disks = [] if status is None else [disk.folder for disk in status.disks]
+    numbered = [(name, str(number)) for names in (folders, disks) for number, name in enumerate(names, 1)]
+    kept = []
+    for reason in reasons:
+        # The longest first: one may begin like another.
+        for name, number in sorted(numbered, key=lambda pair: len(pair[0]), reverse=True):
+            reason = reason.replace(name, number)
+        kept.append(reason.partition(": ")[0])
+    return kept
+
+
 def not_watched(folder: FolderStatus, pulse: Pulse) -> str | None:
     """Return why new files in a folder would not be found, or None when they would."""
     if not folder.present:

@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -53,9 +54,9 @@ SWITCHES: Final = (
 SHIPPED_MODEL: Final = REPOSITORY / "models" / "particle-shape-1.2"
 LABELS: Final = ("faceted", "rod", "round")
 AXE_RULES: Final = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
-ALL_PARTS: Final = """() => performance.getEntriesByType('resource')
-  .some(one => one.name.endsWith('/view_keys.js') && one.responseEnd > 0)"""
+ALL_PARTS: Final = "() => document.documentElement.dataset.parts === 'ready'"
 WAIT_SECONDS: Final = float(os.environ.get("SCOPEWATCH_RIG_SECONDS", "30"))
+SPEAKS_SECONDS: Final = 2.0
 MISSING: Final = ("/thumb.jpg", "/picture.jpg")
 START: Final = datetime(2026, 5, 4, 8, tzinfo=UTC)
 
@@ -196,9 +197,19 @@ class QuietPage(Page):
         self.made = 0
         self.port = port
         self._said: dict[str, Any] = {}
+        self._ended = threading.Event()
+        self._hangs = False
         self.journal = Journal(self.state)
         self.journal.model_sha256 = MODEL.sha256
         self._open()
+        self._loop = threading.Thread(target=self._speak, name="agent's main loop", daemon=True)
+        self._loop.start()
+
+    def _speak(self) -> None:
+        """Say every two seconds what was said last, as the agent's main loop does."""
+        while not self._ended.wait(SPEAKS_SECONDS):
+            if not self._hangs:
+                self.say()
 
     def _open(self) -> None:
         self.monitor = Monitor(PageConfig(port=self.port), EventsConfig())
@@ -216,6 +227,8 @@ class QuietPage(Page):
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._loop.join()
         self.monitor.meet(None)
         self.monitor.close()
         self.journal.close()
@@ -249,11 +262,12 @@ class QuietPage(Page):
 
     def hang(self) -> None:
         """Let the main loop have said nothing for a minute."""
+        self._hangs = True
         self.monitor.state._heard -= 60.0
 
     def well(self) -> None:
         """Let it say that all is well again."""
-        self._said = {}
+        self._said, self._hangs = {}, False
         self.say()
 
     def a_finding(self, name: str | None = None, **changes: Any) -> Finding:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from agent_numbers import DISK, FOLDER, START, WORKER, numbers
 
-from edge_agent.live_page.pulse import MonitorState, not_alive, not_ready
+from edge_agent.live_page.pulse import MonitorState, not_alive, not_ready, without_names
 
 MISSING = FOLDER.model_copy(update={"present": False})
 UNSCANNED = FOLDER.model_copy(update={"scanned": None})
@@ -131,3 +131,15 @@ def test_a_worker_that_never_comes_back_is_the_agents_death(state, away_seconds,
 
     assert not_alive(state.pulse()) == reasons
     assert not_ready(state.pulse()) == [*reasons, "there is no worker at the moment: exit code 1"]
+
+
+def test_without_names_reasons_have_numbers():
+    paths = "/data", "/data/titan: b"
+    folders = tuple(MISSING.model_copy(update={"path": path}) for path in paths)
+    state = MonitorState()
+    state.note_status(numbers(folders=folders, paused="/data is busy"))
+    pulse = state.pulse()
+
+    told = ["folder /data is missing", "folder /data/titan: b is missing", "paused: /data is busy"]
+    assert not_ready(pulse) == told
+    assert without_names(told, pulse) == ["folder 1 is missing", "folder 2 is missing", "paused"]
