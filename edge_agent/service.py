@@ -174,7 +174,11 @@ class Service:
     def _run_with(self, journal: Journal, tick: Callable[[], None]) -> None:
         agent = self._assemble(journal)
         self._on_archive(self._archive(journal))
-        self._startup(agent)
+        try:
+            self._startup(agent)
+        except BaseException:
+            self._on_archive(None)
+            raise
         try:
             self._main_loop(agent, tick)
         finally:

@@ -273,7 +273,10 @@ class LabelDesk:
         after = number = 0
         while standing := self._ask(partial(read_standing, batch=source, after=after, limit=PIECE)):
             after = standing[-1].number
-            yield [undo_of(found, by, batch, number + place, at) for place, found in enumerate(standing)]
+            turned = (undo_of(found, by, batch, number + place, at) for place, found in enumerate(standing))
+            rows = [row for row in turned if row is not None]
+            if rows:
+                yield rows
             number += len(standing)
 
     def _moment(self) -> datetime:

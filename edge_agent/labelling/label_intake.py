@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 from edge_agent.journal import JournalBusy
 from edge_agent.journaling.journal_queries import key_of
 from edge_agent.labelling.label_log import read_events
-from edge_agent.labelling.label_record import LabelEvent, void_events
+from edge_agent.labelling.label_record import void_events
 from edge_agent.labelling.label_rows import (
     LabelRow,
+    event_in,
     known_events,
     put_back,
     read_records,
@@ -34,9 +35,12 @@ if TYPE_CHECKING:
 
     from edge_agent.journal import Journal
     from edge_agent.journaling.attempts import Key
+    from edge_agent.labelling.label_record import LabelEvent
 
 _RETRY_SECONDS: Final = 5.0
-_MOST_WAITING: Final = 10_000
+_AT_A_TIME: Final = 50
+_MOST_WAITING: Final = 1000
+"""Files; of those beyond, what people said is known again with the next new journal."""
 _COMPLAINT_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
 
@@ -48,23 +52,11 @@ class LabelIntake:
         self._journal = journal
         self._plan = plan
         self._lock = threading.Lock()
-        self._waiting: dict[Path, None] = {}
+        self._waiting: dict[Path, Sequence[LabelEvent]] = {}
         self._due = self._complaint_due = float("-inf")
 
     def take(self, path: Path) -> int:
         """Read back what people said of a micrograph, as far as the journal lacks it; return how many events."""
-        return self._take(path)
-
-    def retry(self) -> None:
-        """Read back what the journal did not take before; to be called again and again."""
-        with self._lock:
-            if not self._waiting or time.monotonic() < self._due:
-                return
-            waiting, self._waiting = self._waiting, {}
-        for earlier in waiting:
-            self._take(earlier)
-
-    def _take(self, path: Path) -> int:
         try:
             events = read_events(self._plan.place(path).labels)
         except NameTooLong:
@@ -72,8 +64,18 @@ class LabelIntake:
         except (OSError, ValueError) as error:
             self._complain(path, error)
             return 0
-        if not events:
-            return 0
+        return self._put(path, events) if events else 0
+
+    def retry(self) -> None:
+        """Give the journal some of what it did not take before; reads no file. To be called again and again."""
+        with self._lock:
+            if not self._waiting or time.monotonic() < self._due:
+                return
+            some = [(path, self._waiting.pop(path)) for path in list(self._waiting)[:_AT_A_TIME]]
+        for path, events in some:
+            self._put(path, events)
+
+    def _put(self, path: Path, events: Sequence[LabelEvent]) -> int:
         try:
             return self._journal.change(
                 partial(put_events_back, key=key_of(path), events=events), durable=False
@@ -82,7 +84,7 @@ class LabelIntake:
             with self._lock:
                 self._due = time.monotonic() + _RETRY_SECONDS
                 if len(self._waiting) < _MOST_WAITING:
-                    self._waiting[path] = None
+                    self._waiting[path] = events
             return 0
 
     def _complain(self, path: Path, error: Exception) -> None:
@@ -123,7 +125,8 @@ def put_events_back(connection: sqlite3.Connection, key: Key, events: Sequence[L
 
 
 def _merged(connection: sqlite3.Connection, content: str | None, new: list[LabelEvent]) -> _Merged:
-    known = [LabelEvent.model_validate_json(text) for text in read_records(connection, content or "")]
+    texts = read_records(connection, content or "")
+    known = [event for text in texts if (event := event_in(text)) is not None]
     events = sorted((*known, *new), key=lambda event: event.at)
     return _Merged(tuple(events), void_events(events))
 

@@ -1,11 +1,13 @@
 """The label file on the disk: read, and added to durably, each event once.
 
-Nothing that a person said is destroyed: a file that cannot be understood (damaged, or of a later version) is kept
-beside the new one under a name of its own. Only this module knows that name.
+Nothing that a person said is destroyed: a damaged file is kept beside the new one under a name of its own, and one
+of a later version is left alone. Only this module knows that name.
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES: Final = 64 * 2**20
 """No label file of ours is as long; what is, is not read."""
+_FAMILY: Final = "scopewatch.label/"
 _KEPT_SUFFIX: Final = ".label.kept-{}.json"
 _log = logging.getLogger(__name__)
 
@@ -58,11 +61,20 @@ def _understood(path: Path, layer: FileLayer) -> tuple[LabelEvent, ...]:
     try:
         return read_events(path)
     except ValueError:
+        _require_no_later_version(path)
         aside = _put_aside(path, layer)
-        _log.warning(
-            "%s is no label file that this version can read; kept as %s, and begun anew", path, aside.name
-        )
+        _log.warning("%s is no label file; kept as %s, and begun anew", path, aside.name)
         return ()
+
+
+def _require_no_later_version(path: Path) -> None:
+    """Raise OSError where another agent writes a form that this one does not know: both would take turns."""
+    try:
+        schema = json.loads(read_small(path, LIMIT_BYTES))["schema"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return
+    if isinstance(schema, str) and schema.startswith(_FAMILY) and schema != SCHEMA:
+        raise OSError(errno.EEXIST, f"is of another version ({schema[:40]!r}); update this agent", str(path))
 
 
 def _put_aside(path: Path, layer: FileLayer) -> Path:

@@ -20,9 +20,9 @@ from edge_agent.files import FileLayer, make_folders, remove_leftovers
 from edge_agent.journal import JournalBusy
 from edge_agent.journaling.journal_queries import path_of
 from edge_agent.labelling.label_log import add_events
-from edge_agent.labelling.label_record import LabelEvent
 from edge_agent.labelling.label_rows import (
     count_waiting,
+    event_in,
     mark_written,
     read_places,
     read_records,
@@ -42,11 +42,13 @@ if TYPE_CHECKING:
 RETRY_SECONDS: Final = 5.0
 """After a journal that could not be read."""
 _PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-_AT_A_TIME: Final = 200
+_AT_A_TIME: Final = 500
 _MOST_FAILURES: Final = 3
 """Files of one folder that fail one after the other: then the folder is at fault, and left alone in this round."""
 _PAUSED_SECONDS: Final = 0.2
-_MANY_RESTS: Final = 100
+_MOST_RESTING: Final = 100
+"""Files of one folder; its others wait until one of these takes its labels."""
+_LONGEST_BREATH_SECONDS: Final = 0.05
 _SLOW_SECONDS: Final = 10.0
 _COMPLAINT_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
@@ -78,7 +80,10 @@ class LabelOutbox:
         self._clean: set[Path] = set()
         self._clock = clock
         self._rests: dict[Key, _Rest] = {}
+        # By folder: new failures of this round, files that rest, failures in a row.
         self._fresh: Counter[bytes] = Counter()
+        self._resting: Counter[bytes] = Counter()
+        self._failures: Counter[bytes] = Counter()
         self._seen = 0
         self._complaint_due = float("-inf")
         self._writing: tuple[Key, float] | None = None
@@ -100,8 +105,8 @@ class LabelOutbox:
         Returns after how many seconds to try again, None where nothing waits.
         """
         self._fresh.clear()
-        if self._rests:
-            self._seen = 0
+        # From the first that waits: a rest may be over, and a journal that was begun anew counts from 1 again.
+        self._seen = 0
         while not must_pause():
             page = self._archive.journal.look(partial(read_waiting, after=self._seen, limit=_AT_A_TIME), None)
             if page is None or not self._deliver(page, must_pause):
@@ -120,14 +125,18 @@ class LabelOutbox:
             rows = list(group)
             if must_pause():
                 break
-            if self._may_try(key) and self._write(key, rows):
-                written += [row.number for row in rows]
+            if self._may_try(key):
+                started = time.monotonic()
+                if self._write(key, rows):
+                    written += [row.number for row in rows]
+                if len(page) > len(rows):
+                    # Of many, half of the disk's time is left to the instrument.
+                    time.sleep(min(time.monotonic() - started, _LONGEST_BREATH_SECONDS))
             self._seen = rows[-1].number
         try:
             if written:
                 self._archive.journal.change(partial(mark_written, numbers=written), durable=False)
         except JournalBusy:
-            self._seen = 0
             return False
         return True
 
@@ -137,10 +146,10 @@ class LabelOutbox:
         One that failed is tried when it is due. The others are tried until too many of their folder fail as well:
         so neither a single file keeps its folder from its labels, nor a folder without rights the disk busy.
         """
-        rest = self._rests.get(key)
+        rest, folder = self._rests.get(key), key[0]
         if rest is not None:
             return rest.due <= self._clock()
-        return self._fresh[key[0]] < (_MOST_FAILURES if len(self._rests) < _MANY_RESTS else 1)
+        return self._fresh[folder] < _MOST_FAILURES and self._resting[folder] < _MOST_RESTING
 
     def _write(self, key: Key, rows: list[Waiting]) -> bool:
         self._writing = (key, self._clock())
@@ -152,8 +161,9 @@ class LabelOutbox:
             return False
         finally:
             self._writing = None
-        self._fresh[key[0]] = 0
+        self._fresh[key[0]] = self._failures[key[0]] = 0
         if self._rests.pop(key, None) is not None:
+            self._resting[key[0]] -= 1
             _log.info("labels of %s are written again", _readable(key))
         return True
 
@@ -169,7 +179,7 @@ class LabelOutbox:
         if labels.parent not in self._clean:
             self._clean.add(labels.parent)
             remove_leftovers(labels.parent, self._layer.owner)
-        events = [LabelEvent.model_validate_json(record) for record in records]
+        events = [event for record in records if (event := event_in(record)) is not None]
         add_events(labels, events, self._layer, self._archive.free_space_floor_mib)
 
     def _where(self, path: Path, content: str) -> Path:
@@ -192,12 +202,12 @@ class LabelOutbox:
         return path
 
     def _note_failure(self, key: Key, error: Exception) -> None:
-        before, now = self._rests.get(key), self._clock()
-        if before is None:
-            self._fresh[key[0]] += 1
+        before, folder, now = self._rests.get(key), key[0], self._clock()
+        self._fresh[folder] += before is None
+        self._resting[folder] += before is None
         # Of a folder that fails, one file after the other must not begin with a short pause again.
-        earlier = [rest.failures for other, rest in self._rests.items() if other[0] == key[0]]
-        failures = 1 + (before.failures if before else max(earlier, default=0))
+        failures = 1 + (before.failures if before else self._failures[folder])
+        self._failures[folder] = max(self._failures[folder], failures)
         pause = _PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS)) - 1]
         why = (
             (error.strerror or str(error))

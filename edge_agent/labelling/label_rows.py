@@ -9,22 +9,23 @@ and raises what SQLite does.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from edge_agent.journal import JournalBusy
 from edge_agent.journaling.journal_queries import microseconds_of
+from edge_agent.labelling.label_record import LabelEvent
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-    from edge_agent.labelling.label_record import LabelEvent
-
 Deed = Literal["confirm", "correct", "not_in_list", "undo", "redo"]
 """What a batch does."""
 GivenWord = tuple[int, str | None, str | None, str | None, int | None]
 """An entry's id and what was said of it last: action, label, by, when (microseconds); four times None: nothing."""
+_log = logging.getLogger(__name__)
 _COUNTS: Final = "void = 0 AND action <> 'undo'"
 # The first condition only lets SQLite see that a small index holds them all.
 _EFFECTIVE: Final = (
@@ -86,6 +87,15 @@ class Waiting(NamedTuple):
     folder: bytes
     name: bytes
     content: str | None
+
+
+def event_in(record: str) -> LabelEvent | None:
+    """Return the event that the journal holds; None, and a word in the log, where its text is damaged."""
+    try:
+        return LabelEvent.model_validate_json(record)
+    except ValueError:
+        _log.warning("a label in the journal is damaged and left out: %.80r", record)
+        return None
 
 
 def read_subjects(connection: sqlite3.Connection, ids: Sequence[int]) -> list[Subject]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from edge_agent.labelling.label_record import Action, LabelEvent, Shown
-from edge_agent.labelling.label_rows import LabelRow
+from edge_agent.labelling.label_rows import LabelRow, event_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,9 +105,11 @@ def word_of(order: Order, subject: Subject, name: str, at: datetime) -> LabelEve
     )
 
 
-def undo_of(found: Standing, by: str, batch: str, number: int, at: datetime) -> LabelRow:
-    """Return the event that takes back what `found` says, as the `number`-th of a batch."""
-    undone = LabelEvent.model_validate_json(found.record)
+def undo_of(found: Standing, by: str, batch: str, number: int, at: datetime) -> LabelRow | None:
+    """Return the event that takes back what `found` says, the `number`-th of a batch; None where it is damaged."""
+    undone = event_in(found.record)
+    if undone is None:
+        return None
     event = undone.model_copy(
         update={
             "id": f"{batch}.{number}",

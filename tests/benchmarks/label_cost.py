@@ -36,6 +36,7 @@ def main() -> None:
 def measure(place: Path, files: int) -> None:
     folder = place / "data"
     folder.mkdir()
+    (folder / "m0.dm3").touch()  # an empty folder looks like a share that is away
     with Journal(place / "state") as journal:
         for number in range(files):
             journal.record(answered(folder / f"m{number}.dm3", number), durable=False)

@@ -53,8 +53,7 @@ SWITCHES: Final = (
 SHIPPED_MODEL: Final = REPOSITORY / "models" / "particle-shape-1.2"
 LABELS: Final = ("faceted", "rod", "round")
 AXE_RULES: Final = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
-ALL_PARTS: Final = """() => performance.getEntriesByType('resource')
-  .some(one => one.name.endsWith('/view_keys.js') && one.responseEnd > 0)"""
+ALL_PARTS: Final = "() => document.documentElement.dataset.parts === 'ready'"
 WAIT_SECONDS: Final = float(os.environ.get("SCOPEWATCH_RIG_SECONDS", "30"))
 SPEAKS_SECONDS: Final = 2.0
 MISSING: Final = ("/thumb.jpg", "/picture.jpg")

@@ -137,4 +137,5 @@ def page_on(folder: Path, *, speaks_for_ever: bool = True, port: int = 0) -> Ite
             server.close()
             home.close()
             home._pool.shutdown(wait=True)
+            home._changing.shutdown(wait=True)
             assert not server._thread.is_alive()

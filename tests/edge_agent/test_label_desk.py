@@ -465,6 +465,32 @@ def test_what_waits_is_written_by_the_next_desk(journal, paths, tmp_path):
     second.close()
 
 
+def test_a_journal_that_is_begun_anew_keeps_no_label_from_its_file(desk, journal, paths):
+    """It counts from 1 again."""
+    desk.give(correct("b1", 1, 2, 3, 4, 5))
+    until(lambda: all_written(desk))
+    journal._file.renew(ValueError("damaged"))
+    fill(journal, paths[0].parent, range(6))
+
+    desk.give(correct("b2", 6))
+
+    until(lambda: all_written(desk))
+    assert said(paths[5]) == [("ann", "correct", "faceted")]
+
+
+def test_a_damaged_label_is_left_out_and_the_others_go_on(desk, journal, paths, caplog):
+    desk.give(correct("b1", 1, 2))
+    until(lambda: all_written(desk))
+    journal.change(lambda connection: connection.execute("UPDATE labels SET record = '{' WHERE number = 1"))
+
+    assert desk.undo("ann").count == 1
+
+    until(lambda: all_written(desk))
+    assert given_in(journal)[2] == NOTHING
+    assert [action for _, action, _ in said(paths[1])] == ["correct", "undo"]
+    assert "a label in the journal is damaged and left out" in caplog.text
+
+
 def test_half_written_files_of_an_earlier_run_are_removed(desk, paths):
     left = paths[0].parent / ".scopewatch-ab12cd34labels-0123.tmp"
     left.write_bytes(b"half")

@@ -42,7 +42,19 @@ def test_there_is_nothing_where_nobody_said_anything(path):
     assert read_events(path) == ()
 
 
-@pytest.mark.parametrize("found", [b"{half", LATER, b""], ids=["damaged", "of a later version", "empty"])
+DAMAGED = [
+    b"{half",
+    b"",
+    b"[]",
+    b'{"schema": 7}',
+    b"[" * 100_000,
+    LATER.replace(b"/2", b"/1").replace(b"[]", b"0"),
+]
+
+
+@pytest.mark.parametrize(
+    "found", DAMAGED, ids=["cut off", "empty", "a list", "a number", "brackets", "no events"]
+)
 def test_what_cannot_be_understood_is_kept_beside_the_new_file(path, caplog, found):
     path.write_bytes(found)
 
@@ -52,6 +64,16 @@ def test_what_cannot_be_understood_is_kept_beside_the_new_file(path, caplog, fou
     assert kept.read_bytes() == found
     assert [one.id for one in read_events(path)] == ["a"]
     assert f"kept as {kept.name}, and begun anew" in caplog.text
+
+
+def test_a_file_of_a_later_version_is_left_alone(path):
+    path.write_bytes(LATER)
+
+    with pytest.raises(OSError, match=r"is of another version \('scopewatch.label/2'\); update this agent"):
+        add_events(path, [event("a")])
+
+    assert path.read_bytes() == LATER
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_what_comes_back_is_kept_once(path):

@@ -21,7 +21,7 @@ export class Filters {
     this.selects = Object.keys(CHOICES).map((name) => el("select", { name, id: `filter-${name}` }));
     this.clear = el("button", { onclick: () => this.set({}, changed) }, "Show all");
     const controls = this.selects.map((one) => el("div", {}, el("label", { for: one.id }, CHOICES[one.name][0]), one));
-    this.box = el("div", { class: "filters", role: "group", "aria-label": "Filters" }, controls, this.clear);
+    this.box = el("div", { class: "filters", role: "group", "aria-label": "Filters" }, controls);
     this.box.onchange = () => this.set(Object.fromEntries(this.selects.map(({ name, value }) => [name, value])), changed);
     this.read();
     this.draw({ labels: [], days: [], sessions: [] });

@@ -44,7 +44,7 @@ class Entries {
     });
     this.words = el("p", { id: "history-total", class: "small" });
     this.trouble = el("p", { role: "status" });
-    this.options = el("div", { class: "options" }, this.words);
+    this.options = el("div", { class: "options" }, this.words, this.filters.clear);
     this.bar = el("div", { hidden: true }); // for several at once; below the list, which it must not move
     this.box = el("div", { class: "entries", role: "listbox", tabindex: 0, "aria-label": "Entries", "aria-multiselectable": "true" });
     root.append(this.filters.box, this.options, this.trouble, this.box, this.bar);
@@ -264,9 +264,9 @@ class Entries {
 
 function makeRow() {
   const node = el("div", { class: "entry", role: "option" });
-  for (const name of ["mark", "answer", "given", "name", "when"]) node[name] = el("span", { class: name });
+  for (const name of ["letter", "answer", "given", "name", "when"]) node[name] = el("span", { class: name });
   node.thumb = el("img", { alt: "", width: 40, height: 40, decoding: "async", hidden: true });
-  node.append(node.thumb, node.mark, el("span", { class: "line" }, node.answer, node.given), el("span", { class: "line small" }, node.name, node.when));
+  node.append(node.thumb, node.letter, el("span", { class: "line" }, node.answer, node.given), el("span", { class: "line small" }, node.name, node.when));
   return node;
 }
 
@@ -278,7 +278,7 @@ function drawRow(node, row, labels) {
   }
   node.dataset.id = id;
   const { label, decision, given, name, at } = row ?? {};
-  node.mark.replaceChildren(decision === "abstain" ? el("span", { class: "chip none", "aria-hidden": "true" }, "?") : label ? chip(labels, label) : "");
+  node.letter.replaceChildren(decision === "abstain" ? el("span", { class: "chip none", "aria-hidden": "true" }, "?") : label ? chip(labels, label) : "");
   put(node.answer, row ? answerWords(row) : "…");
   put(node.given, given ? ` → ${given.label ?? "not in the list"} (${given.by})` : "");
   node.given.classList.toggle("disagrees", Boolean(given && given.label !== label));

@@ -76,6 +76,7 @@ export class Picture {
   }
 
   #moveTo(x, y) {
+    if (!this.#bitmap) return;
     const { width, height } = this.#place();
     const held = (part, room, length) => {
       const half = Math.min(room / length, 1) / 2;

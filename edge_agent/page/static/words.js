@@ -42,7 +42,7 @@ export function givenWords(given) {
 export function rowWords({ outcome, reason, label, probability, decision, reasons }) {
   if (outcome !== "classified") return inWords(outcome) + (reason ? `: ${reason}` : "");
   if (decision === "abstain") return abstentionWords(reasons).toLowerCase();
-  return `${label} ${percent(probability)}, ${inWords(decision)}`;
+  return `${label ?? "no label"} ${percent(probability)}, ${inWords(decision)}`;
 }
 
 /** A span: "4 s", "3 min", "2 h 5 min", "3 days". */
