@@ -173,9 +173,9 @@ class Service:
 
     def _run_with(self, journal: Journal, tick: Callable[[], None]) -> None:
         agent = self._assemble(journal)
-        self._on_archive(self._archive(journal))
-        self._startup(agent)
         try:
+            self._on_archive(self._archive(journal))
+            self._startup(agent)
             self._main_loop(agent, tick)
         finally:
             self._shutdown()
@@ -317,7 +317,8 @@ class Service:
         self._stop.set()
         deadline = time.monotonic() + _SHUTDOWN_SECONDS
         for thread in self._threads.values():
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _take_signal(self) -> None:
         self._signalled = True

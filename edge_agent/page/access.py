@@ -34,6 +34,7 @@ _FREE: Final = frozenset({"/", "/favicon.ico", SIGN_IN})
 _WRONG_PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 3.0
 _COMPLAINT_SECONDS: Final = 60.0
+_RETRY_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -44,7 +45,8 @@ class Access:
         self._looking = threading.Lock()
         self._state: Path | None = None
         self._key: KeyFile | None = None
-        self._why_none = "the agent is starting"
+        self._why_not = "the agent is starting"
+        self._look_due = float("-inf")
         self._wrong_due = self._complaint_due = 0.0
         self.on_new_key: Callable[[], None] = lambda: None
         """Called when another key holds: what was opened with the one before is to be ended."""
@@ -59,15 +61,24 @@ class Access:
         with self._looking:
             self._look()
 
+    @property
+    def why_none(self) -> str | None:
+        """Why there is no key, None where there is one."""
+        return None if self._key is not None else self._why_not
+
     def _look(self) -> None:
-        state, before = self._state, self._key
-        if state is None or (before is not None and is_still(before, state)):
+        state, before, now = self._state, self._key, time.monotonic()
+        if state is None or now < self._look_due or (before is not None and is_still(before, state)):
             return
         try:
             self._key = key_in(state)
         except OSError as error:
-            self._why_none = f"the page has no key: {error.strerror or error}"
-            _log.warning("the page has no key, nobody can sign in: %s", error)
+            # A disk that cannot keep it will not learn to in two seconds; each try is a durable write.
+            self._look_due = now + _RETRY_SECONDS
+            why_not = f"the page has no key: {error.strerror or error}"
+            if why_not != self._why_not:
+                _log.warning("the page has no key, nobody can sign in: %s", error)
+            self._why_not = why_not
             return
         if before is not None and before.text != self._key.text:
             self.on_new_key()
@@ -99,7 +110,7 @@ class Access:
 
     def _refused(self, scope: Scope) -> tuple[int, str] | None:
         if self._key is None:
-            return 503, self._why_none  # not 401: whoever is signed in stays so while the agent starts
+            return 503, self._why_not  # not 401: whoever is signed in stays so while the agent starts
         given = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
         bearer = [value[7:] for name, value in given if name == b"authorization" and value[:7] == "Bearer "]
         if bearer:
@@ -126,7 +137,7 @@ class Access:
     def _derived(self, what: str) -> str:
         key = self._key
         if key is None:
-            raise LookupError(self._why_none)
+            raise LookupError(self._why_not)
         return hmac.digest(key.text.encode(), f"scopewatch {what}".encode(), hashlib.sha256).hex()
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from edge_agent.journal import JOURNALED
 from edge_agent.labelling.label_desk import LabelDesk
 from edge_agent.live_page.pulse import SILENT_SECONDS
 from edge_agent.page.access import Access
@@ -19,6 +20,7 @@ from edge_agent.page.history import History
 from edge_agent.page.labels_told import change_told, desk_told
 from edge_agent.page.news import News
 from edge_agent.page.no_archive import NoArchive
+from edge_agent.page.page_threads import PageThreads
 from edge_agent.page.pictures import Pictures
 from edge_agent.page.second_look import SecondLook
 from edge_agent.page.sessions import Sessions
@@ -39,6 +41,7 @@ __all__ = ["NoArchive", "PageHome"]
 PATIENCE_SECONDS: Final = 5.0
 """A disk that does not answer for so long is said not to."""
 _THREADS: Final = 4
+_CHANGING_THREADS: Final = 2
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -74,7 +77,8 @@ class PageHome:
         self.news = News(self.hub, monitor, self._rows_of, self.access.look)
         self.access.on_new_key = self.hub.end_streams
         self._parts: _Parts | None = None
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="page-disk")
+        self._asking = PageThreads(_THREADS, "page-disk")
+        self._changing = PageThreads(_CHANGING_THREADS, "page-change")
 
     @property
     def archive(self) -> Archive:
@@ -112,7 +116,7 @@ class PageHome:
         if before is not None:
             before.close()
         if archive is not None:
-            self._pool.submit(self.access.meet, archive.state)
+            self._changing.submit(partial(self.access.meet, archive.state))
             self._parts = self._parts_of(archive)
             self.hub.publish("resync", {})
 
@@ -122,7 +126,8 @@ class PageHome:
 
     def note_finding(self, finding: Finding) -> None:
         """Hear what became of a file, once the journal has it."""
-        self.news.note_finding(finding.path)
+        if finding.outcome in JOURNALED:
+            self.news.note_finding(finding.path)
         parts = self._parts
         if parts is not None:
             parts.pictures.note_finding(finding)
@@ -136,11 +141,14 @@ class PageHome:
         recent = [parts.history.json_of(row) for row in parts.history.newest(rows)]
         return {"last": recent[0] if recent else None, "recent": recent, **desk_told(parts.labels.state(by))}
 
-    async def in_pool(self, work: Callable[[], _T]) -> _T:
-        """Return what `work` returns, done in another thread. Raises NoArchive when that takes too long."""
-        loop = asyncio.get_running_loop()
+    async def in_pool(self, work: Callable[[], _T], *, changing: bool = False) -> _T:
+        """Return what `work` returns, done in another thread. Raises NoArchive when that takes too long.
+
+        It then goes on for nobody; what is `changing` something has threads of its own, and waits for no question.
+        """
+        threads = self._changing if changing else self._asking
         try:
-            return await asyncio.wait_for(loop.run_in_executor(self._pool, work), PATIENCE_SECONDS)
+            return await asyncio.wait_for(asyncio.wrap_future(threads.submit(work)), PATIENCE_SECONDS)
         except TimeoutError:
             raise NoArchive(f"the disk has not answered for {PATIENCE_SECONDS:.0f} s") from None
 
@@ -151,7 +159,8 @@ class PageHome:
         if parts is not None:
             parts.close()
         self.hub.end_streams()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._asking.close()
+        self._changing.close()
 
     @property
     def _present(self) -> _Parts:
@@ -180,6 +189,8 @@ class PageHome:
     def _agent_speaks(self) -> bool:
         return self.monitor.pulse().silent_seconds <= SILENT_SECONDS
 
-    def _rows_of(self, paths: Sequence[Path]) -> list[dict[str, Any]]:
+    def _rows_of(self, paths: Sequence[Path]) -> dict[Path, dict[str, Any]] | None:
         parts = self._parts
-        return [] if parts is None else [parts.history.json_of(row) for row in parts.history.rows_of(paths)]
+        if parts is None:
+            return None
+        return {row.path: parts.history.json_of(row) for row in parts.history.rows_of(paths)}

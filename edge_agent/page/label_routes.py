@@ -61,7 +61,7 @@ def routes(home: PageHome) -> list[Route]:
     async def labels(request: Request) -> Response:
         body = await json_body(request)
         try:
-            done = await home.in_pool(lambda: _give(home, tickets, body))
+            done = await home.in_pool(lambda: _give(home, tickets, body), changing=True)
         except _Changed as changed:
             return answer_of({"error": str(changed), "count": changed.count}, 409)
         return answer_of({"batch": done.batch, "count": done.count, "skipped": done.skipped})
@@ -71,7 +71,7 @@ def routes(home: PageHome) -> list[Route]:
         by, name = _by(body.get("by")), None if body.get("request") is None else _batch(body, "request")
         deed = "undo" if request.url.path.endswith("undo") else "redo"
         try:
-            done = await home.in_pool(lambda: getattr(home.labels, deed)(by, name))
+            done = await home.in_pool(lambda: getattr(home.labels, deed)(by, name), changing=True)
         except NothingToDo as error:
             raise HTTPException(409, str(error)) from None
         return answer_of(done_told(done))

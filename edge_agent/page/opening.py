@@ -70,6 +70,8 @@ def _launcher() -> tuple[str, ...] | None:
         return ()
     if sys.platform == "darwin":
         return ("open",)
+    if os.geteuid() == 0:
+        return None  # behind sudo, for the key of a service: no browser runs with such rights
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return None
     if any(Path(browser).exists() for browser in _IN_A_SNAP):

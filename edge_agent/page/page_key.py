@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.files import FileLayer, read_whole, write_durably
+from edge_agent.shared_opening import system_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +42,14 @@ class KeyFile:
 
 def key_in(state: Path) -> KeyFile:
     """Return the key of this state folder; it is made where there is none. Raises OSError."""
-    return _read(state / KEY_NAME) or new_key(state)
+    file = state / KEY_NAME
+    found = _read(file)
+    if found is None:
+        is_replaced = file.is_file()
+        found = new_key(state)
+        if is_replaced:
+            _log.warning("%s: others could read it, or it was no key of the page; a new one is made", file)
+    return found
 
 
 def new_key(state: Path) -> KeyFile:
@@ -51,7 +59,7 @@ def new_key(state: Path) -> KeyFile:
     # Two may have made one at the same moment; what stands there now is the key.
     found = _read(file)
     if found is None:
-        raise OSError(f"{file}: the page's key cannot be kept to this account on this disk")
+        raise OSError(f"{file} cannot be kept to this account on this disk; put the state folder elsewhere")
     return found
 
 
@@ -72,10 +80,12 @@ class _Private(FileLayer):
     """Files for one account: also while they are written."""
 
     def create(self, path: Path) -> int:
-        descriptor = super().create(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"):
+            flags |= getattr(os, name, 0)
+        descriptor = os.open(system_path(path), flags, 0o600)
         if sys.platform != "win32":
-            # Created by the mask of the process, and empty until here.
-            os.fchmod(descriptor, 0o600)
+            os.fchmod(descriptor, 0o600)  # the mask of the process may have taken the owner's rights
             owner = path.parent.stat()
             if os.geteuid() == 0 and owner.st_uid != 0:
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
@@ -88,7 +98,6 @@ def _read(file: Path) -> KeyFile | None:
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(found.st_mode) or (sys.platform != "win32" and found.st_mode & _OTHERS):
-        _log.warning("%s: others could read the key of the page; a new one is made", file)
         return None
     data = read_whole(file, _MOST_BYTES)
     if data is None and not os.access(file, os.R_OK):

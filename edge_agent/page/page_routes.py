@@ -76,7 +76,9 @@ def routes(home: PageHome) -> list[Route]:
 
     async def sign_in(request: Request) -> Response:
         token = text_in(await json_body(request), "token")
-        await home.in_pool(home.access.look)
+        await home.in_pool(home.access.look, changing=True)
+        if home.access.why_none is not None:
+            raise HTTPException(503, home.access.why_none)
         if not home.access.is_key(token):
             await home.access.wait_after_wrong_key()
             raise HTTPException(

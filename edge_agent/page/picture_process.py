@@ -144,8 +144,9 @@ class PictureProcess:
     def _run(self) -> None:
         """Serve until nobody has asked for a while; the process has no longer life than this thread."""
         process: WorkerProcess | None = None
-        job = worker_job(JobLimits(self._settings.memory_limit_mib, low_priority=True))
+        job: WorkerJob | None = None
         try:
+            job = worker_job(JobLimits(self._settings.memory_limit_mib, low_priority=True))
             while (taken := self._next()) is not None:
                 order, future = taken
                 try:
@@ -160,11 +161,28 @@ class PictureProcess:
                     self._blame(order, future, error)
                     self._bury(process)
                     process = None
+        except Exception as error:
+            # A fault of ours, or of the system: what is asked for next gets a thread of its own.
+            _log.warning("pictures for the page failed: %s: %s", type(error).__name__, error)
+            _log.debug("pictures for the page failed", exc_info=True)
         finally:
+            self._leave()
             if process is not None:
                 process.end(_GRACE_SECONDS)
             if job is not None:
                 job.close()
+
+    def _leave(self) -> None:
+        """Let another thread begin, where this one did not end because nobody asked."""
+        with self._changed:
+            if self._thread is not threading.current_thread():
+                return
+            self._thread = None
+            left = [*self._waiting.values(), *([self._in_hand[1]] if self._in_hand else [])]
+            self._waiting.clear()
+            self._in_hand = None
+            for future in left:
+                _fail(future, "the picture maker failed", later=True)
 
     def _next(self) -> tuple[Order, Future[Previews]] | None:
         with self._changed:

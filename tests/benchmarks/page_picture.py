@@ -38,7 +38,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=REPOSITORY / ".github" / "page.png")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place, LivePage(Path(place)) as page, chromium_running() as browser:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        LivePage(Path(place), environment={"LOGNAME": "ana"}) as page,
+        chromium_running() as browser,
+    ):
         page.save(BEFORE, size_px=1024)
         with visiting(browser, page, viewport={"width": WIDTH, "height": HEIGHT}) as visit:
             tab = visit.tab()
@@ -65,9 +69,7 @@ def a_good_moment(page: LivePage, tab: Any) -> bool:
     latest = tab.locator("#latest")
     drawn = latest.locator("canvas[data-drawn]")
     until(
-        lambda: (
-            drawn.count() and drawn.first.get_attribute("data-drawn") == latest.get_attribute("data-entry")
-        ),
+        lambda: drawn.count() and drawn.first.get_attribute("data-drawn") == latest.get_attribute("data-id"),
         "the picture is drawn",
     )
     return True

@@ -12,11 +12,11 @@ import os
 import shutil
 import socket
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -53,9 +53,9 @@ SWITCHES: Final = (
 SHIPPED_MODEL: Final = REPOSITORY / "models" / "particle-shape-1.2"
 LABELS: Final = ("faceted", "rod", "round")
 AXE_RULES: Final = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
-ALL_PARTS: Final = """() => performance.getEntriesByType('resource')
-  .some(one => one.name.endsWith('/view_keys.js') && one.responseEnd > 0)"""
+ALL_PARTS: Final = "() => document.documentElement.dataset.parts === 'ready'"
 WAIT_SECONDS: Final = float(os.environ.get("SCOPEWATCH_RIG_SECONDS", "30"))
+SPEAKS_SECONDS: Final = 2.0
 MISSING: Final = ("/thumb.jpg", "/picture.jpg")
 START: Final = datetime(2026, 5, 4, 8, tzinfo=UTC)
 
@@ -191,14 +191,26 @@ class QuietPage(Page):
     def __init__(self, place: Path, labels: Sequence[str] = LABELS, port: int = 0) -> None:
         self.folder, self.state = place / "scope", place / "state"
         self.folder.mkdir(parents=True, exist_ok=True)
+        # An empty folder is taken for one whose disk is away.
+        (self.folder / "notes.txt").touch()
         self.labels = tuple(labels)
         self.model = MODEL.model_copy(update={"labels": self.labels})
         self.made = 0
         self.port = port
         self._said: dict[str, Any] = {}
+        self._ended = threading.Event()
+        self._hangs = False
         self.journal = Journal(self.state)
         self.journal.model_sha256 = MODEL.sha256
         self._open()
+        self._loop = threading.Thread(target=self._speak, name="agent's main loop", daemon=True)
+        self._loop.start()
+
+    def _speak(self) -> None:
+        """Say every two seconds what was said last, as the agent's main loop does."""
+        while not self._ended.wait(SPEAKS_SECONDS):
+            if not self._hangs:
+                self.say()
 
     def _open(self) -> None:
         self.monitor = Monitor(PageConfig(port=self.port), EventsConfig())
@@ -216,6 +228,8 @@ class QuietPage(Page):
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._loop.join()
         self.monitor.meet(None)
         self.monitor.close()
         self.journal.close()
@@ -249,11 +263,12 @@ class QuietPage(Page):
 
     def hang(self) -> None:
         """Let the main loop have said nothing for a minute."""
+        self._hangs = True
         self.monitor.state._heard -= 60.0
 
     def well(self) -> None:
         """Let it say that all is well again."""
-        self._said = {}
+        self._said, self._hangs = {}, False
         self.say()
 
     def a_finding(self, name: str | None = None, **changes: Any) -> Finding:
@@ -374,29 +389,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@cache
-def no_browser() -> str | None:
-    """Why there is no browser here, or None."""
-    try:
-        import playwright.sync_api  # noqa: F401
-    except ImportError:
-        return "needs the package playwright (pip install playwright)"
-    return None if CHROMIUM else "needs Chromium (apt-get install chromium)"
-
-
-def file_names_of_this_disk(folder: Path, names: Sequence[bytes]) -> list[bytes]:
-    """Those of the names that this disk takes."""
-    taken = []
-    for name in names:
-        file = folder / os.fsdecode(name)
-        try:
-            file.touch(exist_ok=False)
-        except OSError:
-            if not file.exists():
-                continue
-        else:
-            file.unlink()
-        taken.append(name)
-    return taken

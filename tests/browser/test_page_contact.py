@@ -150,6 +150,7 @@ def test_a_hidden_tab_shows_the_newest_when_it_is_seen_again(chromium: Any, quie
 
 def test_an_agent_whose_main_loop_hangs_does_not_look_alive(chromium: Any, quiet: QuietPage) -> None:
     with visiting(chromium, quiet) as visit:
+        visit.expected.append("503")
         tab = visit.tab()
         quiet.hang()
         expect(tab.locator("#state-bar")).to_contain_text("STUCK")

@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from edge_agent.page import access as access_module
 from edge_agent.page.access import Access
 from edge_agent.page.page_key import KEY_NAME, is_still, key_in, new_key
 
@@ -42,14 +43,18 @@ def test_only_its_account_may_read_it_whatever_the_mask(tmp_path, mask):
 @POSIX
 def test_it_is_never_readable_for_others_not_even_while_it_is_written(tmp_path, monkeypatch):
     seen = []
-    real = os.write
+    real = os.fchmod
 
-    def write(descriptor, data):
+    def fchmod(descriptor, mode):
         seen.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
-        return real(descriptor, data)
+        real(descriptor, mode)
 
-    monkeypatch.setattr(os, "write", write)
-    new_key(tmp_path)
+    monkeypatch.setattr(os, "fchmod", fchmod)
+    before = os.umask(0)
+    try:
+        new_key(tmp_path)
+    finally:
+        os.umask(before)
 
     assert seen == [0o600]
 
@@ -83,8 +88,9 @@ def test_one_that_others_could_read_is_replaced(tmp_path, caplog, mode):
 
     assert second.text != first.text
     assert stat.S_IMODE((tmp_path / KEY_NAME).stat().st_mode) == 0o600
+    file = tmp_path / KEY_NAME
     assert caplog.messages == [
-        f"{tmp_path / KEY_NAME}: others could read the key of the page; a new one is made"
+        f"{file}: others could read it, or it was no key of the page; a new one is made"
     ]
 
 
@@ -119,6 +125,28 @@ def test_a_new_one_takes_the_place_of_the_old_and_access_notices(tmp_path):
     assert access.is_key(second.text)
     assert not access.is_key(first.text)
     assert {access.cookie, access.change_word}.isdisjoint({cookie, word})
+
+
+@POSIX
+def test_a_disk_that_knows_no_modes_is_asked_once_a_minute_and_said_once(tmp_path, monkeypatch, caplog):
+    real = os.fchmod
+    monkeypatch.setattr(os, "fchmod", lambda descriptor, mode: real(descriptor, 0o644))
+    access, tries = Access(), []
+    monkeypatch.setattr(access_module, "key_in", lambda state: tries.append(1) or key_in(state))
+    with caplog.at_level(logging.WARNING):
+        access.meet(tmp_path)
+        for _ in range(10):
+            access.look()
+        assert len(tries) == 1
+        access._look_due = 0.0
+        access.look()
+
+    assert len(tries) == 2
+    (said,) = caplog.messages
+    assert said.endswith(
+        "page.token cannot be kept to this account on this disk; put the state folder elsewhere"
+    )
+    assert access.why_none.startswith("the page has no key: ")
 
 
 def test_one_that_is_deleted_is_made_anew(tmp_path):

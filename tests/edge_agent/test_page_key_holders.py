@@ -283,7 +283,7 @@ def test_while_there_is_no_key_nobody_is_let_in(tmp_path):
         status, _, body = page.ask("GET", "/api/state")
         assert status == 503
         assert b"the page has no key" in body
-        assert page.ask("POST", "/api/session", {"token": ""})[0] == 401
+        assert page.ask("POST", "/api/session", {"token": ""})[0] == 503
         assert page.ask("GET", "/healthz")[0] == 200
 
 

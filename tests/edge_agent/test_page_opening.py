@@ -34,6 +34,7 @@ def started(monkeypatch):
         opening.shutil, "which", lambda name: f"/usr/bin/{name}" if name == "xdg-open" else None
     )
     monkeypatch.setattr(opening, "_IN_A_SNAP", ())
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     return commands
@@ -61,16 +62,19 @@ def test_where_there_are_windows_the_browser_is_led_to_the_page(started, monkeyp
 
 @LINUX
 @pytest.mark.parametrize(
-    ("display", "launchers", "snaps"),
+    ("display", "launchers", "snaps", "user"),
     [
-        pytest.param("", ("xdg-open",), (), id="no windows: a text browser would be found"),
-        pytest.param(":0", (), (), id="nothing to open it with"),
-        pytest.param(":0", ("xdg-open",), (sys.executable,), id="a browser from a snap cannot read the file"),
+        pytest.param("", ("xdg-open",), (), 1000, id="no windows: a text browser would be found"),
+        pytest.param(":0", (), (), 1000, id="nothing to open it with"),
+        pytest.param(
+            ":0", ("xdg-open",), (sys.executable,), 1000, id="a browser from a snap cannot read the file"
+        ),
     ],
 )
 def test_where_nobody_would_see_it_nothing_is_started(
-    started, monkeypatch, tmp_path, display, launchers, snaps
+    started, monkeypatch, tmp_path, display, launchers, snaps, user
 ):
+    monkeypatch.setattr(os, "geteuid", lambda: user)
     monkeypatch.setenv("DISPLAY", display)
     monkeypatch.setattr(opening.shutil, "which", lambda name: name if name in launchers else None)
     monkeypatch.setattr(opening, "_IN_A_SNAP", snaps)
@@ -89,6 +93,7 @@ def test_a_real_launcher_is_waited_for_by_nobody_and_leaves_no_process(monkeypat
     monkeypatch.setenv("PATH", f"{launcher.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(opening, "_IN_A_SNAP", ())
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     before = opening.threading.active_count()
 
     assert open_page(WORD, tmp_path)

@@ -21,6 +21,7 @@ from edge_agent.live_page.pulse import SILENT_SECONDS, MonitorState
 from edge_agent.page import news as news_module
 from edge_agent.page import stream as stream_module
 from edge_agent.page.news import MOST_WAITING, News
+from edge_agent.page.no_archive import NoArchive
 from edge_agent.page.stream import MOST_LISTENERS, RING, Hub
 
 
@@ -120,7 +121,7 @@ def test_a_burst_costs_the_desk_next_to_nothing_and_bounded_memory():
     def rows_of(paths):
         told.set()
         slow.wait(WAIT_SECONDS)
-        return [{"id": 1}]
+        return {path: {"id": 1} for path in paths}
 
     news = News(Hub(), MonitorState(), rows_of)
     news.note_finding(Path("/first"))
@@ -139,7 +140,9 @@ def test_after_a_burst_that_was_too_long_the_pages_ask_anew(monkeypatch):
     monkeypatch.setattr(news_module, "MOST_WAITING", 10)
     hub, kinds = Hub(), []
     monkeypatch.setattr(hub, "publish", lambda kind, data: kinds.append(kind))
-    news = News(hub, MonitorState(), lambda paths: [{"id": number} for number, _ in enumerate(paths)])
+    news = News(
+        hub, MonitorState(), lambda paths: {path: {"id": number} for number, path in enumerate(paths)}
+    )
     monkeypatch.setattr(news, "_start", lambda: None)
     for number in range(25):
         news.note_finding(Path(f"/{number}"))
@@ -331,26 +334,74 @@ def test_slow_bodies_give_way_to_whoever_asks(page):
         assert page.ask("GET", "/healthz")[0] == 200
 
 
-def test_a_failing_lookup_is_logged_and_the_next_one_is_told(monkeypatch, caplog):
-    calls = []
+def test_what_the_journal_does_not_have_yet_is_told_once_it_has():
+    has, hub = set(), Hub()
 
     def rows_of(paths):
-        calls.append(paths)
-        if len(calls) == 1:
-            raise OSError("a disk")
-        return [{"id": 5}]
+        return {path: {"id": int(path.name)} for path in paths if path in has}
 
-    hub = Hub()
     news = News(hub, MonitorState(), rows_of)
-    with caplog.at_level(logging.WARNING):
-        news.note_finding(Path("/a"))
-        until(lambda: len(calls) == 1)
-        news.note_finding(Path("/b"))
-        until(lambda: len(calls) == 2)
+    paths = [Path(f"/{number}") for number in range(1, 4)]
+    news._wake.wait = lambda seconds: None  # at once instead of after two seconds
+    has |= {paths[0], paths[2]}
+    for path in paths:
+        news.note_finding(path)
+    told = lambda: [event for event in hub.since(0)[0] if b"event: entry" in event]  # noqa: E731
+    until(lambda: len(told()) == 2)
+    has.add(paths[1])
+    until(lambda: len(told()) == 3)
     news.close()
     news._thread.join(WAIT_SECONDS)
 
-    assert caplog.messages == ["the page was not told of something: OSError: a disk"]
+    assert b'"row":{"id":2},"new":false' in told()[2]
+    assert not news._paths
+
+
+@pytest.mark.parametrize("error", [NoArchive("the journal cannot be read"), OSError("a disk")])
+def test_a_journal_that_cannot_be_read_is_asked_again_and_complained_of_once(caplog, error):
+    calls, hub = [], Hub()
+
+    def rows_of(paths):
+        calls.append(paths)
+        if len(calls) < 5:
+            raise error
+        return {path: {"id": 5} for path in paths}
+
+    news = News(hub, MonitorState(), rows_of)
+    news._wake.wait = lambda seconds: None
+    with caplog.at_level(logging.WARNING):
+        news.note_finding(Path("/a"))
+        until(lambda: any(b"event: entry" in event for event in hub.since(0)[0]))
+    news.close()
+    news._thread.join(WAIT_SECONDS)
+
+    assert len(caplog.messages) == isinstance(error, OSError)
+
+
+@pytest.mark.parametrize("has_journal", [True, False])
+def test_a_file_that_never_comes_is_given_up(monkeypatch, has_journal):
+    monkeypatch.setattr(news_module, "_PATIENCE_SECONDS", 0.0 if has_journal else 600.0)
+    news = News(Hub(), MonitorState(), lambda paths: {} if has_journal else None)
+    monkeypatch.setattr(news, "_start", lambda: None)
+    news.note_finding(Path("/a"))
+    time.sleep(0.001)
+
+    news._tell_entries()
+
+    assert not news._paths
+
+
+def test_there_is_one_thread_whoever_begins():
+    news = News(Hub(), MonitorState(), lambda paths: {})
+    threads = [threading.Thread(target=news.note_finding, args=(Path("/a"),)) for _ in range(16)]
+    before = sum(thread.name == "page-news" for thread in threading.enumerate())
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(thread.name == "page-news" for thread in threading.enumerate()) == before + 1
+    news.close()
+    news._thread.join(WAIT_SECONDS)
 
 
 def until(condition) -> None:

@@ -374,6 +374,18 @@ def test_a_program_that_does_not_start_is_not_started_for_each_of_a_hundred(root
     assert count.read_text() == "x"
 
 
+def test_a_fault_of_ours_keeps_nobody_waiting_and_ends_nothing(root, start, micrograph_bytes, monkeypatch):
+    process = start()
+    order = saved(root / "a.dm3", micrograph_bytes)
+    with monkeypatch.context() as broken:
+        broken.setattr(picture_process, "worker_job", lambda limits: 1 / 0)
+        with pytest.raises(NoPicture, match="failed") as told:
+            process.ask(order).result(20)
+    assert told.value.later
+
+    assert process.ask(order).result(20).picture
+
+
 def test_a_program_that_is_not_there_is_said(root, settings):
     process = PictureProcess(settings, command=("/nowhere/python",))
 

@@ -6,9 +6,9 @@ import asyncio
 import io
 import json
 import os
+import sqlite3
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 from page_archive import Laboratory, application, ask, one
@@ -20,9 +20,6 @@ from edge_agent.page import bounded_reads, picture_routes
 from edge_agent.page.picture_routes import routes
 from edge_agent.preview_files import preview_path, read_preview
 from edge_agent.sidecar import read_record, write_record
-
-if TYPE_CHECKING:
-    import sqlite3
 
 
 @pytest.fixture(scope="module")
@@ -329,6 +326,18 @@ def test_what_people_said_comes_oldest_first_and_says_what_counts(laboratory, sa
     labels = json.loads(get(laboratory, f"/api/entries/{number}").body)["labels"]
 
     assert [(event["id"], event["void"]) for event in labels] == [("e1", False), ("e2", True)]
+
+
+def test_a_journal_that_cannot_be_read_is_said(laboratory, saved, monkeypatch):
+    """Not that nobody said anything."""
+    _, number = saved
+    monkeypatch.setattr(
+        picture_routes, "read_events", lambda *_: (_ for _ in ()).throw(sqlite3.OperationalError)
+    )
+
+    answer = get(laboratory, f"/api/entries/{number}")
+
+    assert (answer.status, error_of(answer)) == (503, "the journal cannot be read at the moment")
 
 
 def test_details_are_kept_by_entry_and_content(laboratory, saved, monkeypatch):

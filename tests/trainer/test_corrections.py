@@ -349,25 +349,21 @@ def dealt(dataset: DataSet) -> dict[str, str]:
     [
         pytest.param("train", {"label": "round"}, "round in train", id="train: relabelled"),
         pytest.param("train", {"label": "rod"}, "rod in train", id="train: confirmed"),
-        pytest.param(
-            "test",
-            {"label": "round"},
-            "corrected with the answer in sight: round by ada, so it is no test micrograph",
-            id="test: left out, never relabelled by who saw the answer",
-        ),
-        pytest.param(
-            "validation",
-            {"label": "round"},
-            "corrected with the answer in sight: round by ada, so it is no validation micrograph",
-            id="validation: the same",
-        ),
+        pytest.param("test", {"label": "round"}, "rod in test", id="test: frozen to who saw the answer"),
+        pytest.param("validation", {"label": "round"}, "rod in validation", id="validation: the same"),
         pytest.param("test", {"label": "round", "blind": True}, "round in test", id="test: relabelled blind"),
         pytest.param("test", {"label": "rod"}, "rod in test", id="test: agreeing changes nothing"),
         pytest.param(
             "test",
             {"label": "", "action": "not_in_list"},
+            "rod in test",
+            id="test: in no class, said with the answer in sight",
+        ),
+        pytest.param(
+            "test",
+            {"label": "", "action": "not_in_list", "blind": True},
             "not in the list: said by ada",
-            id="test: in no class",
+            id="test: in no class, said blind",
         ),
         pytest.param(
             "train",
@@ -608,22 +604,91 @@ def test_a_label_about_the_same_picture_saved_again_holds_for_the_class_folder(l
     options = {"screening": LOOKED_AT, "embed": same_features}
     before = lab.prepared(corrected=False, **options)
     trains, tests = of_part(before, "train"), of_part(before, "test")
+    validates = of_part(before, "validation")
     seen_near(lab, "a.tif", trains, 0, label="round")
-    seen_near(lab, "b.tif", tests, 0, label="round")
+    seen_near(lab, "b.tif", tests, 0, label="round", blind=True)
+    seen_near(lab, "c.tif", validates, 0, label="round")
     after = lab.prepared(**options)
     assert fate(after, trains) == "round in train"
-    assert fate(after, tests).startswith("corrected with the answer in sight")
+    assert fate(after, tests) == "round in test"
+    assert fate(after, validates) == "rod in validation"
 
 
 def test_what_left_the_test_still_keeps_its_neighbours_out_of_training(lab: Lab) -> None:
     blobs(lab)
     options = {"screening": LOOKED_AT, "embed": same_features}
     source = of_part(lab.prepared(corrected=False, **options), "test")
-    lab.label_raw(source, "round")
+    lab.label_raw(source, "", action="not_in_list", blind=True)
     seen_near(lab, "a.tif", source, 6)
     after = lab.prepared(**options)
-    assert fate(after, source).startswith("corrected with the answer in sight")
+    assert fate(after, source) == "not in the list: said by ada"
     assert newcomers(after)["a.tif"].startswith("kin of held-out micrographs")
+
+
+@pytest.mark.parametrize(
+    ("screening", "shift", "kept"),
+    [
+        pytest.param(LOOKED_AT, 0, "newcomer", id="a copy that was found and kept all the same"),
+        pytest.param(
+            LOOKED_AT.model_copy(update={"least_sharpness": 10.0}),
+            6,
+            "all",
+            id="a view, nothing is sharp enough",
+        ),
+        pytest.param(
+            LOOKED_AT.model_copy(update={"least_sharpness": 10.0}),
+            0,
+            "all",
+            id="a copy, nothing is sharp enough",
+        ),
+    ],
+)
+def test_what_a_person_keeps_against_the_screening_is_kin_all_the_same(
+    lab: Lab, screening: ScreeningRule, shift: int, kept: str
+) -> None:
+    """The contact sheet decides whether a picture is worth it, not whether it is another one than in the test."""
+    blobs(lab)
+    options = {"screening": LOOKED_AT, "embed": same_features}
+    before = lab.prepared(corrected=False, **options)
+    source = of_part(before, "test")
+    seen_near(lab, "a.tif", source, shift)
+    (own,) = [crop.source for crop in lab.prepared(**options).crops if crop.source.startswith("corrections/")]
+    files = [own, *(sorted({crop.source for crop in before.crops}) if kept == "all" else ())]
+    sheet = lab.raw.parent / "overrides.csv"
+    sheet.write_text("file,decision\n" + "".join(f"{file},keep\n" for file in files))
+    after = lab.prepared(**options | {"screening": screening, "overrides": read_overrides(sheet)})
+    assert dealt(after) == dealt(before)
+    assert newcomers(after)["a.tif"].startswith("kin of held-out micrographs: of one group with " + source)
+
+
+def test_what_is_held_out_and_named_otherwise_is_told(lab: Lab) -> None:
+    """Who believed the network's mistake would take it out of the test, and the figure would rise."""
+    sources = [crop.source for crop in lab.prepared(corrected=False).kept if crop.part == "test"]
+    for source in sources[:2]:
+        lab.label_raw(source, "round" if source.startswith("rod") else "rod")
+    lab.label_raw(sources[2], "", action="not_in_list")
+    dataset = lab.prepared()
+    assert [crop.source for crop in dataset.test] == sources
+    assert (
+        "corrections: held out, named otherwise by people who saw the answer, kept as they are: 3 "
+        f"({', '.join(sources[:3])})" in dataset.notes
+    )
+
+
+def test_where_crops_of_one_micrograph_are_dealt_a_corrected_one_is_not_held_out(lab: Lab) -> None:
+    rule = {"split": SplitRule(by="every-third")}
+    source = of_part(lab.prepared(corrected=False, **rule), "test")
+    lab.label_raw(source, "round")
+    assert fate(lab.prepared(**rule), source).startswith("corrected with the answer in sight: round by ada")
+
+
+def test_figures_rest_on_what_the_folder_said_before_the_network_did(lab: Lab) -> None:
+    """Confirmed and put right again: a cross-validation that left those out would leave its mistakes out."""
+    trains = [crop.source for crop in lab.prepared(corrected=False).train if crop.label == "rod"]
+    lab.label_raw(trains[0], "rod")
+    lab.label_raw(trains[1], "round")
+    led = {crop.source for crop in lab.prepared().train if crop.answer_seen}
+    assert led == {trains[1]}
 
 
 def test_the_folders_below_the_root_group_as_those_below_a_class(lab: Lab) -> None:
@@ -859,7 +924,8 @@ def test_the_fingerprint_hangs_on_what_was_said_not_on_where_it_lies(lab: Lab, t
         pytest.param("train", "keep,rod", "rod in train", id="a class on the sheet goes before a correction"),
         pytest.param("train", "drop,", "overruled: dropped", id="so does a drop"),
         pytest.param("train", "keep,", "round in train", id="a keep alone says nothing of the class"),
-        pytest.param("test", "keep,", "rod in test", id="a keep goes before leaving it out"),
+        pytest.param("test", "keep,", "rod in test", id="a keep leaves what is held out as it is"),
+        pytest.param("test", "drop,", "overruled: dropped", id="and a drop takes it out"),
     ],
 )
 def test_the_contact_sheet_goes_before_corrections(lab: Lab, part: str, row: str, expected: str) -> None:

@@ -49,7 +49,7 @@ class Verdict:
     label: str
     """In composed Unicode; "" unless `kind` is label."""
     blind: bool
-    """Whether the label was given before any look at the answer."""
+    """Whether it was said before any look at the answer."""
     by: tuple[str, ...]
     """Who said it, sorted, as text that can be printed."""
     said: str
@@ -216,13 +216,12 @@ def _verdict(
     if len(agreed) > 1:
         return Verdict(content, "disputed", "", False, by, said, first, files)
     (label,) = agreed
-    if not label:
-        return Verdict(content, "not_in_list", "", False, by, said, first, files)
-    return Verdict(content, "label", label, _is_blind(events, void, label), by, said, first, files)
+    kind: Kind = "label" if label else "not_in_list"
+    return Verdict(content, kind, label, _is_blind(events, void, label), by, said, first, files)
 
 
 def _is_blind(events: Iterable[LabelEvent], void: frozenset[str], label: str) -> bool:
-    """Whether anybody's first word was blind, still counts, and is this label."""
+    """Whether anybody's first word was blind, still counts, and is this label ("": not in the list)."""
     first: dict[str, LabelEvent] = {}
     for event in events:
         first.setdefault(event.by, event)

@@ -25,7 +25,7 @@ from trainer.preparing.crop_table import (
 from trainer.preparing.cutting import CutFile, CutPlan, cut_files
 from trainer.preparing.duplicates import without_copies, without_near_copies
 from trainer.preparing.grouping import Provenance, group_files
-from trainer.preparing.joining import Newcomers, joined, relabelled
+from trainer.preparing.joining import Newcomers, doubted, joined, relabelled
 from trainer.preparing.newcomers import Taken, notes_of, record_of, take
 from trainer.preparing.overrides import Overrides, matched, overruled
 from trainer.preparing.raw_folder import PICTURE_SUFFIXES, RawFolder, read_raw_folder
@@ -99,14 +99,16 @@ def prepare(
     if order.corrections is not None:
         taken = take(
             order.corrections, folder, cuts, plan, order.screening,
+            kept=order.overrides.kept_files if order.overrides else (),
             progress=progress, embed=embed, workers=workers,
         )  # fmt: skip
     rows, new, overruling = _overruled(_rows(folder, cuts, taken), _new_rows(taken), order.overrides)
     contents = {cut.source: cut.content for cut in (*cuts, *taken.cuts)}
     rows, grouped = _grouped(rows, folder, contents, split, table)
     rows = _parted(rows, folder, split, table, order.seed)
-    record = None
+    record, unheeded = None, []
     if order.corrections is not None:
+        unheeded = doubted(rows, taken.verdict_of, folder.classes, split)
         rows = _corrected(rows, new, folder, taken, contents, split, table, order)
         record = record_of(order.corrections, taken, folder.classes, order.corrections_share)
     labels = _labels(raw, rows, folder.classes if order.classes else None)
@@ -117,6 +119,9 @@ def prepare(
         *overruling,
         *grouped,
         *(notes_of(order.corrections, record) if order.corrections and record else ()),
+        *noted(
+            "corrections: held out, named otherwise by people who saw the answer, kept as they are", unheeded
+        ),
         *_part_notes(rows, labels, split),
     )
     crops = tuple(rows)
@@ -226,7 +231,7 @@ def _corrected(
 ) -> list[Crop]:
     """Apply what people said to a data set whose parts are dealt, and let newcomers join it."""
     decided = matched([*dealt, *new], order.overrides) if order.overrides else {}
-    rows = relabelled(dealt, taken.verdict_of, decided, folder.classes)
+    rows = relabelled(dealt, taken.verdict_of, decided, folder.classes, split)
     files = {
         crop.source: Provenance(
             crop.source, contents[crop.source], taken.folders[crop.source], crop.acquired, crop.microscope

@@ -1,10 +1,10 @@
 """Labels that people gave join a data set whose parts are dealt already, and nothing in it moves to another part.
 
-Only this module knows what a label may do. In training it goes before the class folder. Validation and test take
-labels given blind only: whoever had seen the answer was led by it, so a held-out micrograph is left out then, not
-relabelled. A micrograph from outside the class folders trains, unless its label was given blind: then it is dealt
-like a group of its own, by a lot that no other micrograph changes. Where it belongs to a group that is dealt, it
-goes where that group is, or nowhere.
+Only this module knows what a label may do. In training it goes before the class folder. Validation and test heed
+labels given blind only: whoever had seen the answer was led by it, and a micrograph that left the test because its
+answer was believed would take the network's mistake along. A micrograph from outside the class folders trains,
+unless its label was given blind: then it is dealt like a group of its own, by a lot that no other micrograph
+changes. Where it belongs to a group that is dealt, it goes where that group is, or nowhere.
 """
 
 from __future__ import annotations
@@ -54,18 +54,41 @@ def relabelled(
     verdict_of: Mapping[str, Verdict],
     decided: Mapping[str, Override],
     classes: Collection[str],
+    rule: SplitRule,
 ) -> list[Crop]:
     """Apply verdicts, by source, to the kept crops of the class folders, which have their parts.
 
-    What a person decided on the contact sheet (by crop id) came later and was about the data set: a drop or a class
-    goes before any verdict, and what was to be kept is not left out for one.
+    Held-out micrographs stay as they are unless the label was given blind; where the rule tears micrographs, whose
+    other crops train, they are left out if it differs. What a person decided on the contact sheet (by crop id) came
+    later and was about the data set: a drop or a class goes before any verdict, and what was to be kept is not left
+    out for one.
     """
     return [
         _told(crop, verdict_of[crop.source], decided.get(crop.crop_id), classes)
-        if crop.kept and crop.source in verdict_of
+        if crop.kept and crop.source in verdict_of and not _is_frozen(crop, verdict_of[crop.source], rule)
         else crop
         for crop in rows
     ]
+
+
+def doubted(
+    rows: Iterable[Crop], verdict_of: Mapping[str, Verdict], classes: Collection[str], rule: SplitRule
+) -> list[str]:
+    """Held-out sources that somebody who had seen the answer names otherwise than their folder."""
+    return sorted(
+        {
+            crop.source
+            for crop in rows
+            if crop.kept
+            and (verdict := verdict_of.get(crop.source)) is not None
+            and _is_frozen(crop, verdict, rule)
+            and (against(verdict, classes) or verdict.label != crop.label)
+        }
+    )
+
+
+def _is_frozen(crop: Crop, verdict: Verdict, rule: SplitRule) -> bool:
+    return crop.part != "train" and not verdict.blind and not tears_micrographs(rule)
 
 
 def _told(crop: Crop, verdict: Verdict, override: Override | None, classes: Collection[str]) -> Crop:
@@ -76,8 +99,8 @@ def _told(crop: Crop, verdict: Verdict, override: Override | None, classes: Coll
         reason = f"{ANSWER_SEEN}: {verdict.label} {verdict.who}, so it is no {crop.part} micrograph"
     if reason:
         return crop if override is not None else replace(crop, kept=False, part="", reason=reason)
-    if verdict.label == crop.label and crop.part != "train" and not verdict.blind:
-        return crop
+    if verdict.label == crop.label and not verdict.blind:
+        return crop  # the folder said so before the network did: figures may rest on it
     note = "" if verdict.label == crop.label else f"correction: class {verdict.who}, was {crop.label}"
     notes = "; ".join(filter(None, (crop.note, note)))
     return replace(crop, label=verdict.label, correction=verdict.who, note=notes)

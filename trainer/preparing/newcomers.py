@@ -21,7 +21,7 @@ from trainer.preparing.duplicates import beside
 from trainer.preparing.joining import UNKNOWN_CLASS, against
 from trainer.preparing.raw_folder import folders_below_class
 from trainer.preparing.screening import ScreeningRule, screened
-from trainer.preparing.split import noted
+from trainer.preparing.split import file_key, noted
 from trainer.preparing.whereabouts import locate
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Taken:
     folders: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The folders in which a newcomer lay, for rules that group by them."""
     near: tuple[tuple[str, str], ...] = ()
-    """Pairs of sources, at least one a newcomer's, of about the same area."""
+    """Pairs of sources, at least one a newcomer's, of about the same area; copies too, lest one be kept."""
     missing: dict[str, str] = field(default_factory=dict)
     """Contents that no file holds -> name."""
 
@@ -71,11 +71,15 @@ def take(
     plan: CutPlan,
     rule: ScreeningRule,
     *,
+    kept: Collection[str],
     progress: Callable[[str, int, int], None],
     embed: Embed | None,
     workers: int | None,
 ) -> Taken:
-    """Find what the verdicts are about; `base` are the class folders' files, read and screened."""
+    """Find what the verdicts are about; `base` are the class folders' files, read and screened.
+
+    `kept` are the files (`file_key`) that a person keeps whatever the screening says: they are compared, too.
+    """
     taken, classes = Taken(), frozenset(folder.classes)
     sources: dict[str, list[CutFile]] = {}
     for cut in base:
@@ -99,19 +103,32 @@ def take(
     new += [_checked(cut, taken.verdict_of[cut.source]) for cut in found]
     if new:
         new = screened([*base, *new], rule)[len(base) :]
-        limits = rule.likeness if rule.on and rule.near_duplicates else None
+        why = {cut.source: cut.reason for cut in new}
         seen = beside(
-            base, new, lambda source: taken.verdict_of[source].label, plan.out,
-            limits=limits, embed=embed, progress=progress,
-        )  # fmt: skip
-        taken.cuts = list(seen.cuts)
+            [_compared(cut, kept) for cut in base],
+            [_compared(cut, kept) for cut in new],
+            lambda source: taken.verdict_of[source].label,
+            plan.out,
+            limits=rule.likeness if rule.on and rule.near_duplicates else None,
+            embed=embed,
+            progress=progress,
+        )
+        taken.cuts = [
+            cut if cut.reason else cut.model_copy(update={"reason": why[cut.source]}) for cut in seen.cuts
+        ]
         newcomers = {cut.source for cut in new}
         for copy, original in seen.copy_of.items():
             if original not in newcomers:
                 taken.lend(original, taken.verdict_of[copy])
         pairs = [[seen.copy_of.get(source, source) for source in pair] for pair in seen.near]
-        taken.near = tuple((one, other) for one, other in pairs if one != other)
+        taken.near = (*((one, other) for one, other in pairs if one != other), *seen.copy_of.items())
     return taken
+
+
+def _compared(cut: CutFile, kept: Collection[str]) -> CutFile:
+    if cut.reason and cut.crops and file_key(cut.source) in kept:
+        return cut.model_copy(update={"reason": ""})
+    return cut
 
 
 def _settled(

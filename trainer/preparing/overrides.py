@@ -55,6 +55,11 @@ class Overrides:
         """The rows under the file and box that they are about."""
         return {(file_key(row.file), row.box_px): row for row in self.rows}
 
+    @property
+    def kept_files(self) -> frozenset[str]:
+        """The files (`file_key`) of which at least a box is to be kept."""
+        return frozenset(file_key(row.file) for row in self.rows if row.decision == "keep")
+
 
 def read_overrides(path: Path) -> Overrides:
     """Read a CSV (comma, semicolon or tab, UTF-8) of overrides.

@@ -9,6 +9,7 @@ import { Picture } from "./picture.js";
 import { store } from "./store.js";
 import { abstentionWords, decisionWords, givenWords, outcomeWords, percent, reasonWords, rowWords } from "./words.js";
 
+const ANEW_MS = 2000; // after this something that is missing is asked for again
 const SLOW_MS = 800; // a load that took so long gives way to a newer entry
 const LONG_LABEL = 15; // characters; a longer one has no room in large letters
 const parts = {};
@@ -42,6 +43,7 @@ export function start(root, corrections) {
 function draw(state, changed) {
   if (changed.has("overlay") || changed.has("opacity")) drawOverlay(state);
   if (changed.has("model") || changed.has("folders")) drawAnswer(current);
+  if (changed.has("connection") && isMissing) anew();
   parts.pill.hidden = state.following;
   put(parts.pill, state.unseen ? `${state.unseen} new` : "Paused: follow");
   turn();
@@ -57,6 +59,9 @@ function drawOverlay(state) {
 let current = null;
 let since = 0;
 let ending = null; // ends what is loading
+let drawn = ""; // entry and content of the picture on the stage
+let isMissing = false; // something that the agent may have later
+let timer = 0;
 
 // In a burst the newest wins and nothing queues up: while one entry loads, only the last one that is wanted waits.
 async function turn() {
@@ -67,22 +72,37 @@ async function turn() {
   }
   while (store.state.wanted !== current && !document.hidden) {
     [current, since, ending] = [store.state.wanted, performance.now(), new AbortController()];
-    await load(current, ending.signal);
+    await load(current, ending.signal).catch(console.error);
     ending = null;
   }
 }
 
+function anew() {
+  if (store.state.connection !== "live") return;
+  [current, drawn] = [undefined, ""];
+  turn();
+}
+
+function later({ status }) {
+  if (status !== 0 && status !== 503) return;
+  isMissing = true;
+  timer = setTimeout(anew, ANEW_MS);
+}
+
+// A file that is saved again under its name keeps its number.
+const pictureKey = (shown) => `${shown?.id} ${shown?.row?.content}`;
+
 async function load(shown, signal) {
-  const id = String(shown?.id ?? "");
-  const isSame = parts.root.dataset.id === id;
+  clearTimeout(timer);
+  isMissing = false;
+  const isSame = drawn === pictureKey(shown);
   if (!isSame) {
+    drawn = "";
     parts.picture.outdate();
     parts.root.classList.add("loading"); // the old picture goes, lest it pass for that of the new answer
   }
   drawAnswer(shown);
   await Promise.all([isSame || loadPicture(shown, signal), loadDetail(shown, signal)]);
-  // What was given up is loaded whole when it is wanted again.
-  if (signal.aborted) parts.root.dataset.id = "";
 }
 
 async function loadPicture(shown, signal) {
@@ -93,10 +113,12 @@ async function loadPicture(shown, signal) {
     words = "";
     picture = await bitmap(`/api/entries/${shown.id}/picture.jpg${version}`, { signal }).catch((error) => {
       words = `No picture: ${error.message}`;
+      if (!signal.aborted) later(error);
     });
   }
   if (signal.aborted) return picture?.close();
   parts.picture.draw(picture ?? null, shown?.id, picture ? `micrograph ${shown.blind ? "" : (row?.name ?? "")}` : "no picture");
+  drawn = pictureKey(shown);
   put(parts.without, words);
   parts.root.classList.remove("loading");
 }
@@ -107,16 +129,22 @@ async function loadDetail(shown, signal) {
     try {
       const detail = await get(`/api/entries/${shown.id}`, { signal });
       if (signal.aborted) return;
-      if (!shown.row) drawAnswer({ ...shown, row: detail.row });
+      if (!shown.row) learnRow(shown, detail.row);
       put(parts.legend, parts.picture.explain(detail));
       [facts, record] = [factsOf(detail), recordOf(detail)];
     } catch (error) {
       if (signal.aborted) return;
+      later(error);
       facts = [`No record: ${error.message}`];
     }
   }
   fill(parts.facts, ...facts);
   fill(parts.record, ...record);
+}
+
+function learnRow(shown, row) {
+  if (drawn === pictureKey(shown)) drawn = pictureKey({ ...shown, row });
+  drawAnswer({ ...shown, row });
 }
 
 function drawAnswer(shown) {
@@ -137,19 +165,26 @@ const word = (text, ...classes) => el("p", { class: ["word", ...classes].join(" 
 
 // An abstention must not look like an answer: no large class, no colour of a class.
 function abstention(row) {
-  const why = row.reasons.map(reasonWords).join("; ");
+  const why = `${row.reasons.map(reasonWords).join("; ")}. Leans to ${row.label} ${percent(row.probability)}`;
   return [
     el("span", { class: "chip none", "aria-hidden": "true" }, "?"),
-    el("div", {}, word(abstentionWords(row.reasons), "abstained"), el("p", { class: "small" }, `${why}. Leans to ${row.label} ${percent(row.probability)}`), given(row)),
+    el("div", {}, word(abstentionWords(row.reasons), "abstained"), el("p", { class: "small" }, why), given(row)),
   ];
 }
 
 function label(row) {
+  const name = row.label ?? "no label";
   const { letter, colour, ink } = classMark(store.state.model?.labels, row.label);
   return [
     el("span", { class: "chip", "aria-hidden": "true", style: { background: colour, color: ink } }, letter),
-    el("p", { class: row.label.length > LONG_LABEL ? "label long" : "label" }, row.label),
-    el("div", {}, el("p", { class: "probability" }, percent(row.probability)), el("p", { class: "decision" }, decisionWords(row.decision)), given(row)),
+    el("p", { class: name.length > LONG_LABEL ? "label long" : "label" }, name),
+    el(
+      "div",
+      {},
+      el("p", { class: "probability" }, percent(row.probability)),
+      el("p", { class: "decision" }, decisionWords(row.decision)),
+      given(row),
+    ),
   ];
 }
 

@@ -51,7 +51,7 @@ export function start(root, context) {
       const found = await api.get("/api/flips");
       const { running, done, total } = found;
       if (!running) return fill(flips, ...flipsOf(found, show));
-      fill(flips, el("progress", { max: total || 1, value: done, "aria-label": "Looking again" }), ` ${done} of ${total}`);
+      fill(flips, el("progress", { max: total || 1, value: done, "aria-label": "Looking again" }), total ? ` ${done} of ${total}` : " being prepared");
       setTimeout(look, LOOK_MS);
     } catch (error) {
       put(flips, `Cannot be compared: ${error.message}`);

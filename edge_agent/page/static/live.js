@@ -73,7 +73,7 @@ function adopt(found) {
     model: found.model ? kept(model, found.model) : model, // an agent that starts has none yet
     person: person || found.person || "",
     unseen: following ? 0 : unseen + news,
-    wanted: following ? newest(recent) : renewed(wanted, recent),
+    wanted: following || !wanted ? newest(recent) : renewed(wanted, recent),
   });
 }
 

@@ -7,13 +7,19 @@ import { stream } from "./stream.js";
 
 const keyIn = (text) => /token=([^&\s]+)/.exec(text)?.[1];
 
-/** Hand in the key from the address, if there is one. */
+/** Hand in the key from the address; whether there is one. */
 export async function takeKey() {
   const token = keyIn(location.hash);
-  if (!token) return;
+  if (!token) return false;
   history.replaceState(null, "", location.pathname + location.search);
   await post("/api/session", { token }).catch(() => {}); // the page then asks for one
+  return true;
 }
+
+/** Take it also when the address is pasted into the bar of the open page. */
+addEventListener("hashchange", async () => {
+  if (await takeKey()) stream.tell("signed_in");
+});
 
 /** Show the way in whenever this browser may not read. */
 export function start(root) {
@@ -41,9 +47,11 @@ export function start(root) {
     el("button", {}, "Open the page"),
     said,
   ));
-  store.subscribe(({ connection }) => {
+  store.subscribe(({ connection }, changed) => {
+    if (!changed.has("connection")) return;
     const isOut = connection === "signed_out";
     root.hidden = !isOut;
     for (const id of ["latest", "strip", "side"]) document.getElementById(id).hidden = isOut;
+    if (isOut) field.focus();
   });
 }

@@ -30,6 +30,7 @@ const parts = {};
 const alarm = new Alarm();
 const tally = new Tally();
 let spoken = 0;
+let audio = null;
 
 /** Draw the bar into `root`, and say in the two live regions what is to be heard. */
 export function start(root) {
@@ -61,6 +62,7 @@ export function start(root) {
   setInterval(turn, 1000);
   for (const kind of ["visibilitychange", "resume"]) document.addEventListener(kind, () => turn());
   addEventListener("focus", () => turn());
+  for (const kind of ["pointerup", "keyup"]) addEventListener(kind, wakeSound);
 }
 
 function toggle(button, key) {
@@ -87,7 +89,10 @@ function turn() {
   if (told === "raised" && localStorage.tone) beep();
   if (now - spoken < SPEAK_MS) return;
   const words = tally.take();
-  if (words) [spoken] = [now, put(document.getElementById("status-live"), words)];
+  if (!words) return;
+  spoken = now;
+  const live = document.getElementById("status-live");
+  put(live, words + (live.textContent === words ? "\u00a0" : "")); // the same words again are spoken as well
 }
 
 function draw(shown, now) {
@@ -120,14 +125,20 @@ function ageWords(state, now) {
   return rows.length && state !== "signed_out" ? `, last image ${spanWords((now - skew - Date.parse(rows[0].at)) / 1000)} ago` : "";
 }
 
+// Browsers let a page sound only after somebody used it.
+function wakeSound() {
+  if (!localStorage.tone) return;
+  audio ??= new AudioContext();
+  audio.resume();
+}
+
 function beep() {
-  const audio = new AudioContext();
+  if (audio?.state !== "running") return;
   const [tone, volume, end] = [audio.createOscillator(), audio.createGain(), audio.currentTime + 0.4];
   volume.gain.setValueAtTime(0.08, audio.currentTime);
   volume.gain.exponentialRampToValueAtTime(0.0001, end);
   tone.frequency.value = 660;
   tone.connect(volume).connect(audio.destination);
-  tone.onended = () => audio.close();
   tone.start();
   tone.stop(end);
 }

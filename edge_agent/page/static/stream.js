@@ -12,6 +12,7 @@ let source = null;
 let failures = 0;
 let timer = 0;
 let leads = false;
+let place = null; // in the queue, to be given up
 let isOut = false; // signed out
 
 export const stream = {
@@ -29,11 +30,15 @@ export const stream = {
   start() {
     channel.onmessage = (message) => deliver(message.data);
     addEventListener("pagehide", close);
-    queue({});
+    queue();
   },
 
   /** For a visible tab that hears nothing: connect anew, or lead from now on, as the leader may be asleep. */
-  takeOver: () => (leads ? open() : queue({ steal: true })),
+  takeOver() {
+    if (leads) return open();
+    place.abort();
+    hold({ steal: true });
+  },
 
   /** Ask for no events until somebody has signed in. */
   signOut() {
@@ -50,7 +55,12 @@ stream.onEvent("signed_in", () => {
   if (leads) open();
 });
 
-async function queue(options) {
+function queue() {
+  place = new AbortController();
+  hold({ signal: place.signal });
+}
+
+async function hold(options) {
   try {
     await navigator.locks.request(NAME, options, () => {
       leads = true;
@@ -58,9 +68,10 @@ async function queue(options) {
       return new Promise(() => {});
     });
   } catch {
+    if (!leads) return; // the place in the queue was given up
     leads = false; // another tab took over
     close();
-    queue({});
+    queue();
   }
 }
 
@@ -78,10 +89,10 @@ function open() {
 // The browser itself would not come back after an answer like 503, and never wait longer than at first.
 function again() {
   close();
-  tell("broken");
   const wait = BACK_OFF_MS[Math.min(failures, BACK_OFF_MS.length - 1)];
   failures += 1;
   if (!isOut) timer = setTimeout(open, wait * (0.75 + Math.random() / 2));
+  tell("broken");
 }
 
 function close() {
@@ -99,5 +110,11 @@ function tell(kind, data = null, id = "") {
 
 function deliver({ kind, data, id }) {
   const parsed = JSON.parse(data);
-  for (const listener of listeners.get(kind) ?? []) listener(parsed, id);
+  for (const listener of listeners.get(kind) ?? []) {
+    try {
+      listener(parsed, id);
+    } catch (error) {
+      console.error(error); // a part that fails keeps no other from hearing
+    }
+  }
 }

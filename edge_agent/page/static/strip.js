@@ -7,6 +7,7 @@ import { store } from "./store.js";
 import { givenWords, rowWords, timeWords } from "./words.js";
 
 const PACE_MS = 250; // a burst is drawn so often at most
+const AGAIN_MS = 2000;
 const REST_MS = 3000; // so long after a pointer moved here, nothing moves below it
 
 /** Draw the strip into `root`, and keep it so. */
@@ -35,7 +36,13 @@ export function start(root) {
 }
 
 function slot() {
-  const image = el("img", { alt: "", hidden: true, onload: () => (image.hidden = false), onerror: () => (image.hidden = true) });
+  const image = el("img", { alt: "", hidden: true, onload: () => (image.hidden = false), onerror: failed });
+  let again = true; // one picture may be in the making
+  function failed() {
+    image.hidden = true;
+    if (again) setTimeout(() => image.hasAttribute("src") && (image.src = image.src), AGAIN_MS);
+    again = !again;
+  }
   const marks = el("span", { class: "marks" });
   const one = { image, marks, row: null, told: "" };
   one.button = el("button", { disabled: true, "aria-label": "empty", onclick: () => show(one.row.id, one) }, image, marks);
