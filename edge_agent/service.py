@@ -316,9 +316,8 @@ class Service:
     def _shutdown(self) -> None:
         self._stop.set()
         deadline = time.monotonic() + _SHUTDOWN_SECONDS
-        for thread in self._threads.values():
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - time.monotonic()))
+        for thread in (one for one in self._threads.values() if one.ident is not None):
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _take_signal(self) -> None:
         self._signalled = True
