@@ -323,7 +323,8 @@ def test_no_name_becomes_part_of_the_document(parts):
     tags.feed(summary_html(*parts))
 
     assert tags.seen <= {
-        "html", "meta", "title", "style", "body", "main", "h1", "h2", "p", "div", "b", "table", "tr", "th", "td", "section",
+        "main",
+        "html", "meta", "title", "style", "body", "h1", "h2", "p", "div", "b", "table", "tr", "th", "td", "section",
         "svg", "g", "path", "rect", "text",
     }  # fmt: skip
     assert not {name for name in tags.attributes if name.startswith("on") or name == "style"}
