@@ -117,7 +117,7 @@ def test_looking_pauses_following_and_a_pill_counts(tab: Any, page: QuietPage) -
     tab.keyboard.press("Space")
     expect(tab.locator("#pill")).to_be_hidden()
     until(lambda: options(tab).first.locator(".name").inner_text() == name, "the newest is first")
-    assert tab.locator("#latest").get_attribute("data-id") != before
+    until(lambda: tab.locator("#latest").get_attribute("data-id") != before, "it is shown")
 
 
 def test_selecting_pauses_following_too(tab: Any, page: QuietPage) -> None:
