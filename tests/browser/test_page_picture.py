@@ -176,7 +176,12 @@ def test_bars_stand_in_the_order_of_the_manifest(opened: Any) -> None:
 MARKS = [
     pytest.param(["faceted", "rod", "round"], ["F", "R", "O"], id="first letter that is free"),
     pytest.param(["a", "aa", "aaa"], ["A", "B", "C"], id="none of its own is free"),
-    pytest.param(["<b>", "\u00e9toile", "42"], ["B", "\u00c9", "4"], id="signs are no letters"),
+    pytest.param(
+        ["<b>", "\u00e9toile", "42"],
+        ["B", "\u00c9", "A"],
+        id="signs are no letters, nor are digits, which are keys",
+    ),
+    pytest.param(["type 1", "type 2", "type 3"], ["T", "Y", "P"], id="numbered"),
     pytest.param([f"class {number}" for number in range(30)], None, id="more classes than colours"),
 ]
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ENTRIES = 210
+PIXEL = bytes.fromhex(
+    "4749463839610100010080000000000000ffffff2c00000000010001000002024401003b"
+)  # a GIF of one pixel
 COUNTING = (
     "SELECT action, label, \"by\", blind FROM labels WHERE void = 0 AND action <> 'undo' ORDER BY number"
 )
@@ -224,26 +227,44 @@ def test_whoever_is_not_known_is_asked_once(
 
 def test_the_blind_check_shows_a_picture_and_nothing_else(desk: Desk) -> None:
     asked: list[str] = []
+    for _ in range(3):
+        desk.page.comes(desk.page.with_picture())
     desk.tab.on("request", lambda request: asked.append(request.url.partition("/api/")[2]))
+    held: list[Any] = []
+    desk.tab.route("**/picture.jpg", lambda route: held.append(route))
+
+    def asked_for() -> Any:
+        desk.tab.wait_for_timeout(20)  # Playwright tells of requests only while it is called
+        return held and held.pop()
+
     desk.tab.locator("#tab-learning").click()
     desk.tab.get_by_role("button", name="Blind check:").click()
     check = desk.tab.locator("#audit")
     shown = []
     for key in ("s", "2", "0"):
-        # Nothing was ever saved: there is no picture to draw.
-        expect(check.locator("p")).to_contain_text("skip it")
+        desk.page.say()  # the agent's main loop is alive
+        route = until(asked_for, "its picture is asked for")
+        shown.append(route.request.url.split("/")[-2])
+        desk.tab.keyboard.press("1")  # for a picture that is not there yet: says nothing
+        route.fulfill(body=PIXEL, content_type="image/gif")
+        expect(check.locator("img")).to_be_visible()
         assert "session_" not in check.inner_text()
         assert accessible(desk.tab) == []
-        source = check.locator("img").get_attribute("src") or ""
-        shown.append(source.split("/")[3])
         desk.tab.keyboard.press(key)
-        until(lambda: check.locator("img").get_attribute("src") != source, "the next one is shown")  # noqa: B023
     given = desk.labelled(2)
-    assert [blind for _, _, _, blind in given] == [1, 1]
+    assert [(label, blind) for _, label, _, blind in given] == [("rod", 1), (None, 1)]
     assert len(set(shown)) == 3
     assert not {f"entries/{number}" for number in shown} & set(asked)
+    desk.expected.extend(["404"])
+    route = until(asked_for, "one more is asked for")
+    desk.tab.unroute("**/picture.jpg")
+    desk.tab.route("**/picture.jpg", lambda route: route.fulfill(status=404, json={"error": "it is gone"}))
+    route.fulfill(status=404, json={"error": "it is gone"})
+    expect(check.locator("p")).to_contain_text("cannot be drawn: skip it")
+    desk.tab.keyboard.press("2")
     desk.tab.keyboard.press("Escape")
     expect(desk.tab.locator("#learning")).to_contain_text("labelled blind.")
+    assert len(desk.labels()) == 2
 
 
 def test_the_session_is_drawn_told_ended_and_taken_along(desk: Desk) -> None:

@@ -31,6 +31,7 @@ def opened(chromium: Any, page: QuietPage) -> Iterator[Any]:
 
 @pytest.fixture
 def tab(opened: Any, page: QuietPage) -> Any:
+    page.say()  # the agent's main loop is alive
     opened.goto(page.address)
     options(opened).nth(8).wait_for()
     return opened

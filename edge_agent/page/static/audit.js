@@ -9,6 +9,7 @@ import { accuracyWords } from "./learning.js";
 
 const LOOK_MS = 30000;
 const MOST_SKIPPED = 50;
+const LOOKED_MS = 300; // a key before that was meant for the picture before
 let sitting = null;
 
 /** The button that offers the check, while anything waits for it. */
@@ -51,24 +52,28 @@ class Sitting {
   }
 
   async ask() {
-    this.entry = null;
+    this.entry = this.asked = null;
+    this.picture.removeAttribute("src"); // the last one must not pass for the next
+    this.picture.hidden = true;
     try {
       const { row, ticket, left } = await this.next(this.skipped);
       if (!row || this.skipped.includes(row.id)) return await this.finish();
-      this.entry = { id: row.id, ticket };
+      this.asked = row.id;
       const words = `What is this? ${left} waiting.`;
       put(this.words, words);
-      this.picture.hidden = true; // the last one must not pass for this one
-      showPicture(this.picture, `/api/entries/${row.id}/picture.jpg`, () => put(this.words, `${words} Its picture cannot be drawn: skip it.`));
+      showPicture(this.picture, `/api/entries/${row.id}/picture.jpg`, {
+        shown: () => Object.assign(this, { entry: { id: row.id, ticket }, shownAt: performance.now() }),
+        failed: () => put(this.words, `${words} Its picture cannot be drawn: skip it.`),
+      });
     } catch (error) {
       put(this.words, `No picture: ${error.message}`);
     }
   }
 
   async give(action, label) {
-    const { entry } = this;
-    this.entry = null;
-    if (!entry) return;
+    const { entry } = this; // none while its picture is not there
+    if (!entry || performance.now() - this.shownAt < LOOKED_MS) return;
+    this.entry = this.asked = null;
     const by = corrections.person;
     const body = { batch: crypto.randomUUID(), action, label, by, ids: [entry.id], count: 1, ticket: entry.ticket };
     if (await corrections.post({ path: "/api/labels", body })) this.given += 1;
@@ -76,7 +81,8 @@ class Sitting {
   }
 
   skip() {
-    if (this.entry) this.skipped.push(this.entry.id);
+    if (!this.asked) return;
+    this.skipped.push(this.asked);
     this.ask();
   }
 

@@ -15,8 +15,8 @@ function marksOf(labels) {
   const taken = new Set();
   return new Map(labels.map((label, index) => {
     const colour = OKABE_ITO[index % OKABE_ITO.length];
-    // The first letter of the label that no class before it has: faceted F, rod R, round O.
-    const letters = `${label}ABCDEFGHIJKLMNOPQRSTUVWXYZ`.toUpperCase().match(/[\p{L}\p{N}]/gu);
+    // The first letter of the label that no class before it has: faceted F, rod R, round O. No digits: those are keys.
+    const letters = `${label}ABCDEFGHIJKLMNOPQRSTUVWXYZΓΔΘΛΞΠΣΦΨΩ`.toUpperCase().match(/\p{L}/gu);
     const letter = letters.find((sign) => !taken.has(sign)) ?? "+";
     taken.add(letter);
     return [label, { letter, colour, ink: colour === "#0072b2" ? "#fff" : "#000" }];

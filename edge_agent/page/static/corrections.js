@@ -13,6 +13,7 @@ const COUNTED_ABOVE = 200;
 const JUST_CAME_MS = 700;
 const TOAST_MS = 12000;
 const LONGEST_WAIT_MS = 8000;
+const MOST_FAILURES = 5;
 // No answer, signed out, the token of an earlier run, an agent between two services: asking again may help.
 const AGAIN = [0, 401, 403, 429, 500, 502, 503, 504];
 
@@ -25,7 +26,7 @@ export function start(root, context) {
 
 class Corrections {
   constructor(root, { store, api }) {
-    Object.assign(this, { store, api, last: null, cameAt: 0, outbox: JSON.parse(sessionStorage.getItem(OUTBOX) ?? "[]") });
+    Object.assign(this, { store, api, last: null, cameAt: 0, seen: store.state.selected, outbox: JSON.parse(sessionStorage.getItem(OUTBOX) ?? "[]") });
     const bars = { latest: el("div", { class: "bar" }), history: el("div", { class: "bar" }) };
     this.by = el("input", { id: "person", maxlength: 40, autocomplete: "off", spellcheck: "false", size: 6 });
     this.by.value = localStorage.getItem(BY) ?? "";
@@ -43,11 +44,15 @@ class Corrections {
       for (const [from, bar] of Object.entries(bars)) bar.replaceChildren(...this.buttons(from));
       this.by.placeholder = store.state.person;
     };
-    store.subscribe(({ following }, changed) => {
-      if (changed.has("selected") && following) this.cameAt = performance.now();
+    store.subscribe(({ following, selected }, changed) => {
+      if (changed.has("selected")) {
+        this.seen = selected;
+        if (following) this.cameAt = performance.now();
+      }
       if (changed.has("model") || changed.has("person")) draw();
     });
     draw();
+    addEventListener("beforeunload", (event) => this.isWaiting && event.preventDefault()); // labels would be lost
     this.pump();
   }
 
@@ -69,7 +74,8 @@ class Corrections {
   }
 
   buttons(from) {
-    const button = (key, words, run, mark) => el("button", { onclick: run }, mark, words, key && el("kbd", {}, key));
+    const button = (key, words, run, mark) =>
+      el("button", { onclick: ({ detail }) => detail > 1 || run() }, mark, words, key && el("kbd", {}, key)); // no double click
     return [
       ...this.labels.map((label, at) =>
         button(at < 9 && `${at + 1}`, label, () => this.give("correct", label, from), chip(this.labels, label))),
@@ -84,6 +90,7 @@ class Corrections {
     this.back = el("button", { hidden: true });
     this.back.onclick = () => {
       this.undo(this.turn);
+      this.back.hidden = true; // a double click is one undo
       this.place?.focus(); // the button goes
     };
     document.body.append(el("div", { class: "toast" }, this.words, this.back));
@@ -123,16 +130,24 @@ class Corrections {
   }
 
   async give(action, label, from) {
-    const { selected, following } = this.store.state;
+    const { selected } = this.store.state;
     const target = from === "history" ? entries.target : selected !== null && { ids: [selected], count: 1 };
     if (!target) return this.say("Nothing is selected.");
-    if (from === "latest" && following && performance.now() - this.cameAt < JUST_CAME_MS)
-      return this.say("A new micrograph has just come: look again, then press again.");
+    const why = from === "latest" && this.whyNotSeen();
+    if (why) return this.say(why);
     const by = this.person || (await this.known());
     if (!by || (target.count > COUNTED_ABOVE && !(await this.askCount(action, label, target.count)))) return;
     this.last = [action, label];
     this.send({ action, label, by, ...target });
-    if (from === "history" && target.count === 1 && !this.stays.checked) entries.step(1);
+    if (from === "history" && target.count === 1 && !this.stays.checked) entries.moveOn();
+  }
+
+  // A label is for what the person has seen.
+  whyNotSeen() {
+    const { selected, wanted, following } = this.store.state;
+    if (entries.isGoing || this.seen !== selected || (wanted && wanted.id !== selected)) return "It is not shown yet: look, then press again.";
+    const isNew = following && performance.now() - this.cameAt < JUST_CAME_MS;
+    return isNew ? "A new micrograph has just come: look again, then press again." : "";
   }
 
   send(order) {
@@ -163,31 +178,45 @@ class Corrections {
   }
 
   keep() {
-    sessionStorage.setItem(OUTBOX, JSON.stringify(this.outbox));
+    try {
+      sessionStorage.setItem(OUTBOX, JSON.stringify(this.outbox));
+    } catch (error) {
+      console.warn(error); // full: what waits is sent all the same, but does not survive a reload
+    }
   }
 
   async pump() {
     if (this.isSending) return;
     this.isSending = true;
-    for (let wait = 500; this.outbox.length; ) {
-      const [item] = this.outbox;
-      try {
-        this.done(item, await this.api.post(item.path, item.body));
-      } catch (error) {
-        if (AGAIN.includes(error.status)) {
-          this.say(`${error.message}: ${this.outbox.length} kept here, to be sent again`);
-          do await new Promise((done) => setTimeout(done, wait));
-          while (this.store.state.connection === "signed_out");
-          wait = Math.min(2 * wait, LONGEST_WAIT_MS);
-          continue;
-        }
-        this.refused(item, error);
-      }
-      wait = 500;
-      this.outbox.shift();
-      this.keep();
+    try {
+      while (this.outbox.length) await this.sendFirst();
+    } finally {
+      this.isSending = false;
     }
-    this.isSending = false;
+  }
+
+  async sendFirst() {
+    const [item] = this.outbox;
+    const [answer, refusal] = await this.answerTo(item);
+    this.outbox.shift();
+    this.isWaiting = false;
+    this.keep();
+    if (refusal) this.refused(item, refusal);
+    else this.done(item, answer);
+  }
+
+  async answerTo({ path, body }) {
+    for (let tries = 0; ; tries++) {
+      try {
+        return [await this.api.post(path, body), null];
+      } catch (error) {
+        if (!AGAIN.includes(error.status) || (error.status === 500 && tries >= MOST_FAILURES)) return [null, error];
+        this.isWaiting = true;
+        this.say(`${error.message}: ${this.outbox.length} kept here, to be sent again`);
+      }
+      do await new Promise((done) => setTimeout(done, Math.min(500 * 2 ** tries, LONGEST_WAIT_MS)));
+      while (this.store.state.connection === "signed_out");
+    }
   }
 
   done({ path, body, done }, { count, skipped, what }) {
@@ -202,7 +231,7 @@ class Corrections {
   refused({ body, before, done }, error) {
     done?.(null);
     entries.change(new Map(before));
-    if (error.status === 409 && body.filter) this.askAgain(body, error.body.count);
+    if (error.status === 409 && error.body?.count !== undefined) this.askAgain(body, error.body.count);
     else this.say(`${body.action ? "Not labelled: " : ""}${error.message}.`);
   }
 

@@ -4,10 +4,14 @@ const AGAIN_MS = 2000;
 const MOST_TRIES = 5;
 const BUSY = [200, 202, 503];
 
-/** Show what is at `src` once it is there; `failed` is called where there is nothing. */
-export function showPicture(picture, src, failed = () => {}) {
+/** Show what is at `src` once it is there, and call `shown` then; `failed` is called where there is nothing. */
+export function showPicture(picture, src, { shown = () => {}, failed = () => {} } = {}) {
   let tries = 0;
-  picture.onload = () => (picture.hidden = false);
+  picture.onload = () => {
+    if (picture.getAttribute("src") !== src) return;
+    picture.hidden = false;
+    shown();
+  };
   picture.onerror = async () => {
     const { status } = await fetch(src).catch(() => ({ status: 503 }));
     if (picture.getAttribute("src") !== src) return; // it shows another one by now

@@ -13,8 +13,8 @@ const LINES = ["", "32", "21", "31", "01", "3021", "02", "30", "30", "02", "0132
 const SADDLES = { 5: "0132", 10: "3021" }; // where the middle is below the level
 
 /**
- * Spread a map over its box: {values, rows, columns, method, absence}. `values` are parts of the scale, row by row;
- * null where there is nothing to draw, and `absence` says why.
+ * Spread a map over its box: {values, rows, columns, method, absence, isWeak}. `values` are parts of the scale, row by
+ * row; null where there is nothing to draw, and `absence` says why. `isWeak`: the scale ends above its peak.
  */
 export function spread({ label, method, grid, values }) {
   const all = values.flat();
@@ -28,7 +28,7 @@ export function spread({ label, method, grid, values }) {
   const across = taps(columns, grid[1]);
   const part = values.map((row) => across.map((cells) => sum(cells, (cell) => Math.max(row[cell], 0) / scale)));
   const out = taps(rows, grid[0]).flatMap((cells) => across.map((_, x) => sum(cells, (cell) => part[cell][x])));
-  return { ...none, values: Float32Array.from(out, (value) => Math.min(1, Math.max(0, value))), rows, columns, absence: "" };
+  return { ...none, values: Float32Array.from(out, (value) => Math.min(1, Math.max(0, value))), rows, columns, absence: "", isWeak: scale > peak };
 }
 
 const sum = (cells, value) => cells.reduce((total, [cell, weight]) => total + weight * value(cell), 0);

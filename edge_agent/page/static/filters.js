@@ -19,7 +19,11 @@ const LONGEST = 200;
 export class Filters {
   constructor(changed) {
     this.selects = Object.keys(CHOICES).map((name) => el("select", { name, id: `filter-${name}` }));
-    this.clear = el("button", { onclick: () => this.set({}, changed) }, "Show all");
+    const clear = () => {
+      this.selects[0].focus(); // the button goes
+      this.set({}, changed);
+    };
+    this.clear = el("button", { onclick: clear }, "Show all");
     const controls = this.selects.map((one) => el("div", {}, el("label", { for: one.id }, CHOICES[one.name][0]), one));
     this.box = el("div", { class: "filters", role: "group", "aria-label": "Filters" }, controls);
     this.box.onchange = () => this.set(Object.fromEntries(this.selects.map(({ name, value }) => [name, value])), changed);
@@ -41,7 +45,6 @@ export class Filters {
   set(value, changed) {
     this.value = Object.fromEntries(Object.entries(value).filter(([, chosen]) => chosen));
     history.replaceState(history.state, "", location.pathname + (this.isSet ? `?${this.query()}` : ""));
-    if (!this.isSet) this.selects[0].focus(); // the button goes
     this.draw();
     changed();
   }
@@ -65,6 +68,7 @@ export class Filters {
     for (const select of this.selects) {
       const options = CHOICES[select.name][1](facets);
       const chosen = this.value[select.name] ?? "";
+      if (select === document.activeElement && select.value === chosen) continue; // it may be open
       // What is chosen stays, even where nothing has it any more.
       if (!options.some(([value]) => value === chosen)) options.push([chosen, chosen]);
       fill(select, ...options.map(([value, text]) => el("option", { value }, text)));

@@ -14,6 +14,7 @@ const LONGEST_RANGE = 2000;
 const LONGEST_HEAD = 300;
 const REFRESH_MS = 2000;
 const SETTLED_MS = 120;
+const FACETS_MS = 30000;
 
 /** "1 entry", "12,345 entries" */
 export const entriesWords = (n) => `${n.toLocaleString("en")} ${n === 1 ? "entry" : "entries"}`;
@@ -64,10 +65,14 @@ class Entries {
   listen() {
     let was = true;
     this.store.subscribe(({ following }, changed) => {
-      if (following && !was) this.refresh();
+      if (following && !was) {
+        this.box.scrollTop = 0;
+        this.refresh();
+      }
       was = following;
       if (changed.has("model")) this.list.later(true);
     });
+    for (const kind of ["pointerenter", "focusin"]) this.filters.box.addEventListener(kind, () => this.readFacets());
     this.stream.onEvent("entry", ({ row, new: isNew }) => (isNew ? this.came(row) : this.change(new Map([[row.id, row]]))));
     this.stream.onEvent("labels", ({ changes, many }) =>
       many ? this.reload() : this.change(new Map(changes.map(([id, given]) => [id, { given }]))),
@@ -86,22 +91,34 @@ class Entries {
     const { following } = this.store.state;
     try {
       const index = await this.api.get(`/api/history/index?${this.filters.query()}`);
-      const facets = this.filters.facets.days.length ? null : this.api.get("/api/history/facets");
       if (asked !== this.asked) return;
       if (following && !this.store.state.following && this.pages.total) return this.reload();
+      const since = this.filters.isSet ? [] : this.pages.head.filter(({ id }) => id > index.newest);
       this.pages.reset(index);
+      this.pages.head = since;
       this.list.active = -1;
       this.box.scrollTop = 0;
       this.choose([]);
       this.resized();
       this.list.later(true);
-      if (facets) this.filters.draw(await facets);
+      this.readFacets();
     } catch (error) {
       if (asked !== this.asked) return;
       this.loaded(error);
-      if (error.status !== 401) this.due = setTimeout(() => this.refresh(), REFRESH_MS);
+      if (!error.status || error.status >= 500) this.due = setTimeout(() => this.refresh(), REFRESH_MS);
     } finally {
       if (asked === this.asked) this.isReading = false;
+    }
+  }
+
+  // What one can choose from: days, sessions and classes get more.
+  async readFacets() {
+    if (performance.now() - (this.facetsAt ?? -FACETS_MS) < FACETS_MS) return;
+    this.facetsAt = performance.now();
+    try {
+      this.filters.draw(await this.api.get("/api/history/facets"));
+    } catch {
+      this.facetsAt = null;
     }
   }
 
@@ -112,14 +129,19 @@ class Entries {
   }
 
   came(row) {
-    if (!this.store.state.following || this.pages.at(0)?.id === row.id) return;
-    const { head } = this.pages;
-    if (this.filters.isSet || head.length >= LONGEST_HEAD) this.due ||= setTimeout(() => this.refresh(), REFRESH_MS);
+    const { head, index } = this.pages;
+    if (!this.store.state.following || row.id <= index.newest || head.some(({ id }) => id === row.id)) return;
+    if (this.filters.isSet || head.length >= LONGEST_HEAD) this.due ||= setTimeout(() => this.dueNow(), REFRESH_MS);
     if (this.filters.isSet) return;
     head.unshift(row);
     this.list.shift();
     this.resized();
     this.list.later(true);
+  }
+
+  dueNow() {
+    this.due = 0;
+    if (this.store.state.following) this.refresh();
   }
 
   resized() {
@@ -135,6 +157,7 @@ class Entries {
     const chosen = this.isWhole ? total : this.ids.size;
     const found = `${entriesWords(total)}${this.filters.isSet ? " found" : ""}`;
     put(this.words, chosen ? `${found}, ${chosen.toLocaleString("en")} selected` : found);
+    if (chosen < 2 && this.bar.contains(document.activeElement)) this.box.focus();
     this.bar.hidden = chosen < 2;
   }
 
@@ -209,6 +232,7 @@ class Entries {
     const { pages, list, store } = this;
     if (!pages.total) return;
     const step = ++this.steps;
+    this.isGoing = true; // what is shown is not what was asked for yet
     let position = Math.max(0, Math.min(wanted, pages.total - 1));
     if (!isRange || this.anchor < 0) this.anchor = position;
     const most = LONGEST_RANGE - 1;
@@ -219,12 +243,22 @@ class Entries {
     list.reveal(position);
     this.choose([]); // no key may reach what was selected before
     const rows = await pages.range(first, last).catch(() => []);
-    if (step !== this.steps || !rows.length) return;
+    if (step !== this.steps) return;
     this.choose(rows.map(({ id }) => id));
     clearTimeout(this.showing);
-    const row = pages.at(position);
-    if (row && isHeld) this.showing = setTimeout(() => this.show(row.id, { row }), SETTLED_MS);
-    else if (row) this.show(row.id, { row });
+    const showNow = () => {
+      const row = pages.at(position);
+      if (row) this.show(row.id, { row });
+      this.isGoing = false;
+    };
+    if (isHeld) this.showing = setTimeout(showNow, SETTLED_MS);
+    else showNow();
+  }
+
+  /** To the next entry; behind the last one nothing is selected. */
+  moveOn() {
+    if (this.list.active + 1 < this.pages.total) this.step(1);
+    else this.choose([]);
   }
 
   /** Go on by so many entries: from what is active, or in the picture from what is shown. */
@@ -271,12 +305,13 @@ function makeRow() {
 }
 
 function drawRow(node, row, labels) {
-  const id = String(row?.id ?? "");
-  if (node.dataset.id !== id) {
+  const shown = `${row?.id} ${row?.content}`;
+  if (node.shown !== shown) {
     node.thumb.removeAttribute("src");
     node.thumb.hidden = true;
   }
-  node.dataset.id = id;
+  node.shown = shown;
+  node.dataset.id = row?.id ?? "";
   const { label, decision, given, name, at } = row ?? {};
   node.letter.replaceChildren(decision === "abstain" ? el("span", { class: "chip none", "aria-hidden": "true" }, "?") : label ? chip(labels, label) : "");
   put(node.answer, row ? answerWords(row) : "…");

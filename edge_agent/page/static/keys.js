@@ -39,6 +39,7 @@ function nameOf(event) {
 
 document.addEventListener("keydown", (event) => {
   const { target } = event;
+  if (event.repeat && event.key === "Enter" && target.closest("button")) return event.preventDefault(); // held: one click
   const name = nameOf(event);
   const writes = name.length === 1 || name === "Space";
   if (!name || event.defaultPrevented || target.closest(FIELDS)) return;

@@ -165,10 +165,10 @@ const word = (text, ...classes) => el("p", { class: ["word", ...classes].join(" 
 
 // An abstention must not look like an answer: no large class, no colour of a class.
 function abstention(row) {
-  const why = row.reasons.map(reasonWords).join("; ");
+  const why = `${row.reasons.map(reasonWords).join("; ")}. Leans to ${row.label} ${percent(row.probability)}`;
   return [
     el("span", { class: "chip none", "aria-hidden": "true" }, "?"),
-    el("div", {}, word(abstentionWords(row.reasons), "abstained"), el("p", { class: "small" }, `${why}. Leans to ${row.label} ${percent(row.probability)}`), given(row)),
+    el("div", {}, word(abstentionWords(row.reasons), "abstained"), el("p", { class: "small" }, why), given(row)),
   ];
 }
 
@@ -178,7 +178,13 @@ function label(row) {
   return [
     el("span", { class: "chip", "aria-hidden": "true", style: { background: colour, color: ink } }, letter),
     el("p", { class: name.length > LONG_LABEL ? "label long" : "label" }, name),
-    el("div", {}, el("p", { class: "probability" }, percent(row.probability)), el("p", { class: "decision" }, decisionWords(row.decision)), given(row)),
+    el(
+      "div",
+      {},
+      el("p", { class: "probability" }, percent(row.probability)),
+      el("p", { class: "decision" }, decisionWords(row.decision)),
+      given(row),
+    ),
   ];
 }
 

@@ -56,7 +56,8 @@ export class Picture {
     this.#map = cam && shape ? mapOf(cam, shape) : null;
     this.#soon();
     if (!this.#map) return "No map";
-    return this.#map.absence || `${this.#map.method}: evidence for ${cam.label}; the line is at half of the peak`;
+    const { absence, method, isWeak } = this.#map;
+    return absence || `${method}: evidence for ${cam.label}; the line is at ${isWeak ? "1.5 logits, the map is weak" : "half of the peak"}`;
   }
 
   /** Whether the map is drawn (`overlay`), and how strong its colours are (`opacity`, 0..100 %). */

@@ -11,6 +11,7 @@ const WORDS = {
   // Reasons to abstain whose name says too little; see `decision.py`.
   blank: "blank: nothing but noise",
   drifted: "drifted: smeared along one direction",
+  low_confidence: "no class is probable enough",
   novel: "novel: unlike the training micrographs",
   tiles_disagree: "parts of the field are answered differently",
   pixel_size_unknown: "the file has no pixel size, which the model needs",
@@ -21,6 +22,9 @@ const WORDS = {
 export const spaced = (word) => String(word ?? "").replaceAll("_", " ");
 const inWords = (word) => WORDS[word] ?? spaced(word);
 export { inWords as outcomeWords, inWords as decisionWords, inWords as reasonWords };
+
+// Right-to-left letters would pull what follows to their other side.
+const isolated = (text) => (/[\u0590-\u08ff\ufb1d-\ufefc]/.test(text) ? `\u2068${text}\u2069` : text);
 
 /** "ABSTAINED: novel, low confidence" */
 export const abstentionWords = (reasons) => `ABSTAINED${reasons?.length ? `: ${reasons.map(spaced).join(", ")}` : ""}`;
@@ -35,14 +39,14 @@ export function percent(part) {
 /** "corrected to rod by ana"; "" where nobody said anything. */
 export function givenWords(given) {
   if (!given) return "";
-  return `${inWords(given.action)}${given.action === "correct" ? ` to ${given.label}` : ""} by ${given.by}`;
+  return `${inWords(given.action)}${given.action === "correct" ? ` to ${isolated(given.label)}` : ""} by ${given.by}`;
 }
 
 /** An entry in a few words: "round 97 %, accepted", "abstained: novel", "unreadable: is cut off". */
 export function rowWords({ outcome, reason, label, probability, decision, reasons }) {
   if (outcome !== "classified") return inWords(outcome) + (reason ? `: ${reason}` : "");
   if (decision === "abstain") return abstentionWords(reasons).toLowerCase();
-  return `${label ?? "no label"} ${percent(probability)}, ${inWords(decision)}`;
+  return `${isolated(label ?? "no label")} ${percent(probability)}, ${inWords(decision)}`;
 }
 
 /** A span: "4 s", "3 min", "2 h 5 min", "3 days". */
