@@ -173,13 +173,9 @@ class Service:
 
     def _run_with(self, journal: Journal, tick: Callable[[], None]) -> None:
         agent = self._assemble(journal)
-        self._on_archive(self._archive(journal))
         try:
+            self._on_archive(self._archive(journal))
             self._startup(agent)
-        except BaseException:
-            self._on_archive(None)
-            raise
-        try:
             self._main_loop(agent, tick)
         finally:
             self._shutdown()
@@ -320,7 +316,7 @@ class Service:
     def _shutdown(self) -> None:
         self._stop.set()
         deadline = time.monotonic() + _SHUTDOWN_SECONDS
-        for thread in self._threads.values():
+        for thread in (one for one in self._threads.values() if one.ident is not None):
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _take_signal(self) -> None:

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.files import FileLayer, make_folders, remove_leftovers
@@ -119,20 +118,23 @@ class LabelOutbox:
         return max(0.1, min(dues) - self._clock()) if dues else None
 
     def _deliver(self, page: list[Waiting], must_pause: Callable[[], bool]) -> bool:
-        """Write a page of events, the oldest first; return whether the journal took note of it."""
+        """Write a page of events, a file once; return whether the journal took note of it."""
+        files: dict[Key, list[Waiting]] = {}
+        for row in page:
+            files.setdefault((row.folder, row.name), []).append(row)
         written: list[int] = []
-        for key, group in groupby(page, key=lambda row: (row.folder, row.name)):
-            rows = list(group)
+        for key, rows in files.items():
             if must_pause():
                 break
             if self._may_try(key):
                 started = time.monotonic()
                 if self._write(key, rows):
                     written += [row.number for row in rows]
-                if len(page) > len(rows):
+                if len(files) > 1:
                     # Of many, half of the disk's time is left to the instrument.
                     time.sleep(min(time.monotonic() - started, _LONGEST_BREATH_SECONDS))
-            self._seen = rows[-1].number
+        else:
+            self._seen = page[-1].number if page else self._seen
         try:
             if written:
                 self._archive.journal.change(partial(mark_written, numbers=written), durable=False)

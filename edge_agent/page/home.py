@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from edge_agent.journal import JOURNALED
@@ -20,6 +20,7 @@ from edge_agent.page.history import History
 from edge_agent.page.labels_told import change_told, desk_told
 from edge_agent.page.news import News
 from edge_agent.page.no_archive import NoArchive
+from edge_agent.page.page_threads import PageThreads
 from edge_agent.page.pictures import Pictures
 from edge_agent.page.second_look import SecondLook
 from edge_agent.page.sessions import Sessions
@@ -76,8 +77,8 @@ class PageHome:
         self.news = News(self.hub, monitor, self._rows_of, self.access.look)
         self.access.on_new_key = self.hub.end_streams
         self._parts: _Parts | None = None
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="page-disk")
-        self._changing = ThreadPoolExecutor(_CHANGING_THREADS, thread_name_prefix="page-change")
+        self._asking = PageThreads(_THREADS, "page-disk")
+        self._changing = PageThreads(_CHANGING_THREADS, "page-change")
 
     @property
     def archive(self) -> Archive:
@@ -115,7 +116,7 @@ class PageHome:
         if before is not None:
             before.close()
         if archive is not None:
-            self._changing.submit(self.access.meet, archive.state)
+            self._changing.submit(partial(self.access.meet, archive.state))
             self._parts = self._parts_of(archive)
             self.hub.publish("resync", {})
 
@@ -145,10 +146,9 @@ class PageHome:
 
         It then goes on for nobody; what is `changing` something has threads of its own, and waits for no question.
         """
-        loop = asyncio.get_running_loop()
-        pool = self._changing if changing else self._pool
+        threads = self._changing if changing else self._asking
         try:
-            return await asyncio.wait_for(loop.run_in_executor(pool, work), PATIENCE_SECONDS)
+            return await asyncio.wait_for(asyncio.wrap_future(threads.submit(work)), PATIENCE_SECONDS)
         except TimeoutError:
             raise NoArchive(f"the disk has not answered for {PATIENCE_SECONDS:.0f} s") from None
 
@@ -159,8 +159,8 @@ class PageHome:
         if parts is not None:
             parts.close()
         self.hub.end_streams()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._changing.shutdown(wait=False, cancel_futures=True)
+        self._asking.close()
+        self._changing.close()
 
     @property
     def _present(self) -> _Parts:

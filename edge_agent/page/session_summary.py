@@ -73,13 +73,13 @@ def summary_html(numbers: SessionNumbers, facts: SessionFacts, origin: Origin) -
     keys = _keys(numbers.bins.labels)
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>scopewatch: {escape(title)}</title>\n'
-        f"<style>{_STYLE}</style>\n<body>\n<h1>{escape(title)}</h1>\n{_origin(origin)}{_figures(numbers)}"
+        f"<style>{_STYLE}</style>\n<body>\n<main>\n<h1>{escape(title)}</h1>\n{_origin(origin)}{_figures(numbers)}"
         f"<h2>Classes</h2>\n{_class_table(numbers.classes, keys)}"
         f"<h2>Files over time, {_shown_bins(numbers.bins).minutes} minutes a bar</h2>\n{_bars(numbers.bins, keys)}"
         f'<div class="columns">\n<section><h2>Why it abstained</h2>\n{_reasons(facts)}</section>\n'
         f"<section><h2>What people said</h2>\n{_people(facts)}</section>\n</div>\n"
         f"<p class=\"dim foot\">scopewatch {__version__}. Labels are the network's; times are this PC's.</p>\n"
-        "</body>\n</html>\n"
+        "</main>\n</body>\n</html>\n"
     )
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_rig import QuietPage, chromium_running, no_browser
+from page_rig import CHROMIUM, QuietPage, chromium_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+def no_browser() -> str | None:
+    """Why there is no browser here, or None."""
+    try:
+        import playwright.sync_api  # noqa: F401
+    except ImportError:
+        return "needs the package playwright (pip install playwright)"
+    return None if CHROMIUM else "needs Chromium (apt-get install chromium)"
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,6 @@ def own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("SCOPEWATCH_CONFIG", "")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(places / "config"))
     monkeypatch.delenv("SCOPEWATCH_MODEL", raising=False)
-    assert tempfile.gettempdir()
 
 
 @pytest.fixture

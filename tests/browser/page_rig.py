@@ -17,7 +17,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -192,6 +191,8 @@ class QuietPage(Page):
     def __init__(self, place: Path, labels: Sequence[str] = LABELS, port: int = 0) -> None:
         self.folder, self.state = place / "scope", place / "state"
         self.folder.mkdir(parents=True, exist_ok=True)
+        # An empty folder is taken for one whose disk is away.
+        (self.folder / "notes.txt").touch()
         self.labels = tuple(labels)
         self.model = MODEL.model_copy(update={"labels": self.labels})
         self.made = 0
@@ -388,29 +389,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@cache
-def no_browser() -> str | None:
-    """Why there is no browser here, or None."""
-    try:
-        import playwright.sync_api  # noqa: F401
-    except ImportError:
-        return "needs the package playwright (pip install playwright)"
-    return None if CHROMIUM else "needs Chromium (apt-get install chromium)"
-
-
-def file_names_of_this_disk(folder: Path, names: Sequence[bytes]) -> list[bytes]:
-    """Those of the names that this disk takes."""
-    taken = []
-    for name in names:
-        file = folder / os.fsdecode(name)
-        try:
-            file.touch(exist_ok=False)
-        except OSError:
-            if not file.exists():
-                continue
-        else:
-            file.unlink()
-        taken.append(name)
-    return taken

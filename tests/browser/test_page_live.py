@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from page_rig import LivePage, file_names_of_this_disk, until, visiting
+from page_rig import LivePage, until, visiting
 from PIL import Image
 from playwright_or_skip import expect
-from test_page_names import NAMES, readable
+from test_page_names import NAMES, file_names_of_this_disk, readable
 
 from edge_agent.simulation import dm3_bytes, draw_field
 

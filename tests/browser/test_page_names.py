@@ -6,11 +6,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_rig import QuietPage, accessible, file_names_of_this_disk, until, visiting
+from page_rig import QuietPage, accessible, until, visiting
 from playwright_or_skip import expect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 NAMES = (
     b"<img src=x onerror=alert(1)>.dm3",
@@ -63,6 +64,22 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuietPage]:
                                     decision=None, reasons=()))  # fmt: skip
         quiet.comes(quiet.a_finding("doubted.dm3", decision="abstain", reasons=(TAG,)))
         yield quiet
+
+
+def file_names_of_this_disk(folder: Path, names: Sequence[bytes]) -> list[bytes]:
+    """Those of the names that this disk takes."""
+    taken = []
+    for name in names:
+        file = folder / os.fsdecode(name)
+        try:
+            file.touch(exist_ok=False)
+        except OSError:
+            if not file.exists():
+                continue
+        else:
+            file.unlink()
+        taken.append(name)
+    return taken
 
 
 def readable(name: bytes) -> str:

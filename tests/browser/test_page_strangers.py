@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-from page_rig import QuietPage, chromium_running, no_browser
+from page_rig import CHROMIUM, QuietPage, chromium_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,9 +50,9 @@ FORM = """address => {
 @pytest.fixture(scope="module")
 def rebinding() -> Iterator[Any]:
     """A browser for which evil.example is this very PC, as an attacker's name server would say."""
-    why = no_browser()
-    if why is not None:
-        pytest.skip(why)
+    pytest.importorskip("playwright.sync_api", reason="needs the package playwright (pip install playwright)")
+    if not CHROMIUM:
+        pytest.skip("needs Chromium (apt-get install chromium)")
     with chromium_running("--host-resolver-rules=MAP evil.example 127.0.0.1") as browser:
         yield browser
 

@@ -62,7 +62,6 @@ class Laboratory:
         """End it as an agent does."""
         self.home.meet(None)
         self.home.close()
-        self.home._pool.shutdown(wait=True)
         self.journal.close()
 
 

@@ -136,6 +136,4 @@ def page_on(folder: Path, *, speaks_for_ever: bool = True, port: int = 0) -> Ite
             home.meet(None)
             server.close()
             home.close()
-            home._pool.shutdown(wait=True)
-            home._changing.shutdown(wait=True)
             assert not server._thread.is_alive()

@@ -58,7 +58,6 @@ class Asked:
         self.journal = stack.enter_context(Journal(folder / "state"))
         self.home = PageHome(monitor)
         self.home.access.meet(folder / "state")
-        stack.callback(lambda: self.home._pool.shutdown(wait=True))
         stack.callback(self.home.close)
         server = PageServer(Loopback(0), lambda: site_of(self.home))
         server.start()
