@@ -26,7 +26,7 @@ export function start(root, context) {
 
 class Corrections {
   constructor(root, { store, api }) {
-    Object.assign(this, { store, api, last: null, cameAt: 0, seen: store.state.selected, outbox: JSON.parse(sessionStorage.getItem(OUTBOX) ?? "[]") });
+    Object.assign(this, { store, api, last: null, cameAt: 0, seen: { ...store.state }, outbox: JSON.parse(sessionStorage.getItem(OUTBOX) ?? "[]") });
     const bars = { latest: el("div", { class: "bar" }), history: el("div", { class: "bar" }) };
     this.by = el("input", { id: "person", maxlength: 40, autocomplete: "off", spellcheck: "false", size: 6 });
     this.by.value = localStorage.getItem(BY) ?? "";
@@ -44,11 +44,8 @@ class Corrections {
       for (const [from, bar] of Object.entries(bars)) bar.replaceChildren(...this.buttons(from));
       this.by.placeholder = store.state.person;
     };
-    store.subscribe(({ following, selected }, changed) => {
-      if (changed.has("selected")) {
-        this.seen = selected;
-        if (following) this.cameAt = performance.now();
-      }
+    store.subscribe((state, changed) => {
+      this.look(state);
       if (changed.has("model") || changed.has("person")) draw();
     });
     draw();
@@ -142,11 +139,20 @@ class Corrections {
     if (from === "history" && target.count === 1 && !this.stays.checked) entries.moveOn();
   }
 
+  // What came by itself, a new entry or new bytes of the same, is seen only after a moment.
+  look({ selected, content, following }) {
+    const { seen } = this;
+    this.seen = { selected, content };
+    if (seen.selected !== selected) this.cameAt = following ? performance.now() : -JUST_CAME_MS;
+    else if (seen.content && seen.content !== content) this.cameAt = performance.now();
+  }
+
   // A label is for what the person has seen.
   whyNotSeen() {
-    const { selected, wanted, following } = this.store.state;
-    if (entries.isGoing || this.seen !== selected || (wanted && wanted.id !== selected)) return "It is not shown yet: look, then press again.";
-    const isNew = following && performance.now() - this.cameAt < JUST_CAME_MS;
+    const { selected, content, wanted } = this.store.state;
+    const isDrawn = this.seen.selected === selected && this.seen.content === content;
+    if (entries.isGoing || !isDrawn || (wanted && wanted.id !== selected)) return "It is not shown yet: look, then press again.";
+    const isNew = performance.now() - this.cameAt < JUST_CAME_MS;
     return isNew ? "A new micrograph has just come: look again, then press again." : "";
   }
 

@@ -73,7 +73,7 @@ class Entries {
       if (changed.has("model")) this.list.later(true);
     });
     for (const kind of ["pointerenter", "focusin"]) this.filters.box.addEventListener(kind, () => this.readFacets());
-    this.stream.onEvent("entry", ({ row, new: isNew }) => (isNew ? this.came(row) : this.change(new Map([[row.id, row]]))));
+    this.stream.onEvent("entry", ({ row, new: isNew }) => (isNew ? this.came(row) : this.cameAgain(row)));
     this.stream.onEvent("labels", ({ changes, many }) =>
       many ? this.reload() : this.change(new Map(changes.map(([id, given]) => [id, { given }]))),
     );
@@ -137,6 +137,12 @@ class Entries {
     this.list.shift();
     this.resized();
     this.list.later(true);
+  }
+
+  // A file that was saved again: it belongs on top, once nobody looks at something else.
+  cameAgain(row) {
+    this.change(new Map([[row.id, row]]));
+    if (this.store.state.following) this.due ||= setTimeout(() => this.dueNow(), REFRESH_MS);
   }
 
   dueNow() {

@@ -158,7 +158,7 @@ function drawAnswer(shown) {
   else if (row.outcome !== "classified") fill(answer, word(outcomeWords(row.outcome)));
   else fill(answer, ...(row.decision === "abstain" ? abstention(row) : label(row)));
   root.dataset.id = id ?? "";
-  store.set({ selected: id ?? null });
+  store.set({ selected: id ?? null, content: row?.content ?? null });
 }
 
 const word = (text, ...classes) => el("p", { class: ["word", ...classes].join(" ") }, text);

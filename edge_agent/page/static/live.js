@@ -63,7 +63,8 @@ async function fetchAll() {
 function adopt(found) {
   const { rows, following, unseen, wanted, model, person, heard } = store.state;
   const { status, folders, undo, redo, waiting_labels, recent } = found;
-  const news = rows.length ? recent.filter((row) => row.id > rows[0].id).length : 0;
+  const known = new Set(rows.map(({ id, at }) => `${id} ${at}`));
+  const news = rows.length ? recent.filter(({ id, at }) => !known.has(`${id} ${at}`)).length : 0;
   const now = Date.now();
   store.set({
     status, folders, undo, redo, waiting_labels, rows: recent,
@@ -98,13 +99,22 @@ function onHeartbeat({ now }) {
 
 function onEntry({ row, new: isNew }) {
   const { rows, following, unseen, wanted } = store.state;
-  const isKnown = rows.some((one) => one.id === row.id);
-  const before = isKnown || !isNew ? rows.map((one) => (one.id === row.id ? row : one)) : [row, ...rows].slice(0, NEWEST);
+  const isFirst = isLatest(row, isNew, rows);
+  const before = isFirst
+    ? [row, ...rows.filter((one) => one.id !== row.id)].slice(0, NEWEST)
+    : rows.map((one) => (one.id === row.id ? row : one));
   store.set({
     rows: before,
     wanted: following ? newest(before) : renewed(wanted, [row]),
-    unseen: unseen + (!following && isNew && !isKnown),
+    unseen: unseen + (!following && isFirst),
   });
+}
+
+// Whether it was finished just now: a new file, or one that was saved again under its name.
+function isLatest(row, isNew, rows) {
+  const known = rows.find(({ id }) => id === row.id);
+  if (known) return known.at !== row.at;
+  return isNew || Date.parse(row.at) > Date.parse(rows[0]?.at ?? 0);
 }
 
 const onStatus = (status) => store.set({ status });

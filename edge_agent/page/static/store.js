@@ -14,6 +14,7 @@ export const store = {
     rows: [], // the newest 24, newest first
     wanted: null, // what is to be shown: {id, row, blind}; row is null until it is known
     selected: null, // id of the entry whose answer is shown
+    content: null, // and the name of its bytes: a file may be saved again
     following: true,
     unseen: 0, // entries that came while not following
     person: "",
