@@ -614,6 +614,26 @@ def test_a_label_about_the_same_picture_saved_again_holds_for_the_class_folder(l
     assert fate(after, validates) == "rod in validation"
 
 
+@pytest.mark.parametrize(
+    ("by", "first", "expected"),
+    [
+        pytest.param("ada", "sight", "rod in test", id="she knew the answer of its copy"),
+        pytest.param("ben", "sight", "round in test", id="somebody else did"),
+        pytest.param("ada", "blind", "round in test", id="she looked at the copy later"),
+    ],
+)
+def test_a_label_is_not_blind_after_a_look_at_a_copy(lab: Lab, by: str, first: str, expected: str) -> None:
+    blobs(lab)
+    options = {"screening": LOOKED_AT, "embed": same_features}
+    source = of_part(lab.prepared(corrected=False, **options), "test")
+    for turn in (first, "blind" if first == "sight" else "sight"):
+        if turn == "sight":
+            seen_near(lab, "a.tif", source, 0, label="round", by=by)
+        else:
+            lab.label_raw(source, "round", blind=True)
+    assert fate(lab.prepared(**options), source) == expected
+
+
 def test_what_left_the_test_still_keeps_its_neighbours_out_of_training(lab: Lab) -> None:
     blobs(lab)
     options = {"screening": LOOKED_AT, "embed": same_features}

@@ -55,13 +55,18 @@ class Taken:
     """Contents that no file holds -> name."""
 
     def lend(self, target: str, verdict: Verdict) -> None:
-        """Let a verdict on a copy hold for the file that stays, unless people said something of that itself."""
+        """Let a verdict on a copy hold for the file that stays, unless people said something of that itself.
+
+        Who had seen the answer of the copy before did not label the other one blind.
+        """
         there = self.verdict_of.get(target)
         if there is None:
             self.verdict_of[target] = verdict
         elif (there.kind, there.label) != (verdict.kind, verdict.label):
             said = f"{there.said}; of a copy: {verdict.said}"
             self.verdict_of[target] = replace(there, kind="disputed", label="", blind=False, said=said)
+        elif not verdict.blind and verdict.first <= there.first and {*there.by} & {*verdict.by}:
+            self.verdict_of[target] = replace(there, blind=False)
 
 
 def take(
@@ -116,10 +121,8 @@ def take(
         taken.cuts = [
             cut if cut.reason else cut.model_copy(update={"reason": why[cut.source]}) for cut in seen.cuts
         ]
-        newcomers = {cut.source for cut in new}
         for copy, original in seen.copy_of.items():
-            if original not in newcomers:
-                taken.lend(original, taken.verdict_of[copy])
+            taken.lend(original, taken.verdict_of[copy])
         pairs = [[seen.copy_of.get(source, source) for source in pair] for pair in seen.near]
         taken.near = (*((one, other) for one, other in pairs if one != other), *seen.copy_of.items())
     return taken
