@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests" / "browser"))
 
 from page_process import QuietProcess  # noqa: E402
-from page_rig import LivePage, Page, chromium_running, until, visiting  # noqa: E402
+from page_rig import COUNT_TOLD, LivePage, Page, chromium_running, collected, until, visiting  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,6 @@ ENTRIES = 100_000
 SEED = 8
 SHRINK = 1
 STATIC = REPOSITORY / "edge_agent" / "page" / "static"
-COLLECTED = ("JSHeapUsedSize", "Nodes", "JSEventListeners")
 WATCH_PICTURES = """() => {
   window.figures = {label: {}, picture: {}};
   const latest = document.querySelector('#latest');
@@ -46,11 +45,6 @@ WATCH_PICTURES = """() => {
     note('label');
     if (!latest.classList.contains('loading')) note('picture');
   }).observe(latest, {attributes: true});
-}"""
-COUNT_EVENTS = """() => {
-  window.told = {entry: 0, resync: 0};
-  window.listening = new BroadcastChannel('scopewatch');
-  window.listening.onmessage = ({data}) => { window.told[data.kind] += 1; };
 }"""
 WATCH_TASKS = """() => {
   window.longest = 0;
@@ -224,14 +218,14 @@ def heap(place: Path) -> None:
         with visiting(browser, page) as visit:
             tab = visit.tab()
             page.do("events", 2000, 500)
-            tab.evaluate(COUNT_EVENTS)
+            tab.evaluate(COUNT_TOLD)
             before = collected(tab)
             events = 200_000 // SHRINK
             page.do("events", events, 1000)
             after = collected(tab)
             told = tab.evaluate("() => window.told")
             single("of these told to the tab; resyncs", f"{told['entry']}; {told['resync']}", "all; none")
-            grown = {key: after[key] - before[key] for key in COLLECTED}
+            grown = {key: after[key] - before[key] for key in before}
             single(
                 f"heap after {events} events (before {before['JSHeapUsedSize'] / 2**20:.2f} MB)",
                 f"{grown['JSHeapUsedSize'] / 2**20:+.2f} MB", "<= +2 MB",
@@ -239,18 +233,6 @@ def heap(place: Path) -> None:
             single(
                 "nodes, listeners", f"{grown['Nodes']:+.0f}, {grown['JSEventListeners']:+.0f}", "none more"
             )
-
-
-def collected(tab: Any) -> dict[str, float]:
-    """Memory of a tab once everything that nobody holds is gone."""
-    session = tab.context.new_cdp_session(tab)
-    session.send("Performance.enable")
-    for _ in range(3):
-        session.send("HeapProfiler.collectGarbage")
-        tab.wait_for_timeout(300)
-    metrics = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
-    session.detach()
-    return metrics
 
 
 # --- size and axe -----------------------------------------------------------------------------------------------

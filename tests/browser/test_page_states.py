@@ -47,6 +47,7 @@ STATES = [
     pytest.param({"waiting": 60, "oldest_waiting_seconds": 75.0}, ["60"], id="backlog"),
     pytest.param({"waiting": 1, "oldest_waiting_seconds": 0.2}, [], id="working"),
     pytest.param({}, [], id="idle"),
+    pytest.param({"model": None}, ["STARTING", "the model is being loaded"], id="starting"),
 ]
 
 
