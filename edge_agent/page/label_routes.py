@@ -20,7 +20,7 @@ from edge_agent.page.entry_filter import BadFilter, EntryFilter
 from edge_agent.page.json_body import answer_of, json_body, text_in
 from edge_agent.page.labels_told import done_told
 from edge_agent.page.news import model_told
-from edge_agent.page.no_archive import NoArchive
+from edge_agent.page.no_archive import answered
 
 if TYPE_CHECKING:
     import sqlite3
@@ -247,7 +247,4 @@ def _share_told(share: Share) -> dict[str, Any]:
 
 
 def _asked(home: PageHome, question: Callable[[sqlite3.Connection], _T]) -> _T:
-    answer = home.archive.journal.look(lambda connection: (question(connection),), None)
-    if answer is None:
-        raise NoArchive("the journal cannot be read at the moment")
-    return answer[0]
+    return answered(home.archive.journal, question)
