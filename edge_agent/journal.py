@@ -18,7 +18,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from edge_agent.journaling.attempts import Attempts, Key
-from edge_agent.journaling.journal_file import UNUSABLE, JournalFile, JournalState, is_damage
+from edge_agent.journaling.journal_file import UNUSABLE, JournalFile, JournalState, is_askers_fault, is_damage
 from edge_agent.journaling.journal_queries import (
     Row,
     Seen,
@@ -169,7 +169,7 @@ class Journal:
 
         What was recorded until now is in the answer. What else than SQLite's errors the question raises comes out.
         """
-        return self._ask_aside(question, unknown, faults=(sqlite3.Error, Unbelievable))
+        return self._ask_aside(question, unknown, is_others=True)
 
     def change(self, work: Callable[[sqlite3.Connection], _T], *, durable: bool = True) -> _T:
         """Do somebody else's work in one transaction, which is on the disk when this returns.
@@ -188,7 +188,7 @@ class Journal:
             except sqlite3.IntegrityError:
                 raise  # what the work wanted to write is at fault, and not the file
             except (sqlite3.Error, Unbelievable) as error:
-                self._writing_due = self._after(error)
+                self._writing_due = self._after(error, is_others=True)
                 raise JournalBusy(f"the journal takes nothing at the moment: {error}") from None
 
     def counts(self) -> dict[str, int]:
@@ -284,9 +284,11 @@ class Journal:
         self,
         question: Callable[[sqlite3.Connection], _T],
         unknown: _T,
-        faults: tuple[type[Exception], ...] = UNUSABLE,
+        *,
+        is_others: bool = False,
     ) -> _T:
         """The same for what takes long: others go on meanwhile. Rows recorded until now are in the answer."""
+        faults = (sqlite3.Error, Unbelievable) if is_others else UNUSABLE
         with self._lock:
             self._write_waiting()
             if self._closed or time.monotonic() < self._asking_due:
@@ -299,7 +301,7 @@ class Journal:
             with self._lock:
                 # Another thread may have met the same damage first, and the file be another by now.
                 if not self._closed and generation == self._file.generation:
-                    self._asking_due = self._after(error)
+                    self._asking_due = self._after(error, is_others=is_others)
         return unknown
 
     def _write_waiting(self) -> None:
@@ -348,13 +350,18 @@ class Journal:
             self._waiting.pop(key, None)
             self._attempts.drop(key)
 
-    def _after(self, error: Exception) -> float:
+    def _after(self, error: Exception, *, is_others: bool = False) -> float:
         """Replace a damaged file; return when such a thing may be tried again.
+
+        For a statement of somebody else's that is wrong in itself no file is replaced: labels would go with it.
 
         Faults that pass are not asked about all the time, and a disk that damages every new file as well is
         left alone for a minute, like any standing fault.
         """
         now = time.monotonic()
+        if is_others and is_askers_fault(error):
+            self._complain(f"what was asked of journal {self._file.path} failed: {error}")
+            return float("-inf")
         if is_damage(error) and now >= self._renewal_due:
             self._renewal_due = now + _STANDING_FAULT_SECONDS
             try:
@@ -365,15 +372,13 @@ class Journal:
                 self._attempts.nothing_is_written()
                 self._counts = Counter(row.outcome for row in self._waiting.values())
                 return float("-inf")
-        self._complain(error)
+        self._complain(
+            f"journal {self._file.path} cannot be used now ({error}); the sidecars stand, it catches up later"
+        )
         return now + _RETRY_SECONDS
 
-    def _complain(self, error: Exception) -> None:
+    def _complain(self, text: str) -> None:
         now = time.monotonic()
         if now >= self._complaint_due:
             self._complaint_due = now + _STANDING_FAULT_SECONDS
-            _log.warning(
-                "journal %s cannot be used now (%s); the sidecars stand, it catches up later",
-                self._file.path,
-                error,
-            )
+            _log.warning("%s", text)

@@ -36,6 +36,8 @@ _MOVED: Final = 1032  # SQLITE_READONLY_DBMOVED: somebody took the file away und
 _PASSING: Final = frozenset({3, 5, 6, 7, 8, 9, 10, 13, 14, 15})
 """SQLite's codes for what is no fault of the file: no permission, busy, locked, no memory, read-only,
 interrupted, input/output error, disk full, cannot be opened, lock protocol."""
+_ASKERS: Final = frozenset({1, 17, 18, 20, 21, 25})
+"""Those that speak of a statement or of its values: error, schema, too big, mismatch, misuse, range."""
 _log = logging.getLogger(__name__)
 
 
@@ -98,6 +100,8 @@ class JournalFile:
             with self._readers_lock:
                 # `_let_go` began another list: then this connection belongs to a file that is no longer ours.
                 kept = idle is self._readers and not self._closed and len(idle) < _IDLE_READERS
+                # One that is left inside a transaction would show the next who asks what stood there before.
+                kept = kept and not connection.in_transaction
                 if kept:
                     idle.append(connection)
             if not kept:
@@ -150,6 +154,12 @@ def is_damage(error: BaseException) -> bool:
     """Whether an error speaks against the file, and not against the disk or another program."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is None or code == _MOVED or code & 0xFF not in _PASSING
+
+
+def is_askers_fault(error: BaseException) -> bool:
+    """Whether an error speaks against what was asked, and neither against the file nor against the disk."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, sqlite3.ProgrammingError) or (code is not None and code & 0xFF in _ASKERS)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

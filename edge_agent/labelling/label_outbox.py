@@ -47,6 +47,8 @@ _MOST_FAILURES: Final = 3
 _PAUSED_SECONDS: Final = 0.2
 _MOST_RESTING: Final = 100
 """Files of one folder; its others wait until one of these takes its labels."""
+_NOTE_SECONDS: Final = 1.0
+"""So often the journal takes note of what is written."""
 _LONGEST_BREATH_SECONDS: Final = 0.05
 _SLOW_SECONDS: Final = 10.0
 _COMPLAINT_SECONDS: Final = 60.0
@@ -123,9 +125,10 @@ class LabelOutbox:
         for row in page:
             files.setdefault((row.folder, row.name), []).append(row)
         written: list[int] = []
+        until = time.monotonic() + _NOTE_SECONDS
         for key, rows in files.items():
-            if must_pause():
-                break
+            if must_pause() or time.monotonic() > until:
+                break  # the rest of the page is read once more
             if self._may_try(key):
                 started = time.monotonic()
                 if self._write(key, rows):

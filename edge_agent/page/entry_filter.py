@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
 
 from edge_agent.journaling.journal_queries import microseconds_of
@@ -182,7 +182,8 @@ def _session(text: str) -> int:
 
 
 def _midnight(day: date) -> int:
-    # Where clocks are set at midnight, that moment does not exist or exists twice; a day begins with the later of
-    # the two readings either way.
-    first, second = (datetime.combine(day, time(fold=fold)).astimezone() for fold in (0, 1))
-    return microseconds_of(max(first, second))
+    # Where clocks are set at midnight, that moment exists twice, and the day begins with the first; or it does not
+    # exist, and the later of its two readings is the moment at which the day begins.
+    readings = [datetime.combine(day, time(fold=fold)).astimezone(UTC) for fold in (0, 1)]
+    real = [moment for moment in readings if moment.astimezone().time() == time()]
+    return microseconds_of(min(real, default=max(readings)))

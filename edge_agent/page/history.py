@@ -42,7 +42,7 @@ MOST_ROWS: Final = 200
 MOST_DAYS: Final = 2000
 MOST_SESSIONS: Final = 200
 EVERYTHING: Final = EntryFilter()
-_NOWHERE: Final = Position(2**63 - 1, 2**63 - 1)
+_ENDLESS: Final = 2**63 - 1
 _T = TypeVar("_T")
 
 
@@ -112,10 +112,8 @@ class History:
 
         def read(connection: sqlite3.Connection) -> HistoryIndex:
             query = _Query(connection, wanted, order)
-            anchors: list[Position | None] = [None]
-            while (place := query.position_after(anchors[-1], CHUNK)) is not None:
-                anchors.append(place)
-            rest = query.count_after(anchors[-1], CHUNK)
+            anchors: list[Position | None] = [None, *query.every(CHUNK)]
+            rest = len(query.positions(anchors[-1], CHUNK))
             total = CHUNK * (len(anchors) - 1) + rest
             if rest == 0 and len(anchors) > 1:
                 anchors.pop()
@@ -191,53 +189,62 @@ class _Query:
     def __init__(self, connection: sqlite3.Connection, wanted: EntryFilter, order: Order) -> None:
         self._connection = connection
         self._order = order
+        self._column, turn = ("finished_us", " DESC") if order == "newest" else ("probability", "")
+        self._sorted = f"{self._column}{turn}, id{turn}"
         self._conditions, self._values = wanted.conditions()
         self._span = _span_of(connection, wanted)
 
     def positions(self, after: Position | None, limit: int) -> list[Position]:
         """Return the positions of up to `limit` rows; a negative limit is none."""
-        column, turn, where, values = self._behind(after)
-        rows = self._connection.execute(
-            f"SELECT {column}, id FROM entries WHERE {where} ORDER BY {column}{turn}, id{turn} LIMIT ?",  # noqa: S608
-            (*values, limit),
+        found: list[Position] = []
+        for where, values in self._stretches(after):
+            rows = self._connection.execute(
+                f"SELECT {self._column}, id FROM entries WHERE {where} ORDER BY {self._sorted} LIMIT ?",  # noqa: S608
+                (*values, limit - len(found)),
+            )
+            found += [Position(*row) for row in rows]
+            if len(found) == limit:
+                break
+        return found
+
+    def every(self, rows: int) -> list[Position]:
+        """Return the position of each row whose number is a multiple of `rows`; the first row is number 1."""
+        ((where, values),) = self._stretches(None)
+        found = self._connection.execute(
+            f"SELECT {self._column}, id FROM (SELECT {self._column}, id, "  # noqa: S608
+            f"row_number() OVER (ORDER BY {self._sorted}) AS number FROM entries WHERE {where}) "
+            "WHERE number % ? = 0 ORDER BY number",
+            (*values, rows),
         )
-        return [Position(*row) for row in rows]
-
-    def position_after(self, after: Position | None, rows: int) -> Position | None:
-        """Return the position of the row so many rows further on, or None where there is none."""
-        column, turn, where, values = self._behind(after)
-        row = self._connection.execute(
-            f"SELECT {column}, id FROM entries WHERE {where} "  # noqa: S608
-            f"ORDER BY {column}{turn}, id{turn} LIMIT 1 OFFSET ?",
-            (*values, rows - 1),
-        ).fetchone()
-        return None if row is None else Position(*row)
-
-    def count_after(self, after: Position | None, most: int) -> int:
-        """Return how many rows follow, up to `most`."""
-        return len(self.positions(after, most))
+        return [Position(*row) for row in found]
 
     def count(self) -> int:
         """Return how many rows there are."""
-        _, _, where, values = self._behind(None)
+        ((where, values),) = self._stretches(None)
         (count,) = self._connection.execute(f"SELECT COUNT(*) FROM entries WHERE {where}", values).fetchone()  # noqa: S608
         return int(count)
 
-    def _behind(self, after: Position | None) -> tuple[str, str, str, list[str | float]]:
-        """Return the column of the order, its direction, and the condition on what follows a position."""
-        conditions, values = list(self._conditions), list[str | float](self._values)
+    def _stretches(self, after: Position | None) -> Iterator[tuple[str, list[str | float]]]:
+        """Yield conditions and values of what follows a position: its equals, and then all others.
+
+        In two, because SQLite takes `(probability, id) > (?, ?)` for `probability >= ?`: where many rows have the
+        same probability, each question would pass over all of them.
+        """
         start_us, end_us = self._span
         if self._order == "newest":
-            column, turn = "finished_us", " DESC"
-            conditions += ["finished_us >= ?", "(finished_us, id) < (?, ?)"]
-            values += [start_us, *min(after or _NOWHERE, Position(end_us, -1))]
+            inside, others, equals = "finished_us >= ?", "finished_us < ?", "finished_us = ? AND id < ?"
+            span, last = [start_us], end_us if after is None else min(after.value, end_us)
+            has_equals = after is not None and start_us <= after.value < end_us
         else:
             # The plus keeps SQLite on the index by probability: along that of times it would have to sort.
-            column, turn = "probability", ""
-            conditions += ["probability IS NOT NULL", "(probability, id) > (?, ?)"]
-            conditions += ["+finished_us >= ?", "+finished_us < ?"]
-            values += [*(after or Position(-1.0, -1)), start_us, end_us]
-        return column, turn, " AND ".join(conditions), values
+            inside = "probability IS NOT NULL AND +finished_us >= ? AND +finished_us < ?"
+            others, equals = "probability > ?", "probability = ? AND id > ?"
+            span, last = [start_us, end_us], -1.0 if after is None else after.value
+            has_equals = after is not None
+        both = " AND ".join([*self._conditions, inside])
+        if after is not None and has_equals:
+            yield f"{both} AND {equals}", [*self._values, *span, *after]
+        yield f"{both} AND {others}", [*self._values, *span, last]
 
 
 def _span_of(connection: sqlite3.Connection, wanted: EntryFilter) -> Span:
@@ -254,7 +261,7 @@ def _labels(connection: sqlite3.Connection) -> tuple[str, ...]:
 
 def _days(connection: sqlite3.Connection) -> Iterator[tuple[date, int]]:
     """Yield days and their numbers of files, the newest first: a leap for each day that has any."""
-    until = _NOWHERE.id
+    until = _ENDLESS
     for _ in range(MOST_DAYS):
         (last,) = connection.execute(
             "SELECT MAX(finished_us) FROM entries WHERE finished_us < ?", (until,)
@@ -262,8 +269,9 @@ def _days(connection: sqlite3.Connection) -> Iterator[tuple[date, int]]:
         day = None if last is None else day_of(last)
         if day is None:
             return
-        until, end = span_of_day(day)
-        yield day, _count_in(connection, Span(until, end))
+        begin, end = span_of_day(day)
+        yield day, _count_in(connection, Span(begin, end))
+        until = min(begin, last)  # whatever a calendar says of midnight: the next one is another
 
 
 def _sessions(connection: sqlite3.Connection) -> Iterator[Session]:

@@ -2,9 +2,10 @@
 
 `python tests/benchmarks/history_pages.py [FILES]`
 
-A journal is filled as the agent fills it (sessions of some 400 files, one in thirty corrected), the page is served
-as it is, and one client asks over HTTP: every combination of filters and orders at ten random places, 200 random
-jumps by the index, the index, what one can filter by, and sessions. Nothing is asserted.
+A journal is filled as the agent fills it (sessions of some 400 files, one in thirty corrected, half of the answers
+as sure as can be), the page is served as it is, and one client asks over HTTP: every combination of filters and
+orders at ten random places, 200 random jumps by the index, the index, what one can filter by, and sessions. Nothing
+is asserted.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def finding(number: int, chance: random.Random) -> Finding:
         outcome,
         reason=None if answered else "a spectrum, not a micrograph",
         label=chance.choice(LABELS) if answered else None,
-        probability=chance.uniform(0.3, 1.0) if answered else None,
+        probability=min(1.0, chance.uniform(0.3, 1.7)) if answered else None,
         decision=("abstain" if chance.random() < 0.1 else "accept") if answered else None,
         reasons=(),
         sidecar=path.with_name(path.name + ".json"),

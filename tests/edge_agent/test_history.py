@@ -276,6 +276,11 @@ HOUR_US = 3_600_000_000
         ),
         pytest.param("Asia/Beirut", "2026-10-24", 25, "2026-10-23T21:00+00:00", id="ends with 23:00 twice"),
         pytest.param("Asia/Beirut", "2026-10-25", 24, "2026-10-24T22:00+00:00", id="after 23:00 twice"),
+        pytest.param(
+            "Atlantic/Azores", "2026-10-25", 25, "2026-10-25T00:00+00:00", id="midnight exists twice"
+        ),
+        pytest.param("Atlantic/Azores", "2026-03-29", 23, "2026-03-29T01:00+00:00", id="no midnight there"),
+        pytest.param("America/Havana", "2026-11-01", 25, "2026-11-01T04:00+00:00", id="and in Havana"),
         pytest.param("Asia/Kathmandu", "2026-05-04", 24, "2026-05-03T18:15+00:00", id="quarters of an hour"),
     ],
 )
@@ -415,11 +420,31 @@ def test_every_filter_is_one_pass_along_the_index_of_its_order(thousand, order):
                 connection.set_trace_callback(seen.append)
                 _Query(connection, wanted, order).positions(after, 10)
                 connection.set_trace_callback(None)
-                yield seen[-1], [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {seen[-1]}")]
+                for question in [text for text in seen if ", id FROM entries" in text]:
+                    yield question, [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {question}")]
 
     for question, plan in thousand.look(lambda connection: list(plans(connection)), []):
         assert len(plan) == 1, question
         assert f"USING COVERING INDEX {index}" in plan[0], question
+
+
+@pytest.mark.parametrize("order", ["newest", "uncertain"])
+def test_among_rows_alike_a_place_far_on_costs_what_a_near_one_does(journal, history, order):
+    record(journal, *(entry(f"{number}.dm3", 0, probability=1.0) for number in range(1000)))
+
+    def instructions(connection, place: Position) -> int:
+        done = []
+        connection.set_progress_handler(lambda: done.append(1), 1)
+        assert len(_Query(connection, EntryFilter(), order).positions(place, 10)) == 10
+        connection.set_progress_handler(None, 0)
+        return len(done)
+
+    def read(connection):
+        places = _Query(connection, EntryFilter(), order).every(100)
+        return [instructions(connection, place) for place in (places[0], places[8])]
+
+    near, far = journal.look(read, (0, 0))
+    assert 0 < far < 1.5 * near
 
 
 def test_without_a_journal_there_is_no_answer(tmp_path, journal):

@@ -19,7 +19,7 @@ from sidecars import finish
 
 from edge_agent import journal as journal_module
 from edge_agent.files import FileStamp
-from edge_agent.journal import Journal, Seen
+from edge_agent.journal import Journal, JournalBusy, Seen
 from edge_agent.journaling import journal_file
 from edge_agent.output_places import OutputPlan
 from edge_agent.sidecar import Finding, Twin, finding_on_record
@@ -663,6 +663,43 @@ def test_what_a_table_does_not_take_is_no_damage(tmp_path):
             journal.change(lambda connection: connection.execute("UPDATE entries SET outcome = 'nothing'"))
         assert entries(journal, "outcome") == [("classified",)]
         assert journal.state == "new"
+
+
+WRONG = [
+    pytest.param(
+        lambda connection: connection.execute("SELECT json_extract('{', '$.a')").fetchone(), id="JSON"
+    ),
+    pytest.param(
+        lambda connection: connection.execute("SELECT ?", (object(),)), id="a value of another kind"
+    ),
+    pytest.param(
+        lambda connection: connection.execute("SELECT nothing FROM entries"), id="a column of nobody"
+    ),
+    pytest.param(lambda connection: connection.execute("BEGIN").execute("BEGIN"), id="inside a transaction"),
+]
+
+
+@pytest.mark.parametrize("question", WRONG)
+def test_a_question_that_is_wrong_in_itself_is_no_damage(tmp_path, caplog, question):
+    with Journal(tmp_path) as journal:
+        journal.record(done("/d/a.dm3"))
+        say(journal, "ab", "correct", "rod", 5)
+
+        assert journal.look(question, "unknown") == "unknown"
+        with pytest.raises(JournalBusy):
+            journal.change(question)
+
+        assert journal.state == "new"
+        assert (
+            journal.look(lambda connection: connection.execute("BEGIN") and "in one view", "")
+            == "in one view"
+        )
+        journal.change(lambda connection: connection.execute("UPDATE labels SET written = 1"))
+        journal.record(done("/d/b.dm3"))
+        assert journal.look(
+            lambda connection: connection.execute("SELECT COUNT(*) FROM entries").fetchone(), 0
+        ) == (2,)
+    assert caplog.text.count("what was asked of journal") == 1
 
 
 def test_a_journal_that_another_program_holds_is_left_alone(tmp_path, caplog):
