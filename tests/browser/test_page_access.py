@@ -122,13 +122,17 @@ def test_little_motion_is_no_motion(chromium: Any, page: QuietPage) -> None:
         assert visit.tab().evaluate(ALIVE) == []
 
 
-def test_in_red_nothing_else_shines(tab: Any, page: QuietPage) -> None:
+@pytest.mark.parametrize("place", ["history", "session"])
+def test_in_red_nothing_else_shines(place: str, tab: Any) -> None:
     """At night the eye keeps its adaptation only where nothing but red reaches it."""
     from io import BytesIO
 
     import numpy as np
     from PIL import Image
 
+    tab.locator(f"#tab-{place}").click()
+    if place == "session":
+        tab.locator("#session canvas").wait_for()
     choose(tab, "red")
     until(lambda: tab.locator("#latest:not(.loading)").count(), "the picture is drawn")
     pixels = np.asarray(Image.open(BytesIO(tab.screenshot())).convert("RGB"), dtype=int)
@@ -136,6 +140,7 @@ def test_in_red_nothing_else_shines(tab: Any, page: QuietPage) -> None:
     # Luminance of green and blue beside that of red (Rec. 709).
     assert (0.7152 * pixels[..., 1] + 0.0722 * pixels[..., 2]).max() <= 0.7152 * 120
     assert pixels[..., 2].max() <= 120
+    assert (pixels[..., 0] + 10 >= pixels[..., 1:].max(axis=-1)).all(), "red is the most everywhere"
 
 
 def test_regions_have_names_and_the_picture_says_what_it_shows(tab: Any) -> None:

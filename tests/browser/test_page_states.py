@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from agent_numbers import DISK, FOLDER, WORKER
 from page_rig import QuietPage, accessible, visiting
+from page_sights import STATES
 from playwright_or_skip import expect
 
 if TYPE_CHECKING:
@@ -29,47 +29,31 @@ def tab(chromium: Any, page: QuietPage) -> Iterator[Any]:
         yield visit.tab()
 
 
-STATES = [
-    pytest.param(
-        {
-            "model": None,
-            "worker": WORKER.model_copy(update={"pid": None, "trouble": "manifest: hash differs"}),
-        },
-        ["hash differs", "edge-agent models"],
-        id="model_refused",
-    ),
-    pytest.param(
-        {"folders": (FOLDER.model_copy(update={"path": "/data/titan", "present": False}),)},
-        ["/data/titan"],
-        id="watcher_unhealthy",
-    ),
-    pytest.param({"disks": (DISK.model_copy(update={"free_mib": 12, "low": True}),)}, ["12"], id="disk_low"),
-    pytest.param({"waiting": 60, "oldest_waiting_seconds": 75.0}, ["60"], id="backlog"),
-    pytest.param({"waiting": 1, "oldest_waiting_seconds": 0.2}, [], id="working"),
-    pytest.param({}, [], id="idle"),
-]
+TEXTS = {
+    "model_refused": ["MODEL REFUSED", "hash differs", "edge-agent models"],
+    "watcher_unhealthy": ["NOT WATCHING", "/data/titan"],
+    "disk_low": ["DISK LOW", "12"],
+    "backlog": ["BACKLOG", "60"],
+    "working": ["WORKING"],
+    "starting": ["STARTING", "the model is being loaded"],
+    "idle": ["IDLE"],
+}
 
 
-@pytest.mark.parametrize(("said", "texts"), STATES)
-def test_a_state_stands_on_the_page(
-    said: dict[str, Any], texts: list[str], page: QuietPage, tab: Any, request: pytest.FixtureRequest
-) -> None:
-    state = request.node.callspec.id
+@pytest.mark.parametrize("state", STATES)
+def test_a_state_stands_on_the_page(state: str, page: QuietPage, tab: Any) -> None:
     page.well()
-    page.say(**said)
+    page.say(**STATES[state])
     bar = tab.locator(f"#state-bar[data-state={state}]")
     bar.wait_for()
-    for text in texts:
+    for text in TEXTS[state]:
         expect(bar).to_contain_text(text)
     assert accessible(tab) == []
 
 
 def test_the_most_severe_of_several_stands_first(page: QuietPage, tab: Any) -> None:
     page.well()
-    page.say(
-        waiting=60, oldest_waiting_seconds=75.0,
-        disks=(DISK.model_copy(update={"free_mib": 12, "low": True}),),
-    )  # fmt: skip
+    page.say(**(STATES["backlog"] | STATES["disk_low"]))
     bar = tab.locator("#state-bar[data-state=disk_low]")
     bar.wait_for()
     expect(bar).to_contain_text("60 files wait")

@@ -8,6 +8,9 @@ import { outcomeWords, timeWords } from "./words.js";
 
 const LOOK_MS = 15000;
 const CHART_PX = 180;
+const LETTER_PX = 13;
+// By night two reds take turns: their letters tell the classes apart.
+const REDS = [{ colour: "#e87860", ink: "#000" }, { colour: "#701c10", ink: "#fff" }];
 const DECISIONS = { accept: "accepted", abstain: "abstained", ungated: "not gated", corrected: "corrected" };
 
 export function start(root, { api, store, stream }) {
@@ -73,11 +76,26 @@ export function start(root, { api, store, stream }) {
     const order = [...bins.labels.keys()].reverse();
     const data = [bins.counts.map((_, at) => from + (at + 0.5) * step), ...order.map((top) => bins.counts.map((bin) => sum(bin, top)))];
     const paths = window.uPlot.paths.bars({ size: [0.85, 40] });
-    const series = order.map((top) => ({ fill: classMark(labels(), bins.labels[top]).colour, width: 0, paths, points: { show: false } }));
+    const isRed = document.documentElement.dataset.theme === "red";
+    const marks = bins.labels.map((label, at) => ({ ...classMark(labels(), label), ...(isRed && REDS[at % 2]) }));
+    const series = order.map((top) => ({ fill: marks[top].colour, width: 0, paths, points: { show: false } }));
+    const letters = ({ ctx, valToPos }) => {
+      const dense = devicePixelRatio;
+      const place = (bin, at) => [valToPos(from + (bin + 0.5) * step, "x", true), ...[at - 1, at].map((top) => valToPos(sum(bins.counts[bin], top), "y", true))];
+      const isWide = valToPos(from + step, "x") - valToPos(from, "x") > LETTER_PX;
+      Object.assign(ctx, { font: `700 ${LETTER_PX * dense}px sans-serif`, textAlign: "center", textBaseline: "middle" });
+      for (const bin of isWide ? bins.counts.keys() : []) for (const [at, { letter, ink }] of marks.entries()) {
+        const [x, low, high] = place(bin, at);
+        if (low - high < LETTER_PX * dense) continue;
+        ctx.fillStyle = ink;
+        ctx.fillText(letter, x, (low + high) / 2);
+      }
+    };
     const axis = { stroke: getComputedStyle(chart).color, grid: { stroke: "#444" }, ticks: { stroke: "#444" } };
     plot?.destroy();
     plot = new window.uPlot({
       width, height: CHART_PX, series: [{}, ...series], legend: { show: false }, cursor: { show: false },
+      hooks: { draw: [letters] },
       axes: [{ ...axis, values: "{HH}:{mm}" }, { ...axis, size: 40 }],
       scales: { x: { range: [from, from + Math.max(1, bins.counts.length) * step] }, y: { range: (_, low, high) => [0, Math.max(1, high)] } },
     }, data, chart);
@@ -86,6 +104,7 @@ export function start(root, { api, store, stream }) {
   const details = el("details", {}, el("summary", {}, "By class, as a table"), table);
   root.append(title, el("div", { class: "bar" }, older, newer, ends), words, numbers, legend, chart, details, exports);
   new ResizeObserver(draw).observe(chart);
+  new MutationObserver(draw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   const isLast = () => !shown || shown.next === null;
   const later = () => {
     due ||= setTimeout(() => {

@@ -2,12 +2,12 @@
 
 import { classMark } from "./colours.js";
 import { el, fill } from "./dom.js";
+import { showPicture } from "./drawing.js";
 import { NEWEST, show } from "./live.js";
 import { store } from "./store.js";
 import { givenWords, rowWords, timeWords } from "./words.js";
 
 const PACE_MS = 250; // a burst is drawn so often at most
-const AGAIN_MS = 2000;
 const REST_MS = 3000; // so long after a pointer moved here, nothing moves below it
 
 /** Draw the strip into `root`, and keep it so. */
@@ -36,13 +36,7 @@ export function start(root) {
 }
 
 function slot() {
-  const image = el("img", { alt: "", hidden: true, onload: () => (image.hidden = false), onerror: failed });
-  let again = true; // one picture may be in the making
-  function failed() {
-    image.hidden = true;
-    if (again) setTimeout(() => image.hasAttribute("src") && (image.src = image.src), AGAIN_MS);
-    again = !again;
-  }
+  const image = el("img", { alt: "", hidden: true });
   const marks = el("span", { class: "marks" });
   const one = { image, marks, row: null, told: "" };
   one.button = el("button", { disabled: true, "aria-label": "empty", onclick: () => show(one.row.id, one) }, image, marks);
@@ -64,7 +58,7 @@ function drawSlot(one, row) {
   const source = row?.outcome === "classified" ? `/api/entries/${row.id}/thumb.jpg${version}` : "";
   if (source !== (image.getAttribute("src") ?? "")) {
     image.hidden = true; // until it is there
-    if (source) image.src = source;
+    if (source) showPicture(image, source);
     else image.removeAttribute("src");
   }
   fill(marks, row && marksOf(row, model?.labels));
