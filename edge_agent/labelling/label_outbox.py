@@ -8,6 +8,7 @@ into which file an event belongs.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections import Counter
@@ -219,9 +220,9 @@ class LabelOutbox:
             if isinstance(error, OSError)
             else f"{type(error).__name__}: {error}"
         )
-        self._rests[key] = _Rest(
-            now + pause, failures, f"labels of {_readable(key)} cannot be written: {why}"
-        )
+        # Together with the others that pause as long: a round looks at all that waits, 100,000 labels perhaps.
+        due = math.ceil((now + pause) / pause) * pause
+        self._rests[key] = _Rest(due, failures, f"labels of {_readable(key)} cannot be written: {why}")
         if now >= self._complaint_due:
             self._complaint_due = now + _COMPLAINT_SECONDS
             _log.warning(

@@ -25,7 +25,7 @@ from edge_agent.page.entry_filter import (
     span_of_day,
 )
 from edge_agent.page.entry_row import EntryRow, entries_after, read_entries, row_json
-from edge_agent.page.no_archive import NoArchive
+from edge_agent.page.no_archive import answered
 from edge_agent.page.session_spans import Timeline
 
 if TYPE_CHECKING:
@@ -173,14 +173,11 @@ class History:
         return row_json(row, self._roots)
 
     def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
-        def inone_view(connection: sqlite3.Connection) -> _T:
+        def in_one_view(connection: sqlite3.Connection) -> _T:
             with one_view(connection):
                 return question(connection)
 
-        answer = self._journal.look(inone_view, None)
-        if answer is None:
-            raise NoArchive("the journal cannot be read at the moment")
-        return answer
+        return answered(self._journal, in_one_view)
 
 
 class _Query:

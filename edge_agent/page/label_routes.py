@@ -20,7 +20,7 @@ from edge_agent.page.entry_filter import BadFilter, EntryFilter
 from edge_agent.page.json_body import answer_of, json_body, text_in
 from edge_agent.page.labels_told import done_told
 from edge_agent.page.news import model_told
-from edge_agent.page.no_archive import NoArchive
+from edge_agent.page.no_archive import answered
 
 if TYPE_CHECKING:
     import sqlite3
@@ -114,6 +114,8 @@ def _order(home: PageHome, tickets: Tickets, batch: str, body: dict[str, Any]) -
         raise HTTPException(400, f"action is one of {', '.join(_ACTIONS)}")
     label = _label(home, action, body.get("label"))
     ids = _ids(body["ids"]) if "ids" in body else _filtered(home, body.get("filter"), body.get("count"))
+    if "ids" in body and body.get("contents") is not None:
+        _require_unchanged(home, ids, body["contents"])
     ticket = body.get("ticket")
     if ticket is not None:
         _require_blind(home, tickets, ticket, Order(batch, action, label, by, ids))
@@ -160,6 +162,18 @@ def _ids(value: object) -> tuple[int, ...]:
         if len(ids) == len(value):
             return ids
     raise HTTPException(400, f"ids is a list of 1 to {MOST_IDS} entries; for more give the filter")
+
+
+def _require_unchanged(home: PageHome, ids: tuple[int, ...], contents: object) -> None:
+    """Refuse where a file was saved again since it was looked at: `contents` are how its hashes began then."""
+    if not isinstance(contents, list) or len(contents) != len(ids):
+        raise HTTPException(400, "contents is a list as long as ids, of texts or nulls")
+    now = {row.id: row.content or "" for row in home.history.rows(ids)}
+    for entry, seen in zip(ids, contents, strict=True):
+        if isinstance(seen, str) and not now.get(entry, seen).startswith(seen):
+            raise HTTPException(
+                409, "a file was saved again since you looked at it: look again, then label it"
+            )
 
 
 def _filtered(home: PageHome, value: object, count: object) -> tuple[int, ...]:
@@ -247,7 +261,4 @@ def _share_told(share: Share) -> dict[str, Any]:
 
 
 def _asked(home: PageHome, question: Callable[[sqlite3.Connection], _T]) -> _T:
-    answer = home.archive.journal.look(lambda connection: (question(connection),), None)
-    if answer is None:
-        raise NoArchive("the journal cannot be read at the moment")
-    return answer[0]
+    return answered(home.archive.journal, question)

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from edge_agent.page.bounded_reads import BoundedReads
 from edge_agent.page.entry_detail import read_events, record_json, record_of
 from edge_agent.page.json_body import answer_of
-from edge_agent.page.no_archive import NoArchive
+from edge_agent.page.no_archive import answered
 from edge_agent.page.picture_process import NoPicture
 from edge_agent.preview_files import is_sha256
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from edge_agent.archive import Archive
     from edge_agent.page.entry_row import EntryRow
     from edge_agent.page.home import PageHome
     from edge_agent.preview_files import Kind, Previews
@@ -67,7 +66,9 @@ def routes(home: PageHome) -> list[Route]:
             record = await reads.read(place, lambda: record_of(row, archive.plan))
             told = record_json(record)
             details.keep(row, told)
-        events = await home.in_pool(lambda: _events(archive, row))
+        events = await home.in_pool(
+            lambda: answered(archive.journal, lambda connection: read_events(connection, row.content))
+        )
         return answer_of({"row": home.history.json_of(row), **told, "labels": events})
 
     return [
@@ -75,14 +76,6 @@ def routes(home: PageHome) -> list[Route]:
         Route("/api/entries/{number}/picture.jpg", picture_route("picture")),
         Route("/api/entries/{number}/thumb.jpg", picture_route("thumb")),
     ]
-
-
-def _events(archive: Archive, row: EntryRow) -> list[dict[str, Any]]:
-    nothing: list[dict[str, Any]] | None = None
-    events = archive.journal.look(lambda connection: read_events(connection, row.content), nothing)
-    if events is None:
-        raise NoArchive("the journal cannot be read at the moment")
-    return events
 
 
 class _Details:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.page.entry_row import read_entries
-from edge_agent.page.no_archive import NoArchive
+from edge_agent.page.no_archive import answered
 from edge_agent.sidecar import as_text
 
 if TYPE_CHECKING:
@@ -90,10 +90,7 @@ def facts_of(archive: Archive, span: Span) -> SessionFacts:
             blind_right=blind_right or 0,
         )
 
-    found = archive.journal.look(look, None)
-    if found is None:
-        raise NoArchive("the journal cannot be read at the moment")
-    return found
+    return answered(archive.journal, look)
 
 
 def origin_of(answered: Iterable[tuple[EntryRow, int, Sidecar | None]]) -> Origin:

@@ -40,7 +40,7 @@ def routes(home: PageHome) -> list[Route]:
     reads = BoundedReads()
 
     async def end(request: Request) -> Response:
-        ended = await home.in_pool(lambda: home.sessions.end())
+        ended = await home.in_pool(lambda: home.sessions.end(), changing=True)
         if ended is None:
             raise HTTPException(409, "no session is open")
         return answer_of({"id": ended})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from edge_agent.page.entry_filter import DISAGREES, Span
 from edge_agent.page.history import one_view
-from edge_agent.page.no_archive import NoArchive
+from edge_agent.page.no_archive import answered
 from edge_agent.page.session_spans import Timeline
 
 if TYPE_CHECKING:
@@ -134,14 +134,11 @@ class Sessions:
         return span.start_us
 
     def _ask(self, question: Callable[[Timeline, sqlite3.Connection], _T]) -> _T:
-        def look(connection: sqlite3.Connection) -> tuple[_T] | None:
+        def look(connection: sqlite3.Connection) -> _T:
             with one_view(connection):
-                return (question(Timeline(connection), connection),)
+                return question(Timeline(connection), connection)
 
-        answer = self._journal.look(look, None)
-        if answer is None:
-            raise NoArchive("the journal cannot be read at the moment")
-        return answer[0]
+        return answered(self._journal, look)
 
 
 def _numbers(

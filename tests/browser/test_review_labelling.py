@@ -312,3 +312,14 @@ def test_the_session_is_drawn_told_ended_and_taken_along(desk: Desk) -> None:
     assert [href.rpartition("/")[2] for href in hrefs] == ["summary.html", "entries.csv"]
     session.get_by_role("button", name="End session").click()
     expect(session).to_contain_text("the next micrograph begins a new session")
+
+
+def test_the_focus_stays_on_a_link_of_the_session_while_its_numbers_change(desk: Desk) -> None:
+    desk.page.comes()  # today; the others are of another day, and another session
+    desk.tab.locator("#tab-session").click()
+    link = desk.tab.locator("#session a[href$='entries.csv']")
+    link.focus()
+    before = link.get_attribute("href") or ""
+    desk.tab.get_by_role("button", name="Previous").evaluate("button => button.click()")
+    expect(link).not_to_have_attribute("href", before)
+    expect(link).to_be_focused()

@@ -24,6 +24,7 @@ from edge_agent.labelling import label_desk, label_outbox
 from edge_agent.labelling.label_desk import LabelDesk
 from edge_agent.labelling.label_intake import LabelIntake
 from edge_agent.labelling.label_log import read_events
+from edge_agent.labelling.label_outbox import LabelOutbox
 from edge_agent.labelling.label_record import last_words
 from edge_agent.labelling.label_words import NothingToDo, Order
 from edge_agent.output_places import OutputPlan
@@ -384,6 +385,27 @@ def grumbling(journal, paths, tmp_path, monkeypatch):
     desk = LabelDesk(archive_of(journal, tmp_path), layer=layer)
     yield desk, layer
     desk.close()
+
+
+def test_what_rests_is_tried_together(journal, tmp_path):
+    paths = fill(journal, tmp_path / "data", range(30))
+    archive = archive_of(journal, tmp_path)
+    desk = LabelDesk(archive)
+    desk.close()
+    desk._stop.clear()
+    desk.give(correct("b1", *range(1, 31)))
+    for path in paths:
+        path.unlink()
+    seconds, rounds = 0.0, 0
+    outbox = LabelOutbox(archive, clock=lambda: seconds)
+
+    while seconds < 3600:
+        pause = outbox.round(lambda: False)
+        seconds, rounds = seconds + (pause or 0.0), rounds + 1
+
+    # 60 in an hour once the pauses have their length, and some until then.
+    assert 60 <= rounds < 80
+    assert outbox.waiting() == 30
 
 
 def test_a_disk_that_fails_is_tried_again_and_the_reason_is_told_once(grumbling, paths, caplog):

@@ -306,3 +306,23 @@ def test_no_name_of_a_person_stands_in_the_log(page, caplog):
         post(page, "/api/undo", {"by": "Professor Quux"})
 
     assert "Quux" not in caplog.text
+
+
+def test_a_file_that_was_saved_again_since_it_was_seen_is_not_labelled(page):
+    now = {row["id"]: row["content"] for row in page.get("/api/history")["rows"]}
+    as_seen = [now[2][:16], None]
+
+    told = post(page, "/api/labels", order(ids=[2, 3], contents=["ab" * 8, None]), 409)
+    assert told == {"error": "a file was saved again since you looked at it: look again, then label it"}
+    assert all(row["given"] is None for row in page.get("/api/history")["rows"])
+
+    assert post(page, "/api/labels", order(ids=[2, 3], contents=as_seen))["count"] == 2
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [pytest.param(["ab"], id="too few"), pytest.param("abab", id="text"), pytest.param({}, id="object")],
+)
+def test_contents_are_a_list_as_long_as_ids(page, contents):
+    told = post(page, "/api/labels", order(ids=[2, 3], contents=contents), 400)
+    assert told == {"error": "contents is a list as long as ids, of texts or nulls"}

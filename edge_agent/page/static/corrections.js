@@ -135,8 +135,15 @@ class Corrections {
     const by = this.person || (await this.known());
     if (!by || (target.count > COUNTED_ABOVE && !(await this.askCount(action, label, target.count)))) return;
     this.last = [action, label];
-    this.send({ action, label, by, ...target });
+    this.send({ action, label, by, ...target, ...this.seenOf(target, from) });
     if (from === "history" && target.count === 1 && !this.stays.checked) entries.moveOn();
+  }
+
+  // By its beginning, the content of each entry as the person saw it: a file saved again meanwhile is not labelled.
+  seenOf({ ids }, from) {
+    if (!ids) return {};
+    const contents = new Map(from === "latest" ? [[ids[0], this.seen.content]] : entries.pages.rows.map((row) => [row.id, row.content]));
+    return { contents: ids.map((id) => contents.get(id)?.slice(0, 16) ?? null) };
   }
 
   // What came by itself, a new entry or new bytes of the same, is seen only after a moment.

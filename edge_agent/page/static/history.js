@@ -96,6 +96,7 @@ class Entries {
       const since = this.filters.isSet ? [] : this.pages.head.filter(({ id }) => id > index.newest);
       this.pages.reset(index);
       this.pages.head = since;
+      Object.assign(this, { steps: this.steps + 1, isGoing: false }); // who is on the way somewhere has lost the way
       this.list.active = -1;
       this.box.scrollTop = 0;
       this.choose([]);

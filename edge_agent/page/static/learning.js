@@ -25,6 +25,7 @@ export function start(root, context) {
   const [verdict, accuracy, command] = [el("p", {}), el("p", {}), el("code", {})];
   const [classes, flips] = [el("table", {}), el("div", {})];
   const compare = el("button", { hidden: true }, "What changed?");
+  let told = ""; // of flips
   const heads = ["Class", "New labels", "Corrected"].map((name) => el("th", { scope: "col" }, name));
   root.append(el("h2", {}, "Worth retraining?"), verdict, classes, el("p", {}, "To train with these labels, with ROOT the folder where the results lie: ", command),
     el("h2", {}, "Blind check"), accuracy, offer(context), el("h2", {}, "After a new model"), compare, flips);
@@ -42,7 +43,7 @@ export function start(root, context) {
       put(command, found.command);
       put(accuracy, accuracyWords(audit));
       compare.hidden = !found.model;
-      if (found.flips.at) fill(flips, ...flipsOf(found.flips, show));
+      if (found.flips.at) tellFlips(found.flips);
     } catch (error) {
       put(verdict, `Cannot be read: ${error.message}`);
     }
@@ -52,15 +53,28 @@ export function start(root, context) {
     try {
       const found = await api.get("/api/flips");
       const { running, done, total } = found;
-      if (!running) return fill(flips, ...flipsOf(found, show));
+      if (!running) return tellFlips(found);
+      told = "";
       fill(flips, el("progress", { max: total || 1, value: done, "aria-label": "Looking again" }), total ? ` ${done} of ${total}` : " being prepared");
       setTimeout(look, LOOK_MS);
     } catch (error) {
-      put(flips, `Cannot be compared: ${error.message}`);
+      failed(error);
     }
   }
 
-  compare.onclick = () => api.post("/api/flips").then(look, (error) => put(flips, `Cannot be compared: ${error.message}`));
+  // Whoever goes from one to the next keeps the place while labels come in.
+  function tellFlips(found) {
+    const text = JSON.stringify(found);
+    if (text !== told) fill(flips, ...flipsOf(found, show));
+    told = text;
+  }
+
+  function failed(error) {
+    put(flips, `Cannot be compared: ${error.message}`);
+    told = "";
+  }
+
+  compare.onclick = () => api.post("/api/flips").then(look, failed);
   let due = 0;
   const later = () => {
     clearTimeout(due);

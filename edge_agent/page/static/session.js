@@ -17,17 +17,23 @@ export function start(root, { api, store, stream }) {
   const button = (words, onclick) => el("button", { onclick }, words);
   const heading = (name) => el("th", { scope: "col" }, name);
   const [title, words, legend] = [el("h2", {}, "Session"), el("p", { role: "status" }), el("ul", { class: "bar" })];
-  const [numbers, table, exports] = [el("dl", {}), el("table", {}), el("p", { class: "bar" })];
+  const [numbers, table] = [el("dl", {}), el("table", {})];
+  const summary = el("a", { target: "_blank", rel: "noopener" }, "Summary (to print, or save as PDF)");
+  const csv = el("a", {}, "CSV");
+  const exports = el("p", { class: "bar", hidden: true }, summary, csv);
   const chart = el("div", { class: "chart", "aria-hidden": "true" });
   const older = button("Previous", () => read(shown.previous));
   const newer = button("Next", () => read(shown.next));
   const ends = button("End session", end);
-  let [shown, plot, due] = [null, null, 0];
+  let [shown, plot, due, asked] = [null, null, 0, 0];
   const labels = () => store.state.model?.labels ?? shown.bins.labels;
 
   async function read(id) {
+    const turn = ++asked;
     try {
-      shown = await api.get(`/api/sessions/${id}`);
+      const found = await api.get(`/api/sessions/${id}`);
+      if (turn !== asked) return; // somebody wanted another one since
+      shown = found;
       put(words, "");
       tell();
     } catch (error) {
@@ -55,8 +61,8 @@ export function start(root, { api, store, stream }) {
     fill(legend, ...bins.labels.map((label) => el("li", {}, chip(labels(), label), ` ${label}`)));
     fill(table, el("tr", {}, ["Class", ...Object.values(DECISIONS)].map(heading)), ...rows.map((row) => el("tr", {},
       el("th", { scope: "row" }, row.label), Object.keys(DECISIONS).map((name) => el("td", {}, row[name])))));
-    fill(exports, el("a", { href: `/api/sessions/${id}/summary.html`, target: "_blank", rel: "noopener" }, "Summary (to print, or save as PDF)"),
-      el("a", { href: `/api/sessions/${id}/entries.csv` }, "CSV"));
+    // The same links with other addresses: whoever has the focus on one keeps it.
+    [summary.href, csv.href, exports.hidden] = [`/api/sessions/${id}/summary.html`, `/api/sessions/${id}/entries.csv`, false];
     draw();
   }
 
