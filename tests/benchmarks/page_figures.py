@@ -31,17 +31,16 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "browser"))
 
 from page_process import QuietProcess  # noqa: E402
 from page_rig import (  # noqa: E402
-    COUNT_TOLD,
     LivePage,
     Page,
     QuietPage,
     accessible,
     chromium_running,
-    collected,
     until,
     visiting,
 )
 from page_sights import STATES, of_every_kind  # noqa: E402
+from tab_memory import COUNT_TOLD, collected  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -274,6 +273,7 @@ def heap(place: Path) -> None:
         with visiting(browser, page) as visit:
             tab = visit.tab()
             page.do("events", 2000, 500)
+            tab.wait_for_timeout(2000)  # the last of these are told
             tab.evaluate(COUNT_TOLD)
             before = collected(tab)
             events = 200_000 // SHRINK

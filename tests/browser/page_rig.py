@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+import pytest
+
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 for _folder in ("tests/edge_agent", "tests/faults", "tests"):
     if str(REPOSITORY / _folder) not in sys.path:
@@ -54,15 +56,13 @@ SHIPPED_MODEL: Final = REPOSITORY / "models" / "particle-shape-1.2"
 LABELS: Final = ("faceted", "rod", "round")
 AXE_RULES: Final = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 ALL_PARTS: Final = "() => document.documentElement.dataset.parts === 'ready'"
-COUNT_TOLD: Final = """() => {
-  window.told = {entry: 0, resync: 0};
-  window.listening = new BroadcastChannel('scopewatch');
-  window.listening.onmessage = ({data}) => { window.told[data.kind] += 1; };
-}"""
-COLLECTED: Final = ("JSHeapUsedSize", "Nodes", "JSEventListeners")
 WAIT_SECONDS: Final = float(os.environ.get("SCOPEWATCH_RIG_SECONDS", "30"))
 SPEAKS_SECONDS: Final = 2.0
 MISSING: Final = ("/thumb.jpg", "/picture.jpg")
+LONG_TIER: Final = pytest.mark.skipif(
+    "SCOPEWATCH_LONG" not in os.environ,
+    reason="long tier: SCOPEWATCH_LONG=1 python -m pytest -m long tests/browser",
+)
 START: Final = datetime(2026, 5, 4, 8, tzinfo=UTC)
 
 
@@ -147,18 +147,6 @@ def accessible(tab: Any) -> list[str]:
         for rule in found.response["violations"]
         for node in rule["nodes"]
     ]
-
-
-def collected(tab: Any) -> dict[str, float]:
-    """Bytes, nodes and listeners (`COLLECTED`) that a tab holds once everything that nobody holds is gone."""
-    session = tab.context.new_cdp_session(tab)
-    session.send("Performance.enable")
-    for _ in range(3):
-        session.send("HeapProfiler.collectGarbage")
-        tab.wait_for_timeout(300)
-    metrics = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
-    session.detach()
-    return {name: metrics[name] for name in COLLECTED}
 
 
 @contextmanager

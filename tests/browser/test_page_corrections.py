@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_rig import QuietPage, accessible, until, visiting
+from page_rig import LONG_TIER, QuietPage, accessible, until, visiting
 from playwright_or_skip import expect
 
 from edge_agent.labelling.label_record import last_words, read_label_file, void_events
@@ -144,6 +144,9 @@ def test_a_range_by_shift_and_click_upwards(tab: Any, page: QuietPage) -> None:
     assert set(settled(page, 5)) == {name(page, place) for place in range(2, 7)}
 
 
+# The quick tier has 211 in test_review_labelling.py, up to the journal; here each file on the disk is looked at.
+@pytest.mark.long
+@LONG_TIER
 def test_two_hundred_and_fifty_at_once_ask_for_the_number_and_are_one_undo(tab: Any, page: QuietPage) -> None:
     for _ in range(249):
         tab.keyboard.press("Shift+ArrowDown")
@@ -206,21 +209,21 @@ def test_keys_that_are_switched_off_do_nothing(tab: Any, page: QuietPage) -> Non
     assert given(page) == {}
 
 
-@pytest.mark.parametrize(
-    "focus",
-    [
-        pytest.param("#person", id="a field"),
-        pytest.param("#tab-history", id="outside picture and history"),
-        pytest.param("#history select[name=label]", id="a filter"),
-        pytest.param("body", id="nowhere"),
-    ],
-)
-def test_keys_elsewhere_correct_nothing(focus: str, tab: Any, page: QuietPage) -> None:
-    tab.evaluate("() => document.activeElement.blur()")
-    if focus != "body":
-        tab.locator(focus).focus()
-    for key in ("1", "2", "0", "r", "Control+z"):
-        tab.keyboard.press(key)
+ELSEWHERE = {
+    "a field": "#person",
+    "outside picture and history": "#tab-history",
+    "a filter": "#history select[name=label]",
+    "nowhere": None,
+}
+
+
+def test_keys_elsewhere_correct_nothing(tab: Any, page: QuietPage) -> None:
+    for focus in ELSEWHERE.values():
+        tab.evaluate("() => document.activeElement.blur()")
+        if focus is not None:
+            tab.locator(focus).focus()
+        for key in ("1", "2", "0", "r", "Control+z"):
+            tab.keyboard.press(key)
     tab.wait_for_timeout(300)
     assert given(page) == {}
 

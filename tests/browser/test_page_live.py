@@ -45,15 +45,17 @@ def ink(canvas: Any) -> tuple[float, int]:
     return float(grey.mean()), int(((red > 200) & (green > 150) & (blue < 150)).sum())
 
 
-def save(page: LivePage, name: str, shape: str, seed: int) -> None:
-    """Save one micrograph and wait until it is answered."""
+def save(page: LivePage, *names: str, shape: str, seed: int) -> None:
+    """Save a micrograph under each name and wait until all are answered."""
     done = sum(page.agent.status()["done"].values())
-    (page.folder / name).write_bytes(dm3_bytes(draw_field(shape, np.random.default_rng(seed), SIZE_PX)))
-    page.agent.wait_for(done + 1, 60)
+    for number, name in enumerate(names):
+        field = draw_field(shape, np.random.default_rng(seed + number), SIZE_PX)
+        (page.folder / name).write_bytes(dm3_bytes(field))
+    page.agent.wait_for(done + len(names), 60)
 
 
 def test_a_new_micrograph_comes_with_its_answer_picture_map_and_scale(page: LivePage, tab: Any) -> None:
-    save(page, "newest.dm3", "round", 100)
+    save(page, "newest.dm3", shape="round", seed=100)
     first = tab.locator("#strip button").first
     until(lambda: "newest.dm3" in (first.get_attribute("aria-label") or ""), "it stands in the strip")
     canvas = tab.locator("#latest canvas").first
@@ -90,8 +92,7 @@ def test_every_file_of_the_session_is_in_the_history_with_its_picture(page: Live
 def test_names_of_this_disk_through_the_whole_agent(page: LivePage, tab: Any) -> None:
     # What the name of an output has no room for is another test's.
     names = [name for name in file_names_of_this_disk(page.folder, NAMES) if len(name) < 200][:12]
-    for number, name in enumerate(names):
-        save(page, os.fsdecode(name), "rod", 200 + number)
+    save(page, *map(os.fsdecode, names), shape="rod", seed=200)
     shown = tab.locator("#history .name")
     for name in names[-5:]:
         until(lambda: readable(name) in shown.all_text_contents(), readable(name))  # noqa: B023
