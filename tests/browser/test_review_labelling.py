@@ -276,6 +276,26 @@ def test_the_blind_check_shows_a_picture_and_nothing_else(desk: Desk) -> None:
     assert len(desk.labels()) == 2
 
 
+ACCURACIES = (
+    ({"given": 0}, "No label was given blind yet."),
+    (
+        {"given": 88, "right": 82, "low": 0.86, "high": 0.97},
+        "Live accuracy 93 % (86 % to 97 %), from 88 answers labelled blind.",
+    ),
+    ({"given": 0, "abstained": {"given": 1}}, "No answer yet, only 1 abstention labelled blind."),
+    (
+        {"given": 1, "right": 1, "low": None, "high": None, "abstained": {"given": 2}},
+        "Live accuracy 100 %, from 1 answer labelled blind. Beside them 2 abstentions labelled blind.",
+    ),
+)
+
+
+def test_how_right_the_answers_are_is_said_of_answers_alone(desk: Desk) -> None:
+    words = "async audit => (await import('/static/learning.js')).accuracyWords(audit)"
+    for audit, text in ACCURACIES:
+        assert desk.tab.evaluate(words, audit) == text
+
+
 def test_the_session_is_drawn_told_ended_and_taken_along(desk: Desk) -> None:
     for _ in range(3):
         desk.page.comes()

@@ -1,8 +1,9 @@
 """Rows 1 to 8 of the security catalogue once more, by chance: requests of every kind while files are classified.
 
 Each request is made from a number: a route or nearly one, with the right, a wrong or no key, a method, parameters,
-headers and a body that may all be odd. No answer is 5xx, nobody without the key reads anything, streams and bodies
-that are held cost the watching nothing. `python tests/faults/page_fuzz.py [--only CASE] [--quick]`.
+headers and a body that may all be odd. No answer is 5xx, nobody without the key reads anything; streams, bodies and
+headers that are held or have no end cost the watching nothing.
+`python tests/faults/page_fuzz.py [--only CASE] [--quick]`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 REQUESTS: Final = 100_000
 CLIENTS: Final = 24
 HELD: Final = 60
-"""Streams and slow bodies that are held at a time, of 64 connections that there may be."""
+"""Streams, slow and endless requests at a time, of 64 connections that there may be."""
+_AGAIN_SECONDS: Final = 0.05
 SPARED: Final = ("/healthz", "/readyz", "/metrics")
 """What everybody on this PC may read; it holds no name."""
 ODD: Final = (
@@ -287,30 +289,49 @@ def _judge(request: Request, status: int, head: bytes, body: bytes, counts: Coun
 
 
 async def hold(port: int, folder: str, key: str, total: int) -> None:
-    """Hold streams that nobody reads and bodies that drip, as many as get in, for a time."""
-    cookie, _ = await _signed_in(port, key)
+    """Be slow or too large for a time, in every way at once, as often as one gets in.
+
+    Streams that nobody reads, bodies that drip, bodies without an end, headers without an end.
+    """
+    cookie, word = await _signed_in(port, key)
     until = time.monotonic() + total
-    head = f"Host: 127.0.0.1:{port}\r\nCookie: scopewatch_{port}={cookie}\r\n"
+    head = f"Host: 127.0.0.1:{port}\r\nCookie: scopewatch_{port}={cookie}\r\nX-Scopewatch-Token: {word}\r\n"
+    body = f"{head}Content-Type: application/json\r\nContent-Length:"
     kinds = (
-        f"GET /api/events HTTP/1.1\r\n{head}\r\n",
-        f"POST /api/session HTTP/1.1\r\n{head}Content-Type: application/json\r\nContent-Length: 200000\r\n\r\n",
+        (f"GET /api/events HTTP/1.1\r\n{head}\r\n", b"", 0.5),
+        (f"POST /api/session HTTP/1.1\r\n{body} 200000\r\n\r\n", b" ", 0.5),
+        (f"POST /api/labels HTTP/1.1\r\n{body} {10**9}\r\n\r\n", b" " * 65_536, 0.01),
+        (f"GET /api/state HTTP/1.1\r\n{head}X: ", b"x" * 65_536, 0.01),
     )
     counts = Counts()
 
     async def one(number: int) -> None:
         while time.monotonic() < until:
-            with suppress(OSError, TimeoutError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                with closing(writer):
-                    writer.write(kinds[number % 2].encode())
-                    while time.monotonic() < until:
-                        await asyncio.sleep(0.5)
-                        writer.write(b" " if number % 2 else b"")
-                        await writer.drain()
             counts.done += 1
+            with suppress(OSError, TimeoutError, asyncio.LimitOverrunError):
+                await _held(port, *kinds[number % len(kinds)], until, counts)
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     await asyncio.gather(*(one(number) for number in range(HELD)))
     print(json.dumps({name: getattr(counts, name) for name in counts.__slots__}), flush=True)
+
+
+async def _held(
+    port: int, start: str, piece: bytes, pause_seconds: float, until: float, counts: Counts
+) -> None:
+    """Send the start, then piece after piece until hung up on, or until that moment; judge what came back."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with closing(writer):
+        writer.write(start.encode())
+        with suppress(OSError):
+            while time.monotonic() < until and not reader.at_eof():
+                await asyncio.sleep(pause_seconds)
+                writer.write(piece)
+                await asyncio.wait_for(writer.drain(), 5)
+        answer = await asyncio.wait_for(reader.read(100), 1)
+        counts.answered += bool(answer)
+        is_full = b" 503 " in answer[:20]
+        counts.server_errors += answer.startswith(b"HTTP/1.1 5") and not is_full
 
 
 # --- what is measured --------------------------------------------------------------------------------------------

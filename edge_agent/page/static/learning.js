@@ -12,10 +12,12 @@ export function share(part) {
   return typeof part === "number" ? `${Math.round(100 * part)} %` : "";
 }
 
-/** "Live accuracy 93 % (86 % to 97 %), from 88 answers labelled blind." */
-export function accuracyWords({ given, right, low, high }) {
-  if (!given) return "No label was given blind yet.";
-  return `Live accuracy ${rateWords(right / given, low, high)}, from ${given} answer${given === 1 ? "" : "s"} labelled blind.`;
+/** "Live accuracy 93 % (86 % to 97 %), from 88 answers labelled blind." An abstention is neither right nor wrong. */
+export function accuracyWords({ given, right, low, high, abstained }) {
+  const counted = (number, what) => `${number} ${what}${number === 1 ? "" : "s"} labelled blind.`;
+  const apart = abstained?.given ? ` Beside them ${counted(abstained.given, "abstention")}` : "";
+  if (given) return `Live accuracy ${rateWords(right / given, low, high)}, from ${counted(given, "answer")}${apart}`;
+  return apart ? `No answer yet, only ${counted(abstained.given, "abstention")}` : "No label was given blind yet.";
 }
 
 export function start(root, context) {
