@@ -26,7 +26,6 @@ from edge_agent.preprocessing import Preprocessing
 from edge_agent.preview_files import keep_previews
 from edge_agent.previews import draw_previews
 from edge_agent.processes import child_pipes, process_limits
-from edge_agent.protocol import NotUnderstood
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,28 +83,19 @@ def _inside(path: Path, roots: tuple[Path, ...]) -> Path | None:
 
 def _serve(inbox: child_pipes.Inbox, answers: TextIO) -> None:
     lines = iter(inbox)
-    first = next(lines, None)
-    if first is None:
+    settings = child_pipes.read_first(lines, read_settings)
+    if settings is None:
         return
-    try:
-        settings = read_settings(first)
-    except NotUnderstood as error:
-        sys.exit(f"the settings make no sense: {error}")
     inbox.depends = settings.supervisor_pid is not None
     _accept_limits(settings)
-    _say(answers, READY)
-    for line in lines:
-        try:
-            order = read_order(line)
-        except NotUnderstood as error:
-            sys.stderr.write(f"this is no order: {error}\n")
-            continue
+    child_pipes.say(answers, READY)
+    for order in child_pipes.read_each(lines, read_order, "order"):
         try:
             answer = answer_line(pictures_of(order, settings))
         except MemoryError:
             # What failed half-way may hold on to memory: the next order gets a fresh process.
             sys.exit(f"more memory is needed than {settings.memory_limit_mib} MiB")
-        _say(answers, answer)
+        child_pipes.say(answers, answer)
 
 
 def _accept_limits(settings: MakerSettings) -> None:
@@ -115,11 +105,6 @@ def _accept_limits(settings: MakerSettings) -> None:
     process_limits.be_first_to_go()
     process_limits.lower_priority()
     process_limits.limit_memory(settings.memory_limit_mib)
-
-
-def _say(answers: TextIO, line: str) -> None:
-    answers.write(line + "\n")
-    answers.flush()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from edge_agent.model_bundle import BundleRefused, open_bundle
 from edge_agent.processes import child_pipes, process_limits
 from edge_agent.protocol import (
     Job,
-    NotUnderstood,
     Ready,
     Refused,
     UsualRanges,
@@ -46,26 +45,17 @@ def main() -> None:
 
 def _serve(inbox: child_pipes.Inbox, answers: TextIO) -> None:
     lines = iter(inbox)
-    first = next(lines, None)
-    if first is None:
+    settings = child_pipes.read_first(lines, read_settings)
+    if settings is None:
         return
-    try:
-        settings = read_settings(first)
-    except NotUnderstood as error:
-        sys.exit(f"the settings make no sense: {error}")
     inbox.depends = settings.supervisor_pid is not None
     _accept_limits(settings)
     classifier = _load(settings, answers)
     if classifier is None:
         return
-    for line in lines:
-        try:
-            job = read_job(line)
-        except NotUnderstood as error:
-            sys.stderr.write(f"this is no job: {error}\n")
-            continue
+    for job in child_pipes.read_each(lines, read_job, "job"):
         finding = _answer(job, classifier, settings)
-        _say(answers, finding.to_json())
+        child_pipes.say(answers, finding.to_json())
         if finding.outcome == "crashed":
             return
 
@@ -94,12 +84,12 @@ def _load(settings: WorkerSettings, answers: TextIO) -> Classifier | None:
     except (BundleRefused, MemoryError) as error:
         if _is_shortage(error):
             sys.exit(f"the model cannot be loaded: {_shortage(settings)}")
-        _say(answers, greeting_line(Refused(str(error))))
+        child_pipes.say(answers, greeting_line(Refused(str(error))))
         return None
     bundle = classifier.bundle
     manifest, usual = bundle.manifest, UsualRanges(**bundle.manifest.usual.model_dump())
     ready = Ready(manifest.name, manifest.version, bundle.sha256, os.getpid(), usual, manifest.labels)
-    _say(answers, greeting_line(ready))
+    child_pipes.say(answers, greeting_line(ready))
     return classifier
 
 
@@ -144,11 +134,6 @@ def _shortage(settings: WorkerSettings) -> str:
     return (
         f"the worker needed more memory than its limit of {settings.memory_limit_mib} MiB (memory_limit_mib)"
     )
-
-
-def _say(answers: TextIO, line: str) -> None:
-    answers.write(line + "\n")
-    answers.flush()
 
 
 if __name__ == "__main__":

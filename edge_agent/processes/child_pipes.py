@@ -11,10 +11,14 @@ import queue
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
+
+from edge_agent.protocol import NotUnderstood
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+_Message = TypeVar("_Message")
 
 
 class Inbox:
@@ -43,6 +47,32 @@ class Inbox:
             if self.depends:
                 os._exit(1)
         self._lines.put(None)
+
+
+def read_first(lines: Iterator[str], read: Callable[[str], _Message]) -> _Message | None:
+    """Return the settings that come first, None where nobody sends any; ends the program that is sent nonsense."""
+    first = next(lines, None)
+    try:
+        return None if first is None else read(first)
+    except NotUnderstood as error:
+        sys.exit(f"the settings make no sense: {error}")
+
+
+def read_each(lines: Iterator[str], read: Callable[[str], _Message], what: str) -> Iterator[_Message]:
+    """Give what comes after that; a line that is no `what` is told on stderr and left out."""
+    for line in lines:
+        try:
+            message = read(line)
+        except NotUnderstood as error:
+            sys.stderr.write(f"this is no {what}: {error}\n")
+            continue
+        yield message
+
+
+def say(answers: TextIO, line: str) -> None:
+    """Answer one line, at once."""
+    answers.write(line + "\n")
+    answers.flush()
 
 
 def take_over_pipes() -> tuple[TextIO, TextIO]:
