@@ -497,7 +497,7 @@ def test_a_stubborn_worker_is_killed(supervise, go_on, monkeypatch):
 
     supervisor.close()
 
-    assert children() == []
+    until(lambda: children() == [])
 
 
 def test_a_worker_that_cannot_be_killed_yet_is_left_behind_and_reaped_later(
