@@ -63,6 +63,8 @@ LONG_TIER: Final = pytest.mark.skipif(
     "SCOPEWATCH_LONG" not in os.environ,
     reason="long tier: SCOPEWATCH_LONG=1 python -m pytest -m long tests/browser",
 )
+PIXEL: Final = bytes.fromhex("4749463839610100010080000000000000ffffff2c00000000010001000002024401003b")
+"""A GIF, for tests in which a picture must be there and it matters not which."""
 START: Final = datetime(2026, 5, 4, 8, tzinfo=UTC)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from page_rig import QuietPage, until, visiting
+from page_rig import PIXEL, QuietPage, until, visiting
 from playwright_or_skip import expect
 
 ENTRIES = 200
 MOST_TABS = 120
+BLIND = 'SELECT label, "by" FROM labels WHERE void = 0 AND blind = 1'
 IS_FOCUSED = "one => document.activeElement === one"
 
 
@@ -27,6 +28,7 @@ def test_a_visit_by_keyboard_alone(chromium: Any, quiet: QuietPage) -> None:
     with visiting(chromium, quiet) as visit:
         visit.expected.append("401")
         tab = visit.tab(signed_in=False)
+        tab.route("**/picture.jpg", lambda route: route.fulfill(body=PIXEL, content_type="image/gif"))
         tab.locator("#sign-in").wait_for()
         go_to(tab, "#key")
         tab.keyboard.type(quiet.token)
@@ -61,10 +63,15 @@ def test_a_visit_by_keyboard_alone(chromium: Any, quiet: QuietPage) -> None:
         tab.keyboard.press("Enter")
         dialog = tab.locator("dialog[open]")
         dialog.wait_for()
+        expect(dialog.locator("img")).to_be_visible()
         expect(dialog).not_to_contain_text("%")
-        before = dialog.inner_text()
+        before = dialog.locator("p").inner_text()
+        tab.wait_for_timeout(350)  # a key sooner would be for something else
         tab.keyboard.press("1")
-        until(lambda: dialog.inner_text() != before, "the next one is offered")
+        expect(dialog.locator("img")).to_be_visible()
+        until(lambda: dialog.locator("p").inner_text() != before, "the next one is offered")
+        given = quiet.journal.look(lambda connection: connection.execute(BLIND).fetchall(), [])
+        assert given == [("faceted", "ada")]
         tab.keyboard.press("Escape")
         expect(dialog).to_have_count(0)
 

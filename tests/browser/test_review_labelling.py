@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from page_rig import QuietPage, accessible, until, visiting
+from page_rig import PIXEL, QuietPage, accessible, until, visiting
 from playwright_or_skip import expect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ENTRIES = 210
-PIXEL = bytes.fromhex(
-    "4749463839610100010080000000000000ffffff2c00000000010001000002024401003b"
-)  # a GIF of one pixel
 COUNTING = (
     "SELECT action, label, \"by\", blind FROM labels WHERE void = 0 AND action <> 'undo' ORDER BY number"
 )

@@ -72,6 +72,42 @@ def test_clicks(clicks: list[tuple[int, list[str]]], selected: list[int], tab: A
     assert total(tab).endswith(f"{len(selected)} selected")
 
 
+def test_clicks_while_the_list_is_read_again_count(tab: Any, page: QuietPage) -> None:
+    shown = options(tab).nth(2).get_attribute("data-id")
+    held: list[Any] = []
+    tab.route("**/api/history?*", lambda route: held.append(route))
+    try:
+        options(tab).nth(0).click()
+        until(lambda: places(tab) == [1], "the first is selected")
+        page.home.hub.publish("resync", {})
+        until(lambda: tab.wait_for_timeout(20) or held, "the list is read again")
+        assert options(tab).nth(2).get_attribute("data-id") == shown
+        options(tab).nth(2).click()
+        options(tab).nth(4).click(modifiers=["Control"])
+        tab.keyboard.press("2")
+        expect(tab.locator(".toast p")).to_have_text("Nothing is selected.")
+    finally:
+        for route in held:
+            route.continue_()
+        tab.unroute("**/api/history?*")
+    until(lambda: places(tab) == [3, 5], "both are selected when it was read")
+
+
+def test_all_are_chosen_while_an_entry_is_on_its_way(tab: Any) -> None:
+    held: list[Any] = []
+    tab.route("**/api/history?*", lambda route: held.append(route))
+    tab.locator("#history [role=listbox]").focus()
+    for key in ("End", "Control+a"):
+        tab.keyboard.press(key)
+    until(lambda: tab.wait_for_timeout(20) or held, "the last page is asked for")
+    for route in held:
+        route.continue_()
+    tab.unroute("**/api/history?*")
+    until(lambda: active_place(tab) == int(total(tab).split()[0].replace(",", "")), "it is there")
+    tab.wait_for_timeout(300)
+    assert total(tab).endswith("1,000 selected")
+
+
 KEYS = [
     pytest.param(["ArrowDown", "ArrowDown"], 2, 1, id="down"),
     pytest.param(["ArrowDown", "ArrowDown", "ArrowUp"], 1, 1, id="down and up"),

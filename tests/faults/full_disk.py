@@ -8,13 +8,14 @@ Full run: `python tests/faults/full_disk.py [--shard I/N] [--record FILE]`.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 MIB: Final = 2**20
+FILLING_SECONDS: Final = 20.0
 STANDING_SECONDS: Final = 130.0
 """How long the disk stays full in the long tier, so that a line a minute would show."""
 RECOVERY_SECONDS: Final = 30.0
@@ -72,19 +74,28 @@ class SmallDisk:
         return found.f_bavail * found.f_frsize
 
     def leave(self, free_bytes: int) -> None:
-        """Take or give room until exactly so much is free (whole pages, rounded down)."""
+        """Take or give room until exactly so much is free (whole pages, rounded down).
+
+        The agent writes meanwhile: what was free a moment ago may be taken now.
+        """
         ballast = self.folder / "ballast"
         ballast.touch()
+        deadline, refusal = time.monotonic() + FILLING_SECONDS, None
         with ballast.open("r+b") as file:
-            for _ in range(20):
-                length = max(0, ballast.stat().st_size + self.free_bytes() - free_bytes)
-                file.truncate(length)
-                # The agent writes meanwhile: what was free a moment ago may be taken now.
-                with suppress(OSError):
+            while (excess := self.free_bytes() - free_bytes) >= mmap.PAGESIZE or excess < 0:
+                length = max(0, ballast.stat().st_size + excess)
+                try:
+                    file.truncate(length)
                     if length:
                         os.posix_fallocate(file.fileno(), 0, length)
-                    return
-        raise AgentTrouble(f"{self.folder} cannot be filled: {self.free_bytes()} bytes are free")
+                except OSError as error:
+                    refusal = error
+                if time.monotonic() > deadline:
+                    raise AgentTrouble(
+                        f"{self.folder} cannot be filled: {self.free_bytes()} bytes are free, not {free_bytes}: "
+                        f"{refusal}"
+                    )
+                time.sleep(0.01)
 
 
 @contextmanager

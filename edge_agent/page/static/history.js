@@ -34,7 +34,7 @@ export function start(root, context) {
 
 class Entries {
   constructor(root, { store, api, stream, show }) {
-    Object.assign(this, { store, api, stream, show, ids: new Set(), isWhole: false, anchor: -1, steps: 0, asked: 0 });
+    Object.assign(this, { store, api, stream, show, ids: new Set(), isWhole: false, anchor: -1, steps: 0, choices: 0, asked: 0 });
     this.pages = new Pages(
       (after, signal) => api.get(`/api/history?${this.filters.query({ limit: 100, ...(after && { after }) })}`, { signal }),
       (error) => this.loaded(error),
@@ -91,10 +91,11 @@ class Entries {
     const { following } = this.store.state;
     try {
       const index = await this.api.get(`/api/history/index?${this.filters.query()}`);
+      const top = index.total ? await this.pages.read(0, null, index) : []; // nothing on the screen goes until it is there
       if (asked !== this.asked) return;
       if (following && !this.store.state.following && this.pages.total) return this.reload();
       const since = this.filters.isSet ? [] : this.pages.head.filter(({ id }) => id > index.newest);
-      this.pages.reset(index);
+      this.pages.reset(index, top);
       this.pages.head = since;
       Object.assign(this, { steps: this.steps + 1, isGoing: false }); // who is on the way somewhere has lost the way
       this.list.active = -1;
@@ -125,7 +126,7 @@ class Entries {
 
   // What stands at the places is read again.
   reload() {
-    this.pages.forget();
+    this.pages.doubt();
     this.list.later(true);
   }
 
@@ -215,19 +216,20 @@ class Entries {
 
   // What is selected are ids, or all that the filters find.
   choose(ids, isWhole = false) {
-    Object.assign(this, { ids: new Set(ids), isWhole });
+    Object.assign(this, { ids: new Set(ids), isWhole, choices: this.choices + 1 });
     if (this.list.active < 0) this.box.removeAttribute("aria-activedescendant");
     this.tell();
     this.list.later(true);
   }
 
-  clicked({ target, ctrlKey, metaKey, shiftKey }) {
+  async clicked({ target, ctrlKey, metaKey, shiftKey }) {
     const position = this.list.positionOf(target);
     if (position < 0) return;
     if (!ctrlKey && !metaKey) return this.go(position, shiftKey);
     const row = this.pages.at(position);
     if (!row) return;
     this.store.set({ following: false });
+    await this.arrived; // what the click before selects
     const ids = new Set(this.isWhole ? [] : this.ids);
     if (!ids.delete(row.id)) ids.add(row.id);
     this.list.active = this.anchor = position;
@@ -235,7 +237,12 @@ class Entries {
   }
 
   /** Make an entry the active one, and select it, or all from where a range began. */
-  async go(wanted, isRange = false, isHeld = false) {
+  go(...where) {
+    this.arrived = this.goTo(...where);
+    return this.arrived;
+  }
+
+  async goTo(wanted, isRange = false, isHeld = false) {
     const { pages, list, store } = this;
     if (!pages.total) return;
     const step = ++this.steps;
@@ -249,9 +256,10 @@ class Entries {
     list.active = position;
     list.reveal(position);
     this.choose([]); // no key may reach what was selected before
+    const { choices } = this;
     const rows = await pages.range(first, last).catch(() => []);
     if (step !== this.steps) return;
-    this.choose(rows.map(({ id }) => id));
+    if (choices === this.choices) this.choose(rows.map(({ id }) => id)); // not over what was chosen meanwhile
     clearTimeout(this.showing);
     const showNow = () => {
       const row = pages.at(position);

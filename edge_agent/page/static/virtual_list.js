@@ -16,16 +16,24 @@ export class Pages {
     this.reset({ total: 0, chunk: 100, anchors: [], newest: 0 });
   }
 
-  reset(index) {
-    Object.assign(this, { index, head: [], first: new Map() });
-    this.forget();
+  /** Start from an index, and from its first rows where they were read. */
+  reset(index, top) {
+    Object.assign(this, { index, head: [], first: new Map(), chunks: new Map() });
+    this.doubt();
+    if (top?.length) this.keep(0, top);
   }
 
-  /** The places stay; what stands there is asked for again. */
-  forget() {
+  keep(k, rows) {
+    this.chunks.set(k, rows);
+    this.stale.delete(k);
+    if (rows.length) this.first.set(k, rows[0].id);
+  }
+
+  /** The places stay; what stands there is asked for again, and shown as it was until then. */
+  doubt() {
     for (const flight of this.flights.values()) flight.abort();
     clearTimeout(this.timer);
-    Object.assign(this, { chunks: new Map(), flights: new Map(), wanted: [], moved: 0 });
+    Object.assign(this, { stale: new Set(this.chunks.keys()), flights: new Map(), wanted: [], moved: 0 });
   }
 
   get total() {
@@ -66,8 +74,8 @@ export class Pages {
   }
 
   async load(k) {
-    const { flights, chunks } = this;
-    const kept = chunks.get(k);
+    const { flights, chunks, stale } = this;
+    const kept = !stale.has(k) && chunks.get(k);
     if (kept) {
       chunks.delete(k); // the one used last is dropped last
       chunks.set(k, kept);
@@ -78,8 +86,7 @@ export class Pages {
     try {
       const rows = await this.read(k, flight.signal);
       if (flight.signal.aborted) return;
-      chunks.set(k, rows);
-      if (rows.length) this.first.set(k, rows[0].id);
+      this.keep(k, rows);
       const old = [...chunks.keys()].filter((one) => !this.wanted.includes(one));
       for (const one of old.slice(0, Math.max(0, chunks.size - KEPT_CHUNKS))) chunks.delete(one);
       this.changed(null);
@@ -93,8 +100,8 @@ export class Pages {
   }
 
   // What came after the index was made is left out: it would move everything below it.
-  async read(k, signal) {
-    const { anchors, chunk, total, newest } = this.index;
+  async read(k, signal, index = this.index) {
+    const { anchors, chunk, total, newest } = index;
     const size = Math.min(chunk, total - k * chunk);
     let [rows, cursor] = [[], anchors[k]];
     do {
@@ -102,7 +109,8 @@ export class Pages {
       rows = rows.concat(page.rows.filter(({ id }) => id <= newest));
       cursor = page.next;
     } while (rows.length < size && cursor);
-    const next = rows.findIndex(({ id }) => id === this.first.get(k + 1));
+    const below = index === this.index ? this.first.get(k + 1) : null;
+    const next = rows.findIndex(({ id }) => id === below);
     return rows.slice(0, next < 0 ? size : Math.min(size, next));
   }
 
@@ -110,7 +118,7 @@ export class Pages {
   async range(first, last) {
     const { index } = this;
     for (const k of this.numbers(first, last))
-      while (index === this.index && !this.chunks.has(k)) {
+      while (index === this.index && (this.stale.has(k) || !this.chunks.has(k))) {
         await this.load(k);
         if (this.flights.has(k)) await new Promise((done) => setTimeout(done, 20)); // it was already on its way
       }
