@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GONE = ["ERR_", "Failed to load resource"]
+ICON_IS_THERE = """async () => {
+  const picture = new Image();
+  picture.src = document.getElementById('favicon').href;
+  await picture.decode();
+  return picture.src;
+}"""
 DIMMED = "() => Number(getComputedStyle(document.querySelector('#latest canvas')).opacity) < 0.5"
 HIDE = """hidden => {
   Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
@@ -91,9 +97,11 @@ def test_an_agent_killed_with_its_connections(chromium: Any, apart: QuietProcess
         visit.expected += GONE
         visit.context.clock.install()
         tab = visit.tab()
+        well = tab.evaluate(ICON_IS_THERE)
         apart.kill()
         tab.clock.run_for(13_000)
         tab.locator("#state-bar[data-state=no_contact]").wait_for()
+        assert tab.evaluate(ICON_IS_THERE) != well
         apart.start()
         apart.do("saved", 1)
         tab.clock.run_for(10_000)

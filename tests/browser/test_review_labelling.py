@@ -301,6 +301,8 @@ def test_the_session_is_drawn_told_ended_and_taken_along(desk: Desk) -> None:
     session.locator("canvas").wait_for()
     session.locator("summary").click()
     assert session.locator("table tr").count() == 4
+    pace = session.locator("dt", has_text="files an hour").locator("xpath=following-sibling::dd[1]")
+    assert pace.inner_text() == "-"  # three files in a second say nothing of an hour
     assert session.locator("tr", has_text="rod").locator("td").all_inner_texts()[3] == "0"
     assert accessible(desk.tab) == []
     hrefs = session.locator("a").evaluate_all("all => all.map(one => one.getAttribute('href'))")

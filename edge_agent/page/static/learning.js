@@ -27,7 +27,7 @@ export function start(root, context) {
   const compare = el("button", { hidden: true }, "What changed?");
   let told = ""; // of flips
   const heads = ["Class", "New labels", "Corrected"].map((name) => el("th", { scope: "col" }, name));
-  root.append(el("h2", {}, "Worth retraining?"), verdict, classes, el("p", {}, "To train with these labels, with ROOT the folder where the results lie: ", command),
+  root.append(el("h2", {}, "Worth retraining?"), verdict, classes, el("p", {}, "To train with these labels (RAW: the labelled micrographs you have, OUT: a new folder): ", command),
     el("h2", {}, "Blind check"), accuracy, offer(context), el("h2", {}, "After a new model"), compare, flips);
 
   async function read() {

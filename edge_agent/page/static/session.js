@@ -55,7 +55,7 @@ export function start(root, { api, store, stream }) {
     const { id, start: from, end: to, open, previous, next, outcomes, files, bins, by_class: rows } = shown;
     put(title, `${timeWords(from)} to ${open ? "now" : timeWords(to)}`);
     [older.disabled, newer.disabled, ends.disabled] = [previous === null, next === null, !open];
-    const facts = [["files", files], ["files an hour", Math.round(shown.files_per_hour ?? 0)], ["abstained", share(shown.abstain_rate)],
+    const facts = [["files", files], ["files an hour", shown.files_per_hour === null ? "-" : Math.round(shown.files_per_hour)], ["abstained", share(shown.abstain_rate)],
       ["corrected", share(shown.corrected_rate)], ...Object.entries(outcomes).map(([outcome, n]) => [outcomeWords(outcome), n])];
     fill(numbers, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value || "0")]));
     fill(legend, ...bins.labels.map((label) => el("li", {}, chip(labels(), label), ` ${label}`)));

@@ -20,7 +20,7 @@ const GLYPHS = {
   no_contact: "M5 3 12 10 19 3 21 5 14 12 21 19 19 21 12 14 5 21 3 19 10 12 3 5z",
 };
 const LEVELS = { working: "calm", idle: "calm", starting: "calm", signed_out: "calm", backlog: "warn", disk_low: "warn" };
-const ICONS = { calm: "icon", warn: "icon-warn", bad: "icon-bad" };
+const COLOURS = { calm: "#35c792", warn: "#e69f00", bad: "#ff8a5c" };
 const OWN = {
   lost: { state: "no_contact", words: "NO CONTACT", detail: "What is shown is old. Does the agent run?", command: "edge-agent status" },
   signed_out: { state: "signed_out", words: "NOT SIGNED IN", detail: "" },
@@ -114,9 +114,17 @@ function draw(shown, now) {
   put(snooze, left > 0 ? `Silent for ${left} min: end` : "Silence for 30 min");
   const title = `${level === "calm" ? "" : "\u26a0 "}${shown.words} \u2013 scopewatch`;
   if (document.title !== title) document.title = title;
-  const source = `/static/${ICONS[level]}.svg`;
+  const source = iconOf(shown.state, level);
   const icon = document.getElementById("favicon");
   if (icon.getAttribute("href") !== source) icon.setAttribute("href", source);
+}
+
+// Made here: an agent that is gone cannot be asked for the icon that says so.
+const icons = new Map();
+function iconOf(state, level) {
+  const drawing = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24"><path fill="${COLOURS[level]}" fill-rule="evenodd" d="${GLYPHS[state] ?? GLYPHS.starting}"/></svg>`;
+  if (!icons.has(drawing)) icons.set(drawing, URL.createObjectURL(new Blob([drawing], { type: "image/svg+xml" })));
+  return icons.get(drawing);
 }
 
 function ageWords(state, now) {
