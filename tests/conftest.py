@@ -14,13 +14,6 @@ BUSY = ("trainer", "test_house_rules.py", "test_train_to_edge.py", "test_shipped
 """Tests that compute; the others mostly wait for an agent, a disk or a clock."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two halves for `-n 2 --dist loadgroup`: what computes beside what waits, each in one process and in order."""
-    for item in items:
-        place = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(pytest.mark.xdist_group("computes" if place in BUSY else "waits"))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable() -> object:
     """A report goes from process to process as UTF-8; names that are none stand in what some tests log."""

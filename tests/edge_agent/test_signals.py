@@ -39,13 +39,13 @@ def test_a_signal_is_heard_in_another_thread_and_nothing_is_raised_here(number):
 
 
 def test_hanging_up_asks_for_a_look_where_somebody_wants_one(monkeypatch):
-    heard, ends = threading.Event(), []
+    heard, ends, before = threading.Event(), [], signal.getsignal(signal.SIGHUP)
     with Signals(lambda: ends.append(1), on_hang_up=heard.set):
         os.kill(os.getpid(), signal.SIGHUP)
         assert heard.wait(WAIT_SECONDS)
     assert ends == []
     with Signals(lambda: None):
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) is before
 
 
 def test_two_contexts_one_in_the_other_each_hear_their_own():
