@@ -102,7 +102,8 @@ def run_demo(plan: DemoPlan) -> bool:
     microscope = run_microscope(
         folder, files=plan.files, rate_hz=plan.rate_hz, size_px=plan.size_px, seed=plan.seed, stop=stop
     )
-    with tempfile.TemporaryDirectory(prefix="scopewatch-state-") as state:
+    # What cannot be removed must not be told instead of what went wrong.
+    with tempfile.TemporaryDirectory(prefix="scopewatch-state-", ignore_cleanup_errors=True) as state:
         config = AgentConfig(
             folders=(folder,),
             model=plan.model,

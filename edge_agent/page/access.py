@@ -35,6 +35,8 @@ _WRONG_PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 3.0
 _COMPLAINT_SECONDS: Final = 60.0
 _RETRY_SECONDS: Final = 60.0
+PARTING_SECONDS: Final = 1.0
+"""How long a disk is waited for that just then takes a key."""
 _log = logging.getLogger(__name__)
 
 
@@ -55,6 +57,12 @@ class Access:
         """Use the key of this state folder. Never raises: without one, nobody is let in."""
         self._state = state
         self.look()
+
+    def part(self) -> None:
+        """Let the state folder be, which may be removed from now on; the key holds. Waits a moment for the disk."""
+        self._state = None
+        if self._looking.acquire(timeout=PARTING_SECONDS):
+            self._looking.release()
 
     def look(self) -> None:
         """Read the key again where its file is another; never raises."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from edge_agent.journal import JOURNALED
 from edge_agent.labelling.label_desk import LabelDesk
 from edge_agent.live_page.pulse import SILENT_SECONDS
-from edge_agent.page.access import Access
+from edge_agent.page.access import PARTING_SECONDS, Access
 from edge_agent.page.history import History
 from edge_agent.page.labels_told import change_told, desk_told
 from edge_agent.page.news import News
@@ -79,6 +80,7 @@ class PageHome:
         self._parts: _Parts | None = None
         self._asking = PageThreads(_THREADS, "page-disk")
         self._changing = PageThreads(_CHANGING_THREADS, "page-change")
+        self._key_is_there: Future[None] = Future()
 
     @property
     def archive(self) -> Archive:
@@ -115,8 +117,12 @@ class PageHome:
         before, self._parts = self._parts, None
         if before is not None:
             before.close()
-        if archive is not None:
-            self._changing.submit(partial(self.access.meet, archive.state))
+        if archive is None:
+            if not self._key_is_there.cancel():
+                wait((self._key_is_there,), PARTING_SECONDS)
+            self.access.part()
+        else:
+            self._key_is_there = self._changing.submit(partial(self.access.meet, archive.state))
             self._parts = self._parts_of(archive)
             self.hub.publish("resync", {})
 

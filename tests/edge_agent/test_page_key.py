@@ -9,13 +9,20 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import pytest
 
+from edge_agent.archive import Archive
+from edge_agent.journal import Journal
+from edge_agent.live_page.pulse import MonitorState
+from edge_agent.output_places import OutputPlan
 from edge_agent.page import access as access_module
 from edge_agent.page.access import Access
+from edge_agent.page.home import PageHome
 from edge_agent.page.page_key import KEY_NAME, is_still, key_in, new_key
 
+WAIT_SECONDS = 20
 POSIX = pytest.mark.skipif(os.name == "nt", reason="modes and owners of POSIX")
 
 
@@ -199,3 +206,33 @@ def test_one_that_root_makes_belongs_to_the_account_of_the_state_folder(tmp_path
     key_in(state)
 
     assert (state / KEY_NAME).stat().st_uid == 12345
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["while it is made", "before it is begun"])
+def test_once_the_service_closes_nothing_is_written_into_its_state_folder(tmp_path, monkeypatch, begun):
+    making, go_on = threading.Event(), threading.Event()
+
+    def slow(state):
+        making.set()
+        go_on.wait(WAIT_SECONDS)
+        return key_in(state)
+
+    monkeypatch.setattr(access_module, "key_in", slow)
+    home, state = PageHome(MonitorState()), tmp_path / "state"
+    with Journal(state) as journal, closing(home):
+        blocked = [] if begun else [home._changing.submit(lambda: go_on.wait(WAIT_SECONDS)) for _ in range(2)]
+        home.meet(Archive(journal, OutputPlan(), (tmp_path,), state, "test"))
+        if begun:
+            assert making.wait(WAIT_SECONDS)
+            threading.Timer(0.2, go_on.set).start()
+        home.meet(None)
+        after = (state / KEY_NAME).exists()
+        (state / KEY_NAME).unlink(missing_ok=True)
+        go_on.set()
+        for future in blocked:
+            future.result(WAIT_SECONDS)
+        home.access.look()
+        home._changing.submit(lambda: None).result(WAIT_SECONDS)
+
+        assert after is begun
+        assert not (state / KEY_NAME).exists()
