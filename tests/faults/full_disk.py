@@ -83,7 +83,8 @@ class SmallDisk:
         deadline, refusal = time.monotonic() + FILLING_SECONDS, None
         with ballast.open("r+b") as file:
             while (excess := self.free_bytes() - free_bytes) >= mmap.PAGESIZE or excess < 0:
-                length = max(0, ballast.stat().st_size + excess)
+                # Not its length: what could not be had is part of that.
+                length = max(0, 512 * ballast.stat().st_blocks + excess)
                 try:
                     file.truncate(length)
                     if length:

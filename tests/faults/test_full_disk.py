@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
-from full_disk import BARS, STANDING, FullAfter, every_offset, run_unit, why_not
+from full_disk import BARS, STANDING, FullAfter, every_offset, run_unit, small_disk, why_not
 
 REASON = why_not()
 needs_a_small_disk = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -23,6 +24,24 @@ def test_a_full_disk_costs_nothing_but_time(unit):
     assert figures["files"] >= 2
     assert figures.get("waited at the floor", 1) > 0
     assert missed(figures) == {}, figures["trouble"]
+
+
+@needs_a_small_disk
+def test_the_disk_is_filled_although_somebody_else_took_room_just_then(tmp_path, monkeypatch):
+    fallocate, asked = os.posix_fallocate, []
+
+    def once_too_late(descriptor, offset, length):
+        asked.append(length)
+        if len(asked) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fallocate(descriptor, offset, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", once_too_late)
+    with small_disk(tmp_path / "disk", 4) as disk:
+        disk.leave(0)
+
+        assert disk.free_bytes() == 0
+        assert asked[0] == asked[1]
 
 
 @pytest.mark.parametrize("earlier", [None, b"the earlier record " * 40])
