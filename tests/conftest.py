@@ -10,8 +10,6 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _LAST_WORK_SECONDS = 5.0
-BUSY = ("trainer", "test_house_rules.py", "test_train_to_edge.py", "test_shipped_model.py", "test_wheel.py")
-"""Tests that compute; the others mostly wait for an agent, a disk or a clock."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -26,14 +24,6 @@ def _as_utf8(value: object) -> object:
     if isinstance(value, dict):
         return {_as_utf8(key): _as_utf8(item) for key, item in value.items()}
     return type(value)(map(_as_utf8, value)) if isinstance(value, list | tuple) else value
-
-
-@pytest.fixture(autouse=True)
-def computes_behind_others(request: pytest.FixtureRequest) -> None:
-    """Beside tests that watch an agent's pace, those that compute get what is left of the processors."""
-    place = request.path.relative_to(Path(__file__).parent).parts[0]
-    if place in BUSY and "PYTEST_XDIST_WORKER" in os.environ and os.name == "posix" and os.nice(0) < 10:
-        os.nice(10)
 
 
 @pytest.fixture(scope="session")

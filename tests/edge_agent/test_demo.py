@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -207,6 +209,22 @@ def test_a_file_without_sidecar_fails_the_demo_and_is_named(plan, capsys, monkey
 def test_a_model_that_cannot_be_used_ends_it_at_once(plan, tmp_path):
     with pytest.raises(ModelRefused, match="neither a folder nor a shipped model"):
         run_demo(DemoPlan(folder=plan.folder, size_px=128, model=str(tmp_path / "none")))
+
+
+def test_what_cannot_be_removed_is_not_told_instead_of_what_went_wrong(plan, tmp_path, monkeypatch):
+    remove, refused = os.rmdir, []
+
+    def busy(path, **options):
+        if "scopewatch-state-" in str(path):
+            refused.append(path)
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        remove(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    with pytest.raises(ModelRefused):
+        run_demo(DemoPlan(folder=plan.folder, size_px=128, model=str(tmp_path / "none")))
+
+    assert refused
 
 
 def test_a_microscope_that_fails_is_not_waited_for(plan, monkeypatch):

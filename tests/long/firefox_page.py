@@ -28,14 +28,13 @@ from typing import TYPE_CHECKING, Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests" / "browser"))
 
-from page_rig import LivePage, free_port  # noqa: E402
+from page_rig import WAIT_SECONDS, LivePage, free_port, until  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from websockets.sync.client import ClientConnection
 
-WAIT_SECONDS = 30.0
 WITHOUT_SIGN_SECONDS = 12.0
 FILES = 12
 KEYS = {
@@ -90,11 +89,7 @@ def visit(page: LivePage, fox: Firefox, pictures: Path | None) -> None:
     look("taken back", f"!{MARKED.format(place=2)}")
     fox.press("Home", "3")
     look("another", f"{MARKED.format(place=1)}.includes('round')")
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not list(page.folder.glob("*.label.json")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    if not list(page.folder.glob("*.label.json")):
-        fox.complaints.append("no label file was written")
+    until(lambda: list(page.folder.glob("*.label.json")), "a label file is written")
 
     fox.run("document.querySelector('#tab-session').click()")
     look("session", "document.querySelector('#session canvas') !== null")
